@@ -1,0 +1,56 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace vga::cpu {
+
+/// A pool of threads that runs one parallel loop at a time. Waiting threads spin for a few
+/// microseconds, since the next loop of a forward pass is usually that close, then sleep in the
+/// kernel, so an idle session costs nothing and an oversubscribed machine is not fought over.
+class ThreadPool {
+ public:
+  /// n_threads >= 1, the calling thread included.
+  explicit ThreadPool(size_t n_threads);
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool();
+
+  size_t size() const { return workers_.size() + 1; }
+
+  /// Calls body(begin, end, thread) on disjoint ranges that cover [0, n), thread < size(), and
+  /// returns when all are done. Ranges begin at multiples of `grain`; n <= grain runs right here.
+  /// The body must not throw and must not call run().
+  template <class Body>
+  void run(size_t n, size_t grain, Body&& body) {
+    run_erased(n, grain, &body, [](void* b, size_t begin, size_t end, size_t thread) {
+      (*static_cast<std::remove_reference_t<Body>*>(b))(begin, end, thread);
+    });
+  }
+
+ private:
+  using Call = void (*)(void* body, size_t begin, size_t end, size_t thread);
+  void run_erased(size_t n, size_t grain, void* body, Call call);
+  void work(size_t thread);
+  void take_chunks(size_t thread);
+
+  // The loop in progress; written before generation_ is raised, read after it was seen.
+  void* body_ = nullptr;
+  Call call_ = nullptr;
+  size_t n_ = 0;
+  size_t chunk_ = 0;
+  alignas(64) std::atomic<size_t> next_{0};          // first index nobody has taken
+  alignas(64) std::atomic<uint32_t> generation_{0};  // raised to start a loop
+  alignas(64) std::atomic<uint32_t> running_{0};     // workers still in the loop
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;
+};
+
+/// Physical cores that this process may use: what a session takes when nobody says otherwise.
+size_t default_threads();
+
+}  // namespace vga::cpu

@@ -1,0 +1,12 @@
+#include "error.h"
+
+#include "text.h"
+
+namespace vga {
+
+Error::Error(std::string_view what) : std::runtime_error(printable(what)) {}
+
+Error::Error(std::string_view where, std::string_view what)
+    : std::runtime_error(printable(where) + ": " + printable(what)) {}
+
+}  // namespace vga

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace vga {
+
+/// Thrown for everything that is wrong with what we were given: a file, an argument, the machine.
+/// `where` names the file, key or tensor; `what` says what was wanted and what was found. The
+/// message is one line without control characters, whatever bytes the input held.
+/// Our own bugs are asserts, not Errors.
+class Error : public std::runtime_error {
+ public:
+  explicit Error(std::string_view what);
+  Error(std::string_view where, std::string_view what);
+};
+
+}  // namespace vga

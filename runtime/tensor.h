@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstddef>
+
+#include "dtype.h"
+
+namespace vga {
+
+/// A view of a weight in the mapped file, shape already checked: (rows, cols), row-major. A vector
+/// has one row. Multiplying by it maps `cols` inputs to `rows` outputs.
+struct Tensor {
+  DType type = DType::f32;
+  size_t rows = 0;
+  size_t cols = 0;
+  const std::byte* data = nullptr;
+
+  explicit operator bool() const { return data != nullptr; }
+  const std::byte* row(size_t r) const { return data + r * row_bytes(type, cols); }
+  size_t bytes() const { return rows * row_bytes(type, cols); }
+};
+
+}  // namespace vga

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace vga {
+
+/// Bytes of the UTF-8 character that starts at `text[0]`: 1 to 4 for a complete valid character,
+/// 0 if `text` is a proper beginning of one and needs more bytes, -1 if it can never become one.
+/// `text` is not empty.
+int utf8_length(std::string_view text);
+
+bool is_utf8(std::string_view text);
+
+/// Appends code point `c` (at most 0x10FFFF) as UTF-8.
+void append_utf8(std::string& text, uint32_t c);
+
+/// `text` fit for one line of a terminal or a log: control characters and bytes that are not UTF-8
+/// become `\xNN`, line breaks `\n`, so that a file's strings cannot move the cursor.
+std::string printable(std::string_view text);
+
+/// "1.5 MiB", "312 bytes".
+std::string human_bytes(uint64_t bytes);
+
+/// "12,810,240".
+std::string with_commas(uint64_t number);
+
+}  // namespace vga

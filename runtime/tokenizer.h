@@ -1,0 +1,82 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gguf.h"
+#include "token.h"
+
+namespace vga {
+
+/// Text to tokens and back. Immutable, shared by all sessions of a model, usable from many threads.
+/// SentencePiece does the work; ids equal those of `spm_encode` on any text.
+class Tokenizer {
+ public:
+  /// How `<s>`, `</s>` and other control tokens that are spelled out in a text are read.
+  enum class Special {
+    as_text,  // as the characters they are: what users type never becomes a control token
+    parse,    // as the tokens they name: for templates and prompts that the caller trusts
+  };
+
+  /// Uses the SentencePiece model stored in the file, else rebuilds one from the standard
+  /// `tokenizer.ggml.*` arrays. An Error naming file and key if there is no usable tokenizer.
+  static Tokenizer from_gguf(const Gguf& gguf);
+  /// From the bytes of a `tokenizer.model`; `where` names the file in messages.
+  static Tokenizer from_sentencepiece(std::span<const std::byte> model, std::string_view where);
+
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+  ~Tokenizer();
+
+  size_t vocab_size() const;
+  std::optional<Token> bos() const;
+  std::optional<Token> eos() const;
+  /// Whether a text given to the model starts with bos().
+  bool adds_bos() const;
+  /// Whether `token` ends an answer: eos(), or an end-of-turn token the file names.
+  bool is_end(Token token) const;
+  /// Control tokens have no text of their own.
+  bool is_control(Token token) const;
+  /// The token whose piece is exactly `piece` ("<|im_end|>").
+  std::optional<Token> find(std::string_view piece) const;
+  /// The piece as stored in the vocabulary, "▁" for space; 0 <= token < vocab_size().
+  std::string_view piece(Token token) const;
+
+  /// Without bos() and eos().
+  std::vector<Token> encode(std::string_view text, Special special = Special::as_text) const;
+  /// encode() behind bos() if adds_bos(): what a session is fed first.
+  std::vector<Token> encode_prompt(std::string_view text, Special special = Special::as_text) const;
+  /// The whole text, equal to SentencePiece's own decoding of valid ids.
+  std::string decode(std::span<const Token> tokens) const;
+
+ private:
+  friend class StreamDecoder;
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Turns tokens into text one at a time without ever handing out half a UTF-8 character: the pieces
+/// it returns, and what finish() adds, concatenate to decode() of the same tokens.
+class StreamDecoder {
+ public:
+  /// `continues` is true when the tokens follow a text already shown: then the leading space of the
+  /// first piece is kept, where decode() of a new text drops it.
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool continues = false);
+
+  /// The text that `token` completes; empty while a character is still incomplete.
+  std::string add(Token token);
+  /// What was held back, bytes that never became a character replaced by U+FFFD.
+  std::string finish();
+
+ private:
+  const Tokenizer* tokenizer_;
+  bool at_start_;
+  std::string pending_;
+};
+
+}  // namespace vga
