@@ -65,15 +65,15 @@ struct Config {
 
 /// Limits no real model of this family comes near; they keep every size product far from overflow.
 constexpr size_t max_layers = 1024;
-constexpr size_t max_width = 1 << 20;    // hidden, ffn, heads * head_dim
+constexpr size_t max_width = 1 << 20;  // hidden, ffn, heads * head_dim
 constexpr size_t max_vocab = 1 << 22;
 constexpr size_t max_context = 1 << 28;
 
 /// Checks ranges and divisibility; an Error naming `file` and the GGUF key of the field at fault.
 void validate(const Config& config, std::string_view file);
 
-/// Reads and validates `general.architecture` and `<architecture>.*`. A vga file without a complete,
-/// known gate variant is refused. `vocab_size` falls back to the number of tokens.
+/// Reads and validates `general.architecture` and `<architecture>.*`. A vga file without a
+/// complete, known gate variant is refused. `vocab_size` falls back to the number of tokens.
 Config read_config(const Gguf& gguf);
 /// Writes the same keys.
 void write_config(const Config& config, GgufWriter& writer);

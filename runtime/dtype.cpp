@@ -31,11 +31,11 @@ const DTypeInfo& info(DType type) {
 
 /// ggml's names by type id, for messages; empty where an id was removed or never given.
 constexpr std::array<std::string_view, 40> gguf_names = {
-    "F32",      "F16",     "Q4_0",    "Q4_1",    "",       "",         "Q5_0",     "Q5_1",
-    "Q8_0",     "Q8_1",    "Q2_K",    "Q3_K",    "Q4_K",   "Q5_K",     "Q6_K",     "Q8_K",
-    "IQ2_XXS",  "IQ2_XS",  "IQ3_XXS", "IQ1_S",   "IQ4_NL", "IQ3_S",    "IQ2_S",    "IQ4_XS",
-    "I8",       "I16",     "I32",     "I64",     "F64",    "IQ1_M",    "BF16",     "",
-    "",         "",        "TQ1_0",   "TQ2_0",   "",       "",         "",         "MXFP4"};
+    "F32",     "F16",    "Q4_0",    "Q4_1",  "",       "",      "Q5_0",  "Q5_1",
+    "Q8_0",    "Q8_1",   "Q2_K",    "Q3_K",  "Q4_K",   "Q5_K",  "Q6_K",  "Q8_K",
+    "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS",
+    "I8",      "I16",    "I32",     "I64",   "F64",    "IQ1_M", "BF16",  "",
+    "",        "",       "TQ1_0",   "TQ2_0", "",       "",      "",      "MXFP4"};
 
 template <class T>
 T load(const std::byte* from) {
@@ -60,9 +60,15 @@ void encode_q8_0(std::span<const float> in, std::byte* row) {
 
 }  // namespace
 
-std::string_view name(DType type) { return info(type).name; }
-size_t block_elements(DType type) { return info(type).block_elements; }
-size_t block_bytes(DType type) { return info(type).block_bytes; }
+std::string_view name(DType type) {
+  return info(type).name;
+}
+size_t block_elements(DType type) {
+  return info(type).block_elements;
+}
+size_t block_bytes(DType type) {
+  return info(type).block_bytes;
+}
 
 std::optional<DType> dtype_from_name(std::string_view name) {
   const auto* found = std::ranges::find(dtypes, name, &DTypeInfo::name);

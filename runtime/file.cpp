@@ -1,14 +1,14 @@
 #include "file.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "error.h"
 
@@ -20,7 +20,7 @@ constexpr size_t buffer_size = 1 << 20;
 /// A file descriptor that closes itself.
 struct Descriptor {
   int fd;
-  explicit Descriptor(int fd) : fd(fd) {}
+  explicit Descriptor(int opened) : fd(opened) {}
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   ~Descriptor() {
@@ -142,7 +142,8 @@ std::string read_text(const std::filesystem::path& path, uint64_t limit) {
   std::string text;
   std::byte chunk[1 << 16];
   while (const size_t n = read_some(file.fd, chunk, sizeof chunk, name)) {
-    if (text.size() + n > limit) throw Error(name, "longer than " + std::to_string(limit) + " bytes");
+    if (text.size() + n > limit)
+      throw Error(name, "longer than " + std::to_string(limit) + " bytes");
     text.append(reinterpret_cast<const char*>(chunk), n);
   }
   return text;

@@ -17,7 +17,19 @@ namespace vga {
 
 /// Value types of GGUF metadata, numbered as in the file.
 enum class GgufType : uint32_t {
-  u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64,
+  u8,
+  i8,
+  u16,
+  i16,
+  u32,
+  i32,
+  f32,
+  boolean,
+  string,
+  array,
+  u64,
+  i64,
+  f64,
 };
 std::string_view name(GgufType type);
 

@@ -56,9 +56,8 @@ std::string printable(std::string_view text) {
     const int length = utf8_length(text);
     const auto c = static_cast<unsigned char>(text[0]);
     // C1 controls (U+0080..U+009F) are C2 80..C2 9F in UTF-8; terminals may obey them too.
-    const bool control =
-        c < 0x20 || c == 0x7F ||
-        (length == 2 && c == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0);
+    const bool control = c < 0x20 || c == 0x7F ||
+                         (length == 2 && c == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0);
     if (length > 0 && !control) {
       out += text.substr(0, static_cast<size_t>(length));
       text.remove_prefix(static_cast<size_t>(length));

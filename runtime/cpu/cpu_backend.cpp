@@ -1,0 +1,245 @@
+#include "cpu_backend.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "threads.h"
+
+namespace vga::cpu {
+namespace {
+
+/// Multiply-adds worth handing to another thread: below, waking it costs more than it saves.
+constexpr size_t min_work = 1 << 15;
+
+class CpuBuffer : public Buffer {
+ public:
+  CpuBuffer(size_t rows, size_t cols) : Buffer(rows, cols), data_(rows * cols) {}
+  float* row(size_t r) { return data_.data() + r * cols(); }
+  const float* row(size_t r) const { return data_.data() + r * cols(); }
+
+ private:
+  std::vector<float> data_;  // (rows, cols)
+};
+
+CpuBuffer& host(Buffer& buffer) {
+  return static_cast<CpuBuffer&>(buffer);
+}
+const CpuBuffer& host(const Buffer& buffer) {
+  return static_cast<const CpuBuffer&>(buffer);
+}
+const float* floats(const Tensor& vector) {
+  return reinterpret_cast<const float*>(vector.data);
+}
+
+/// Keys and values, each (n_layers, n_lanes, n_kv_heads, n_slots, head_dim): what one head attends
+/// to lies in one piece. calloc'ed, so slots that are never used take no memory.
+class CpuCache : public Cache {
+ public:
+  explicit CpuCache(const CacheShape& shape)
+      : Cache(shape),
+        head_row_(row_bytes(shape.type, shape.head_dim)),
+        data_(static_cast<std::byte*>(std::calloc(shape.bytes(), 1))) {
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+
+  std::byte* key(size_t layer, size_t lane, size_t head, size_t slot) const {
+    const CacheShape& s = shape();
+    return data_.get() +
+           (((layer * s.n_lanes + lane) * s.n_kv_heads + head) * s.n_slots + slot) * head_row_;
+  }
+  std::byte* value(size_t layer, size_t lane, size_t head, size_t slot) const {
+    return key(layer, lane, head, slot) + shape().bytes() / 2;
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const { std::free(memory); }
+  };
+  size_t head_row_;  // bytes
+  std::unique_ptr<std::byte, Free> data_;
+};
+
+class CpuBackend : public Backend {
+ public:
+  CpuBackend(size_t n_threads, const Kernels& kernels)
+      : kernels_(kernels), threads_(n_threads), scratch_(threads_.size()) {}
+
+  std::string description() const override {
+    return std::string("cpu ") + kernels_.name + ", " + std::to_string(threads_.size()) +
+           (threads_.size() == 1 ? " thread" : " threads");
+  }
+
+  std::unique_ptr<Buffer> new_buffer(size_t rows, size_t cols) override {
+    return std::make_unique<CpuBuffer>(rows, cols);
+  }
+  std::unique_ptr<Cache> new_cache(const CacheShape& shape) override {
+    return std::make_unique<CpuCache>(shape);
+  }
+
+  void begin(const Batch& batch) override {
+    batch_ = batch;
+    n_rows_ = batch.rows.size();
+  }
+
+  void embed(const Tensor& table, Buffer& x) override {
+    for (size_t r = 0; r < n_rows_; ++r) {
+      const auto token = static_cast<size_t>(batch_.rows[r].token);
+      decode_row(table.type, table.row(token), {host(x).row(r), x.cols()});
+    }
+  }
+
+  void rms_norm(const Buffer& x, const Tensor& weight, float eps, Buffer& out) override {
+    each_row(x.cols(), [&](size_t r) {
+      kernels_.rms_norm(host(x).row(r), floats(weight), x.cols(), eps, host(out).row(r));
+    });
+  }
+
+  void project(const Buffer& x, std::span<const Projection> projections) override {
+    size_t n_outputs = 0;
+    for (const Projection& p : projections) n_outputs += p.weight.rows;
+    const size_t grain = grain_for(x.cols() * n_rows_);
+    threads_.run(n_outputs, grain, [&](size_t begin, size_t end, size_t thread) {
+      // [begin, end) counts the outputs of all projections in a row.
+      float* scratch = scratch_for(thread, project_scratch(x.cols()));
+      for (const Projection& p : projections) {
+        const size_t first = std::min(begin, p.weight.rows);
+        const size_t last = std::min(end, p.weight.rows);
+        if (first < last) {
+          kernels_.project(p.weight.type, p.weight.row(first), last - first, x.cols(),
+                           host(x).row(0), n_rows_, host(p.out).row(0) + first, p.out.cols(),
+                           scratch);
+        }
+        begin -= first;
+        end -= last;
+      }
+    });
+  }
+
+  void rope(Buffer& x, size_t head_dim, bool half_split) override {
+    const size_t n_pairs = batch_.angles.size() / n_rows_ / 2;
+    each_row(x.cols(), [&](size_t r) {
+      const float* cos_sin = batch_.angles.data() + r * n_pairs * 2;
+      for (size_t i = 0; i < x.cols(); i += head_dim) {
+        kernels_.rope(host(x).row(r) + i, cos_sin, n_pairs, half_split);
+      }
+    });
+  }
+
+  void sigmoid(Buffer& gate, const Tensor& bias) override {
+    each_row(gate.cols(), [&](size_t r) {
+      float* row = host(gate).row(r);
+      if (bias) kernels_.add(row, floats(bias), gate.cols());
+      kernels_.sigmoid(row, gate.cols());
+    });
+  }
+
+  void apply_gate(Buffer& x, const Buffer& gate, size_t head_dim) override {
+    const bool element_wise = gate.cols() == x.cols();
+    each_row(x.cols(), [&](size_t r) {
+      float* row = host(x).row(r);
+      const float* g = host(gate).row(r);
+      for (size_t i = 0; i < x.cols(); ++i) row[i] *= g[element_wise ? i : i / head_dim];
+    });
+  }
+
+  void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v) override {
+    const CpuCache& c = static_cast<const CpuCache&>(cache);
+    const size_t head_dim = c.shape().head_dim;
+    each_row(2 * k.cols(), [&](size_t r) {
+      const BatchRow& row = batch_.rows[r];
+      for (size_t head = 0; head < c.shape().n_kv_heads; ++head) {
+        store(host(k).row(r) + head * head_dim, head_dim, c.shape().type,
+              c.key(layer, row.lane, head, row.slot));
+        store(host(v).row(r) + head * head_dim, head_dim, c.shape().type,
+              c.value(layer, row.lane, head, row.slot));
+      }
+    });
+  }
+
+  void attend(const Buffer& q, const Cache& cache, size_t layer, Buffer& out) override {
+    const CpuCache& c = static_cast<const CpuCache&>(cache);
+    const size_t n_kv_heads = c.shape().n_kv_heads;
+    const size_t head_dim = c.shape().head_dim;
+    const size_t group = q.cols() / (n_kv_heads * head_dim);  // query heads of one KV head
+    const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
+    size_t visible = 0;
+    for (const BatchRow& row : batch_.rows) visible += row.n_visible;
+    const size_t grain = grain_for(2 * group * head_dim * (visible / n_rows_ + 1));
+    // A task is one row and one KV head.
+    threads_.run(n_rows_ * n_kv_heads, grain, [&](size_t begin, size_t end, size_t thread) {
+      float* scratch = scratch_for(thread, attend_scratch(group, head_dim));
+      for (size_t task = begin; task < end; ++task) {
+        const size_t r = task / n_kv_heads;
+        const size_t head = task % n_kv_heads;
+        const BatchRow& row = batch_.rows[r];
+        const size_t at = head * group * head_dim;
+        kernels_.attend(host(q).row(r) + at, group, head_dim, scale,
+                        {c.shape().type, c.key(layer, row.lane, head, 0),
+                         c.value(layer, row.lane, head, 0), row.n_visible},
+                        host(out).row(r) + at, scratch);
+      }
+    });
+  }
+
+  void swiglu(Buffer& gate, const Buffer& up) override {
+    each_row(8 * gate.cols(),
+             [&](size_t r) { kernels_.swiglu(host(gate).row(r), host(up).row(r), gate.cols()); });
+  }
+
+  void add(Buffer& x, const Buffer& y) override {
+    each_row(x.cols(), [&](size_t r) { kernels_.add(host(x).row(r), host(y).row(r), x.cols()); });
+  }
+
+  void keep_wanted(const Buffer& x, Buffer& out) override {
+    for (size_t i = 0; i < batch_.wanted.size(); ++i) {
+      std::copy_n(host(x).row(batch_.wanted[i]), x.cols(), host(out).row(i));
+    }
+    n_rows_ = batch_.wanted.size();
+  }
+
+  void read(const Buffer& x, std::span<float> out) override {
+    assert(out.size() == n_rows_ * x.cols());
+    std::copy_n(host(x).row(0), out.size(), out.data());
+  }
+
+ private:
+  /// Tasks of `work` multiply-adds each that are worth one hand-over.
+  static size_t grain_for(size_t work) { return std::max<size_t>(1, min_work / (work + 1)); }
+
+  template <class Body>
+  void each_row(size_t work, Body&& body) {
+    threads_.run(n_rows_, grain_for(work), [&](size_t begin, size_t end, size_t) {
+      for (size_t r = begin; r < end; ++r) body(r);
+    });
+  }
+
+  float* scratch_for(size_t thread, size_t n) {
+    if (scratch_[thread].size() < n) scratch_[thread].resize(n);
+    return scratch_[thread].data();
+  }
+
+  void store(const float* from, size_t n, DType type, std::byte* to) const {
+    if (type == DType::f16) {
+      kernels_.to_f16(from, n, reinterpret_cast<uint16_t*>(to));
+    } else {
+      std::memcpy(to, from, n * sizeof(float));
+    }
+  }
+
+  const Kernels& kernels_;
+  ThreadPool threads_;
+  std::vector<std::vector<float>> scratch_;  // one per thread
+  Batch batch_;
+  size_t n_rows_ = 0;  // of the batch, or the wanted ones once keep_wanted() was called
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> new_backend(size_t n_threads, const Kernels& kernels) {
+  return std::make_unique<CpuBackend>(n_threads == 0 ? default_threads() : n_threads, kernels);
+}
+
+}  // namespace vga::cpu

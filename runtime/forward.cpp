@@ -1,0 +1,83 @@
+#include "forward.h"
+
+#include <array>
+
+namespace vga {
+namespace {
+
+using Gate = AttentionGate;
+
+/// x += attention(norm(x)), gated as the model asks. Writing V for the values, α for the attention
+/// weights and g = σ(W s + b) for the gate:
+///   output placement: z_i = g_i Σ_j α_ij V_j      value placement: z_i = Σ_j α_ij g_j V_j
+void attention(const Config& c, const BlockWeights& w, size_t layer, Backend& ops, Cache& cache,
+               Activations& a) {
+  ops.rms_norm(*a.x, w.attn_norm, c.rms_eps, *a.h);
+  const std::array qkv = {Projection{w.attn_q, *a.q}, Projection{w.attn_k, *a.k},
+                          Projection{w.attn_v, *a.v}};
+  ops.project(*a.h, qkv);
+
+  if (c.gate) {
+    const Buffer& source = c.gate.source == Gate::Source::value ? *a.v : *a.h;
+    const std::array gate = {Projection{w.attn_gate, *a.gate}};
+    ops.project(source, gate);
+    ops.sigmoid(*a.gate, w.attn_gate_b);
+  }
+  if (c.gate && c.gate.placement == Gate::Placement::value) {
+    ops.apply_gate(*a.v, *a.gate, c.head_dim);  // folded into the cache: mixing needs no gate
+  }
+
+  const bool half_split = c.architecture == Config::Architecture::vga;
+  ops.rope(*a.q, c.head_dim, half_split);
+  ops.rope(*a.k, c.head_dim, half_split);
+  ops.write_cache(cache, layer, *a.k, *a.v);
+  ops.attend(*a.q, cache, layer, *a.mixed);
+
+  if (c.gate && c.gate.placement == Gate::Placement::output) {
+    ops.apply_gate(*a.mixed, *a.gate, c.head_dim);
+  }
+  const std::array output = {Projection{w.attn_output, *a.h}};
+  ops.project(*a.mixed, output);
+  ops.add(*a.x, *a.h);
+}
+
+/// x += down(silu(gate(norm(x))) * up(norm(x))).
+void feed_forward(const Config& c, const BlockWeights& w, Backend& ops, Activations& a) {
+  ops.rms_norm(*a.x, w.ffn_norm, c.rms_eps, *a.h);
+  const std::array gate_up = {Projection{w.ffn_gate, *a.ffn}, Projection{w.ffn_up, *a.ffn_up}};
+  ops.project(*a.h, gate_up);
+  ops.swiglu(*a.ffn, *a.ffn_up);
+  const std::array down = {Projection{w.ffn_down, *a.h}};
+  ops.project(*a.ffn, down);
+  ops.add(*a.x, *a.h);
+}
+
+}  // namespace
+
+Activations::Activations(const Config& c, Backend& ops, size_t max_rows)
+    : x(ops.new_buffer(max_rows, c.hidden_size)),
+      h(ops.new_buffer(max_rows, c.hidden_size)),
+      q(ops.new_buffer(max_rows, c.q_size())),
+      k(ops.new_buffer(max_rows, c.kv_size())),
+      v(ops.new_buffer(max_rows, c.kv_size())),
+      mixed(ops.new_buffer(max_rows, c.q_size())),
+      gate(c.gate ? ops.new_buffer(max_rows, c.n_gates()) : nullptr),
+      ffn(ops.new_buffer(max_rows, c.ffn_size)),
+      ffn_up(ops.new_buffer(max_rows, c.ffn_size)) {}
+
+void forward(const Config& c, const Weights& w, Backend& ops, const Batch& batch, Cache& cache,
+             Activations& a, Buffer& logits) {
+  ops.begin(batch);
+  ops.embed(w.token_embd, *a.x);
+  for (size_t layer = 0; layer < c.n_layers; ++layer) {
+    attention(c, w.blocks[layer], layer, ops, cache, a);
+    feed_forward(c, w.blocks[layer], ops, a);
+  }
+  if (batch.wanted.empty()) return;
+  ops.keep_wanted(*a.x, *a.h);
+  ops.rms_norm(*a.h, w.output_norm, c.rms_eps, *a.h);
+  const std::array output = {Projection{w.output, logits}};
+  ops.project(*a.h, output);
+}
+
+}  // namespace vga

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <memory>
+
+#include "backend.h"
+#include "config.h"
+#include "weights.h"
+
+namespace vga {
+
+/// Buffers of one forward pass, for batches of up to max_rows rows.
+struct Activations {
+  Activations(const Config& config, Backend& ops, size_t max_rows);
+
+  std::unique_ptr<Buffer> x;       // (rows, hidden_size) the residual stream
+  std::unique_ptr<Buffer> h;       // (rows, hidden_size) a sublayer's normalised input, or output
+  std::unique_ptr<Buffer> q;       // (rows, n_heads * head_dim)
+  std::unique_ptr<Buffer> k;       // (rows, n_kv_heads * head_dim)
+  std::unique_ptr<Buffer> v;       // (rows, n_kv_heads * head_dim)
+  std::unique_ptr<Buffer> mixed;   // (rows, n_heads * head_dim) what attention delivers
+  std::unique_ptr<Buffer> gate;    // (rows, n_gates), null without a gate
+  std::unique_ptr<Buffer> ffn;     // (rows, ffn_size)
+  std::unique_ptr<Buffer> ffn_up;  // (rows, ffn_size)
+};
+
+/// The transformer. Runs `batch` through all layers, adding its keys and values to `cache`, and
+/// leaves the logits of the wanted rows in `logits` (at least as many rows, vocab_size).
+void forward(const Config& config, const Weights& weights, Backend& ops, const Batch& batch,
+             Cache& cache, Activations& a, Buffer& logits);
+
+}  // namespace vga

@@ -1,0 +1,54 @@
+#include "model.h"
+
+#include <utility>
+
+namespace vga {
+
+Model::Model(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+Model::~Model() = default;
+
+Model Model::load(const std::filesystem::path& path, const ModelOptions& options) {
+  Gguf gguf = Gguf::open(path, options.mmap ? MappedFile::Access::map : MappedFile::Access::read);
+  Config config = read_config(gguf);
+  Weights weights = bind_weights(gguf, config);
+  Tokenizer tokenizer = Tokenizer::from_gguf(gguf);
+  if (tokenizer.vocab_size() != config.vocab_size) {
+    throw Error(gguf.file_name(), "key 'tokenizer.ggml.tokens': wanted one token for each of the " +
+                                      std::to_string(config.vocab_size) +
+                                      " rows of 'token_embd.weight', found " +
+                                      std::to_string(tokenizer.vocab_size()));
+  }
+  return Model(std::make_unique<const Impl>(std::move(gguf), std::move(config), std::move(weights),
+                                            std::move(tokenizer)));
+}
+
+const Config& Model::config() const {
+  return impl_->config;
+}
+const Tokenizer& Model::tokenizer() const {
+  return impl_->tokenizer;
+}
+const std::string& Model::file_name() const {
+  return impl_->gguf.file_name();
+}
+
+std::string_view Model::chat_template() const {
+  return impl_->gguf.string("tokenizer.chat_template").value_or("");
+}
+
+uint64_t Model::bytes_per_token() const {
+  uint64_t bytes = 0;
+  for (const GgufTensor& tensor : impl_->gguf.tensors()) bytes += tensor.data.size();
+  if (!impl_->config.tied_embeddings) bytes -= impl_->weights.token_embd.bytes();
+  return bytes;
+}
+
+uint64_t Model::parameters() const {
+  uint64_t count = 0;
+  for (const WeightSpec& spec : weight_specs(impl_->config)) count += spec.rows * spec.cols;
+  return count;
+}
+
+}  // namespace vga

@@ -1,0 +1,199 @@
+#include <cassert>
+#include <cmath>
+
+#include "cpu/cpu_backend.h"
+#include "forward.h"
+#include "model.h"
+#include "vga.h"
+
+namespace vga {
+namespace {
+
+CacheShape cache_shape(const Config& config, const SessionOptions& options) {
+  const size_t context = options.context == 0 ? config.context_length : options.context;
+  return {config.n_layers,   options.n_sequences, context,
+          config.n_kv_heads, config.head_dim,     options.cache_type};
+}
+
+void validate(const SessionOptions& o) {
+  const auto in_range = [](std::string_view option, size_t value, size_t min, size_t max) {
+    if (value >= min && value <= max) return;
+    throw Error(option, "wanted " + std::to_string(min) + " to " + std::to_string(max) +
+                            ", found " + std::to_string(value));
+  };
+  in_range("context", o.context, 0, max_context);
+  in_range("sequences", o.n_sequences, 1, 4096);
+  in_range("threads", o.n_threads, 0, 1024);
+  in_range("batch", o.max_batch, 1, 1 << 16);
+  if (o.cache_type != DType::f16 && o.cache_type != DType::f32) {
+    throw Error("cache type", "wanted f16 or f32, found " + std::string(name(o.cache_type)));
+  }
+}
+
+/// Radians per position of each rotated pair: theta^(-2i / rope_dim) / scale.
+std::vector<double> rope_frequencies(const Config& c) {
+  std::vector<double> frequencies(c.rope_dim / 2);
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(c.rope_dim);
+    frequencies[i] = std::pow(c.rope_theta, exponent) / c.rope_scale;
+  }
+  return frequencies;
+}
+
+}  // namespace
+
+uint64_t cache_bytes(const Config& config, const SessionOptions& options) {
+  return cache_shape(config, options).bytes();
+}
+
+struct Session::Impl {
+  Impl(const Model& model, const SessionOptions& session_options)
+      : config(model.impl_->config),
+        weights(model.impl_->weights),
+        options(session_options),
+        ops(cpu::new_backend(options.n_threads)),
+        cache(ops->new_cache(cache_shape(config, options))),
+        activations(config, *ops, options.max_batch),
+        frequencies(rope_frequencies(config)),
+        lengths(options.n_sequences) {}
+
+  void plan(std::span<const Row> rows);
+
+  const Config& config;
+  const Weights& weights;
+  SessionOptions options;
+  std::unique_ptr<Backend> ops;
+  std::unique_ptr<Cache> cache;
+  Activations activations;
+  std::vector<double> frequencies;  // (rope_dim / 2)
+  std::vector<int64_t> lengths;     // (n_sequences) tokens held
+
+  // The batch in progress.
+  std::vector<BatchRow> rows_;      // (rows)
+  std::vector<float> angles_;       // (rows, rope_dim / 2, 2)
+  std::vector<uint32_t> wanted_;    // (n_wanted)
+  std::vector<int64_t> next_;       // (n_sequences) lengths once the batch is done
+  std::unique_ptr<Buffer> logits_;  // (n_wanted, vocab_size), grown as callers want more rows
+  std::vector<float> host_logits_;  // the same, where the caller can read it
+};
+
+/// Checks the rows and works out slots, angles and what each row sees.
+void Session::Impl::plan(std::span<const Row> rows) {
+  if (rows.empty() || rows.size() > options.max_batch) {
+    throw Error("batch", "wanted 1 to " + std::to_string(options.max_batch) + " rows, found " +
+                             std::to_string(rows.size()));
+  }
+  const auto context = static_cast<int64_t>(cache->shape().n_slots);
+  rows_.clear();
+  angles_.clear();
+  wanted_.clear();
+  next_ = lengths;
+  for (const Row& row : rows) {
+    if (row.token < 0 || static_cast<size_t>(row.token) >= config.vocab_size) {
+      throw Error("token", "wanted 0 to " + std::to_string(config.vocab_size - 1) + ", found " +
+                               std::to_string(row.token));
+    }
+    if (row.sequence >= lengths.size()) {
+      throw Error("sequence", "wanted 0 to " + std::to_string(lengths.size() - 1) + ", found " +
+                                  std::to_string(row.sequence));
+    }
+    int64_t& next = next_[row.sequence];
+    if (row.position != next) {
+      throw Error("position", "wanted " + std::to_string(next) + ", the end of sequence " +
+                                  std::to_string(row.sequence) + ", found " +
+                                  std::to_string(row.position));
+    }
+    if (next >= context) {
+      throw ContextFull("the context of " + std::to_string(context) + " tokens is full");
+    }
+    ++next;
+    if (row.wants_logits) wanted_.push_back(static_cast<uint32_t>(rows_.size()));
+    rows_.push_back({row.token, row.sequence, static_cast<uint32_t>(row.position),
+                     static_cast<uint32_t>(row.position + 1)});
+    for (const double frequency : frequencies) {
+      const double angle = static_cast<double>(row.position) * frequency;
+      angles_.push_back(static_cast<float>(std::cos(angle)));
+      angles_.push_back(static_cast<float>(std::sin(angle)));
+    }
+  }
+}
+
+Session::Session(const Model& model, const SessionOptions& options)
+    : impl_((validate(options), std::make_unique<Impl>(model, options))) {}
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+Session::~Session() = default;
+
+size_t Session::context() const {
+  return impl_->cache->shape().n_slots;
+}
+size_t Session::max_batch() const {
+  return impl_->options.max_batch;
+}
+std::string Session::description() const {
+  return impl_->ops->description();
+}
+uint64_t Session::cache_bytes() const {
+  return impl_->cache->shape().bytes();
+}
+
+int64_t Session::length(uint32_t sequence) const {
+  return impl_->lengths.at(sequence);
+}
+
+void Session::truncate(int64_t length, uint32_t sequence) {
+  int64_t& held = impl_->lengths.at(sequence);
+  if (length < 0 || length > held) {
+    throw Error("length",
+                "wanted 0 to " + std::to_string(held) + ", found " + std::to_string(length));
+  }
+  held = length;  // slots behind the end are simply written again
+}
+
+std::span<const float> Session::decode(std::span<const Row> rows) {
+  Impl& s = *impl_;
+  s.plan(rows);
+  const size_t n_wanted = s.wanted_.size();
+  if (s.logits_ == nullptr || s.logits_->rows() < n_wanted) {
+    s.logits_ = s.ops->new_buffer(n_wanted, s.config.vocab_size);
+  }
+  forward(s.config, s.weights, *s.ops, {s.rows_, s.angles_, s.wanted_}, *s.cache, s.activations,
+          *s.logits_);
+  s.host_logits_.resize(n_wanted * s.config.vocab_size);
+  if (n_wanted > 0) s.ops->read(*s.logits_, s.host_logits_);
+  s.lengths = s.next_;
+  return s.host_logits_;
+}
+
+std::span<const float> Session::decode(Token token, uint32_t sequence) {
+  const Row row{token, length(sequence), sequence, true};
+  return decode(std::span(&row, 1));
+}
+
+std::span<const float> Session::prefill(std::span<const Token> tokens, uint32_t sequence,
+                                        const std::function<bool(size_t)>& progress) {
+  if (tokens.empty()) throw Error("prompt", "is empty, wanted at least one token");
+  const auto room = static_cast<int64_t>(context()) - length(sequence);
+  if (static_cast<int64_t>(tokens.size()) > room) {
+    throw ContextFull("the prompt has " + std::to_string(tokens.size()) +
+                      " tokens, the context of " + std::to_string(context()) + " has room for " +
+                      std::to_string(room));
+  }
+  std::span<const float> logits;
+  std::vector<Row> rows;
+  for (size_t done = 0; done < tokens.size();) {
+    const size_t n = std::min(max_batch(), tokens.size() - done);
+    rows.clear();
+    for (const Token token : tokens.subspan(done, n)) {
+      rows.push_back({token, length(sequence) + static_cast<int64_t>(rows.size()), sequence});
+    }
+    // Chunk ends want logits only if the caller may stop there.
+    rows.back().wants_logits = progress || done + n == tokens.size();
+    logits = decode(rows);
+    done += n;
+    if (progress && !progress(done)) break;
+  }
+  return logits;
+}
+
+}  // namespace vga

@@ -1,0 +1,129 @@
+#pragma once
+
+/// The public face of the runtime. Load a Model once, open Sessions on it, feed tokens, get logits:
+///
+///   vga::Model model = vga::Model::load("stories.gguf");
+///   vga::Session session(model);
+///   vga::Sampler sampler({.temperature = 0.8f, .seed = 1});
+///   std::span<const float> logits = session.prefill(model.tokenizer().encode_prompt("Once"));
+///   for (int i = 0; i < 100; ++i) {
+///     const vga::Token token = sampler.sample(logits);
+///     logits = session.decode(token);
+///   }
+///
+/// Everything that can go wrong with files and arguments is reported as vga::Error.
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "config.h"
+#include "error.h"
+#include "sampler.h"
+#include "token.h"
+#include "tokenizer.h"
+
+namespace vga {
+
+struct ModelOptions {
+  bool mmap = true;  // false reads the file into memory, safe against files that shrink
+};
+
+/// A loaded model: weights, tokenizer, configuration. Never changes after load(), so any number of
+/// sessions and threads may share it. Must outlive its sessions.
+class Model {
+ public:
+  static Model load(const std::filesystem::path& path, const ModelOptions& options = {});
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+  ~Model();
+
+  const Config& config() const;
+  const Tokenizer& tokenizer() const;
+  const std::string& file_name() const;
+  /// The chat template's Jinja text as the file has it; empty if it has none.
+  std::string_view chat_template() const;
+  /// Bytes of weights that one decoded token reads: all of them but the embedding table, of which
+  /// it needs one row (all of it too when it doubles as the output matrix).
+  uint64_t bytes_per_token() const;
+  uint64_t parameters() const;
+
+ private:
+  friend class Session;
+  struct Impl;
+  explicit Model(std::unique_ptr<const Impl> impl);
+  std::unique_ptr<const Impl> impl_;
+};
+
+struct SessionOptions {
+  size_t context = 0;      // tokens a sequence can hold; 0 is what the model was trained for
+  size_t n_sequences = 1;  // independent sequences, each with `context` tokens
+  size_t n_threads = 0;    // 0 is one per physical core
+  size_t max_batch = 256;  // rows computed at once: bounds scratch memory, sets prefill chunks
+  DType cache_type = DType::f16;  // f16 or f32
+};
+
+/// One row of a batch: the token at a position of a sequence.
+struct Row {
+  Token token;
+  int64_t position;
+  uint32_t sequence = 0;
+  bool wants_logits = false;
+};
+
+/// Thrown when a sequence would grow past its context. Nothing was computed; the session is intact.
+class ContextFull : public Error {
+ public:
+  using Error::Error;
+};
+
+/// What a conversation changes: KV cache, scratch memory, threads. Sessions of one model are
+/// independent of each other and may run in different threads; one session is used by one thread
+/// at a time.
+///
+/// Results depend on the tokens alone: not on how they were cut into batches, not on the number of
+/// threads, not on what other sequences a batch holds.
+class Session {
+ public:
+  explicit Session(const Model& model, const SessionOptions& options = {});
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+  ~Session();
+
+  size_t context() const;
+  size_t max_batch() const;
+  /// Where and how it computes: "cpu avx2, 2 threads".
+  std::string description() const;
+  /// Bytes of the KV cache when full.
+  uint64_t cache_bytes() const;
+
+  /// Tokens that `sequence` holds: the position its next token takes.
+  int64_t length(uint32_t sequence = 0) const;
+  /// Forgets everything from position `length` on.
+  void truncate(int64_t length, uint32_t sequence = 0);
+
+  /// Runs up to max_batch() rows. Rows of one sequence stand in the order of their positions and
+  /// continue it without a gap. Returns the logits of the rows that want them, in order:
+  /// (n_wanted, vocab_size), valid until the next call.
+  /// Throws ContextFull, or an Error for a token, position or sequence out of range.
+  std::span<const float> decode(std::span<const Row> rows);
+  /// Appends one token; its logits (vocab_size).
+  std::span<const float> decode(Token token, uint32_t sequence = 0);
+  /// Appends tokens in chunks of max_batch(); the logits of the last one. `progress`, if given, is
+  /// called after each chunk with the tokens done; when it returns false the rest is left out and
+  /// the logits are those of the last token done. `tokens` must not be empty.
+  std::span<const float> prefill(std::span<const Token> tokens, uint32_t sequence = 0,
+                                 const std::function<bool(size_t done)>& progress = {});
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Bytes of KV cache that a session with these options needs on this model.
+uint64_t cache_bytes(const Config& config, const SessionOptions& options);
+
+}  // namespace vga
