@@ -1,0 +1,172 @@
+/// vga-perplexity: how well does a model predict a text?
+
+#include <cmath>
+#include <iostream>
+
+#include <nlohmann/json.hpp>
+
+#include "file.h"
+#include "npy.h"
+#include "program.h"
+#include "terminal.h"
+#include "text.h"
+
+namespace {
+
+struct Flags {
+  vga::ModelFlags model;
+  vga::TextFlags text;
+  std::vector<vga::Token> tokens;
+  std::string save_logits;
+  size_t max_chunks = 0;
+  bool json = false;
+};
+
+/// -log softmax(logits)[target], in double.
+double negative_log_likelihood(std::span<const float> logits, vga::Token target) {
+  const double max = *std::ranges::max_element(logits);
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - max);
+  return std::log(sum) + max - logits[static_cast<size_t>(target)];
+}
+
+/// Sums of nll and nll^2 over the scored tokens.
+struct Score {
+  size_t tokens = 0;
+  double sum = 0;
+  double sum_of_squares = 0;
+
+  void add(double nll) {
+    ++tokens;
+    sum += nll;
+    sum_of_squares += nll * nll;
+  }
+  double mean() const { return sum / static_cast<double>(tokens); }
+  double perplexity() const { return std::exp(mean()); }
+  /// Standard error of the mean, carried over to the perplexity.
+  double error() const {
+    const auto n = static_cast<double>(tokens);
+    const double variance = std::max(0.0, sum_of_squares / n - mean() * mean());
+    return tokens > 1 ? perplexity() * std::sqrt(variance / (n - 1)) : 0;
+  }
+};
+
+/// Runs `tokens` from an empty session; visit(i, logits) for every i >= first.
+template <class Visit>
+void each_logits(vga::Session& session, std::span<const vga::Token> tokens, size_t first,
+                 Visit&& visit) {
+  session.truncate(0);
+  std::vector<vga::Row> rows;
+  for (size_t begin = 0; begin < tokens.size(); begin += rows.size()) {
+    rows.clear();
+    while (rows.size() < session.max_batch() && begin + rows.size() < tokens.size()) {
+      const size_t i = begin + rows.size();
+      rows.push_back({tokens[i], static_cast<int64_t>(i), 0, i >= first});
+    }
+    const std::span<const float> logits = session.decode(rows);
+    const size_t n_wanted =
+        static_cast<size_t>(std::ranges::count(rows, true, &vga::Row::wants_logits));
+    const size_t n_vocab = n_wanted == 0 ? 0 : logits.size() / n_wanted;
+    for (size_t i = 0; i < n_wanted; ++i) {
+      visit(begin + rows.size() - n_wanted + i, logits.subspan(i * n_vocab, n_vocab));
+    }
+  }
+}
+
+void save_logits(const vga::Model& model, vga::Session& session, std::span<const vga::Token> tokens,
+                 const std::string& path) {
+  if (tokens.empty() || tokens.size() > session.context()) {
+    throw vga::Error("--save-logits", "wanted 1 to " + std::to_string(session.context()) +
+                                          " tokens (-c sets the context), found " +
+                                          std::to_string(tokens.size()));
+  }
+  vga::OutputFile out(path);
+  out.write(vga::npy_header(tokens.size(), model.config().vocab_size));
+  each_logits(session, tokens, 0,
+              [&](size_t, std::span<const float> logits) { out.write(std::as_bytes(logits)); });
+  out.commit();
+  std::cerr << "wrote float32 (" << tokens.size() << ", " << model.config().vocab_size << ") to "
+            << path << '\n';
+}
+
+Score score_text(vga::Session& session, const vga::Tokenizer& tokenizer,
+                 std::vector<vga::Token> tokens, size_t n_chunks) {
+  const size_t context = session.context();
+  const size_t first = context / 2;
+  vga::Progress progress("scoring", n_chunks);
+  Score score;
+  for (size_t chunk = 0; chunk < n_chunks; ++chunk) {
+    const auto window = std::span(tokens).subspan(chunk * context, context);
+    if (tokenizer.adds_bos() && tokenizer.bos()) window[0] = *tokenizer.bos();
+    each_logits(session, window, first, [&](size_t i, std::span<const float> logits) {
+      if (i + 1 < context) score.add(negative_log_likelihood(logits, window[i + 1]));
+    });
+    progress.update(chunk + 1, "perplexity " + vga::short_number(score.perplexity()) + " ± " +
+                                   vga::short_number(score.error()));
+    if (vga::interrupted()) break;
+  }
+  return score;
+}
+
+int perplexity(Flags flags) {
+  const vga::Model model = flags.model.load();
+  // 512 is what published figures mostly use; a longer context is asked for with -c.
+  if (flags.model.session.context == 0) {
+    flags.model.session.context = std::min<size_t>(512, model.config().context_length);
+  }
+  vga::Session session(model, flags.model.session);
+  const std::vector<vga::Token> tokens =
+      !flags.tokens.empty() ? flags.tokens : model.tokenizer().encode_prompt(flags.text.read());
+  if (!flags.save_logits.empty()) {
+    save_logits(model, session, tokens, flags.save_logits);
+    return 0;
+  }
+  const size_t context = session.context();
+  if (context < 4) throw vga::Error("--context", "wanted at least 4 tokens");
+  size_t n_chunks = tokens.size() / context;
+  if (n_chunks == 0) {
+    throw vga::Error("text", "wanted at least one context of " + std::to_string(context) +
+                                 " tokens, found " + std::to_string(tokens.size()));
+  }
+  if (flags.max_chunks > 0) n_chunks = std::min(n_chunks, flags.max_chunks);
+
+  vga::catch_interrupts();
+  const Score score = score_text(session, model.tokenizer(), tokens, n_chunks);
+  if (flags.json) {
+    const nlohmann::json out = {
+        {"perplexity", score.perplexity()}, {"error", score.error()}, {"nll", score.mean()},
+        {"tokens", score.tokens},           {"chunks", n_chunks},     {"context", context},
+        {"model", model.file_name()}};
+    std::cout << out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  } else {
+    std::printf("perplexity %.4f ± %.4f  (%zu tokens scored in chunks of %zu)\n",
+                score.perplexity(), score.error(), score.tokens, context);
+  }
+  if (vga::interrupted()) std::cerr << "interrupted: this is the value so far\n";
+  return vga::interrupted() ? 130 : 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Perplexity of a text under a model, with its standard error.\n"
+      "The text is cut into chunks of the context's length, each started with <s> if the model\n"
+      "wants one; the tokens of each second half are scored, so every one has at least half a\n"
+      "context before it. llama.cpp's llama-perplexity measures the same.\n\n"
+      "  vga-perplexity -m stories.gguf -f book.txt\n"
+      "  vga-perplexity -m stories.gguf --tokens 1,403,261 --save-logits logits.npy",
+      "vga-perplexity");
+  Flags flags;
+  flags.model.add_to(app);
+  flags.text.add_to(app, "Text to score");
+  app.add_option("--tokens", flags.tokens, "Token ids instead of a text, separated by commas")
+      ->delimiter(',')
+      ->type_name("ID,...");
+  app.add_option("--chunks", flags.max_chunks, "Score only the first N chunks")->type_name("N");
+  app.add_option("--save-logits", flags.save_logits,
+                 "Write the logits of all tokens as float32 (n_tokens, vocab) and stop")
+      ->type_name("OUT.npy");
+  app.add_flag("--json", flags.json, "Print the result as JSON");
+  return vga::run_program(app, argc, argv, [&] { return perplexity(flags); });
+}

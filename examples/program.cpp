@@ -1,0 +1,125 @@
+#include "program.h"
+
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <new>
+#include <random>
+
+#include <unistd.h>
+
+#include "cpu/kernels.h"
+#include "file.h"
+#include "terminal.h"
+#include "text.h"
+
+namespace vga {
+namespace {
+
+/// A mapped file that another program cut off: nothing can be saved, but it can be explained.
+void on_bus_error(int) {
+  constexpr std::string_view message =
+      "error: a mapped file became shorter while it was in use; --no-mmap avoids this\n";
+  [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, message.data(), message.size());
+  ::_exit(1);
+}
+
+}  // namespace
+
+void ModelFlags::add_to(CLI::App& app) {
+  app.add_option("-m,--model", file, "GGUF file with the model")->required()->type_name("FILE");
+  app.add_option("-c,--context", session.context,
+                 "Tokens the KV cache holds (default: what the model was trained for)")
+      ->type_name("N");
+  app.add_option("-t,--threads", session.n_threads, "CPU threads (default: one per physical core)")
+      ->type_name("N");
+  app.add_option_function<std::string>(
+         "--cache-type",
+         [this](const std::string& type) {
+           session.cache_type = type == "f32" ? DType::f32 : DType::f16;
+         },
+         "Precision of the KV cache: f16 (default) or f32")
+      ->check(CLI::IsMember({"f16", "f32"}))
+      ->type_name("TYPE");
+  app.add_flag_callback(
+      "--no-mmap", [this] { model.mmap = false; },
+      "Read the file into memory instead of mapping it");
+}
+
+Model ModelFlags::load() const {
+  if (!cpu::has_avx2()) {
+    std::cerr << "note: this CPU lacks AVX2, FMA or F16C; running the slow scalar path\n";
+  }
+  return Model::load(file, model);
+}
+
+void SamplerFlags::add_to(CLI::App& app) {
+  const std::string group = "Sampling";
+  app.add_option("--temp", options.temperature, "Temperature; 0 always takes the likeliest token")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--top-k", options.top_k, "Choose among the K likeliest tokens; 0: all")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--top-p", options.top_p, "Choose among the likeliest that sum up to P")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--min-p", options.min_p, "Drop tokens below P times the likeliest; 0: none")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--repeat-penalty", options.repeat_penalty, "Above 1: discourage repetition")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--repeat-last", options.repeat_last, "Tokens the repetition penalty looks back")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--seed", seed_, "The same seed gives the same text (default: random)")
+      ->group(group);
+}
+
+SamplerOptions SamplerFlags::resolve() const {
+  SamplerOptions resolved = options;
+  // 32 bits are plenty and can be typed back from the statistics.
+  resolved.seed = seed_ ? *seed_ : std::random_device{}();
+  validate(resolved);
+  return resolved;
+}
+
+void TextFlags::add_to(CLI::App& app, const std::string& what) {
+  auto* from_text = app.add_option("-p,--prompt", text, what)->type_name("TEXT");
+  app.add_option("-f,--file", file, what + ", from a file; - is stdin")
+      ->type_name("FILE")
+      ->excludes(from_text);
+}
+
+std::string TextFlags::read() const {
+  if (!text.empty()) return text;
+  if (!file.empty() && file != "-") return read_text(file);
+  if (file.empty() && is_terminal(STDIN_FILENO)) {
+    throw Error("no text: give -p TEXT, -f FILE, or pipe it in");
+  }
+  return read_text("/dev/stdin");
+}
+
+int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
+  std::signal(SIGBUS, on_bus_error);
+  try {
+    app.parse(argc, argv);
+    return body();
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  } catch (const std::bad_alloc&) {
+    std::cerr << app.get_name() << ": error: out of memory\n";
+  } catch (const std::exception& error) {
+    std::cerr << app.get_name() << ": error: " << printable(error.what()) << '\n';
+  }
+  return 1;
+}
+
+std::string short_number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, value < 10 ? "%.2f" : value < 100 ? "%.1f" : "%.0f", value);
+  return text;
+}
+
+}  // namespace vga

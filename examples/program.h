@@ -1,0 +1,57 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <CLI/CLI.hpp>
+
+#include "vga.h"
+
+/// What the programs in this folder share: common flags and a main() that reports errors.
+namespace vga {
+
+/// Which model to run and how.
+struct ModelFlags {
+  std::string file;
+  SessionOptions session;
+  ModelOptions model;
+
+  /// Adds -m, -c, -t, --cache-type and --no-mmap.
+  void add_to(CLI::App& app);
+  /// Loads the model; says on stderr if this CPU runs only the slow reference path.
+  Model load() const;
+};
+
+/// How tokens are chosen.
+struct SamplerFlags {
+  SamplerOptions options;
+
+  /// Adds --temp, --top-k, --top-p, --min-p, --repeat-penalty, --repeat-last and --seed.
+  void add_to(CLI::App& app);
+  /// The options, checked; the seed is drawn from the system unless it was given.
+  SamplerOptions resolve() const;
+
+ private:
+  std::optional<uint64_t> seed_;
+};
+
+/// Text from -p, else from the file -f ("-" is stdin), else from stdin if it is not a terminal.
+struct TextFlags {
+  std::string text;
+  std::string file;
+
+  void add_to(CLI::App& app, const std::string& what);
+  /// An Error if there is none.
+  std::string read() const;
+};
+
+/// Parses the command line and runs `body`, whose result is the exit status. Errors end as one
+/// line on stderr and status 1, wrong usage as CLI11's message and its status.
+int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body);
+
+/// "123" with as many digits as make sense: 3 significant ones, at least to the unit.
+std::string short_number(double value);
+
+}  // namespace vga

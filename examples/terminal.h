@@ -1,0 +1,42 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+namespace vga {
+
+bool is_terminal(int descriptor);
+
+/// Whether to colour what goes to `descriptor`: a terminal, and NO_COLOR is not set.
+bool wants_colour(int descriptor);
+
+/// A progress bar on stderr, one line that redraws itself at most ten times a second; silent when
+/// stderr is no terminal. Erased when destroyed, so that what follows starts on a clean line.
+class Progress {
+ public:
+  Progress(std::string label, uint64_t total);
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  ~Progress();
+
+  /// `note` stands behind the bar: a running value, a name.
+  void update(uint64_t done, std::string_view note = {});
+
+ private:
+  std::string label_;
+  uint64_t total_;
+  bool visible_;
+  bool drawn_ = false;
+  std::chrono::steady_clock::time_point next_draw_{};
+};
+
+/// From here on SIGINT (and SIGTERM) only raises a flag, for loops that end cleanly; a second
+/// SIGINT before the flag is cleared ends the process as usual.
+void catch_interrupts();
+bool interrupted();
+void clear_interrupt();
+
+}  // namespace vga
