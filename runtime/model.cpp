@@ -3,6 +3,11 @@
 #include <utility>
 
 namespace vga {
+namespace {
+
+constexpr std::string_view tokenizer_key = "tokenizer.ggml.model";
+
+}  // namespace
 
 Model::Model(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 Model::Model(Model&&) noexcept = default;
@@ -13,12 +18,13 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
   Gguf gguf = Gguf::open(path, options.mmap ? MappedFile::Access::map : MappedFile::Access::read);
   Config config = read_config(gguf);
   Weights weights = bind_weights(gguf, config);
-  Tokenizer tokenizer = Tokenizer::from_gguf(gguf);
-  if (tokenizer.vocab_size() != config.vocab_size) {
+  std::optional<Tokenizer> tokenizer;
+  if (gguf.find(tokenizer_key) != nullptr) tokenizer = Tokenizer::from_gguf(gguf);
+  if (tokenizer && tokenizer->vocab_size() != config.vocab_size) {
     throw Error(gguf.file_name(), "key 'tokenizer.ggml.tokens': wanted one token for each of the " +
                                       std::to_string(config.vocab_size) +
                                       " rows of 'token_embd.weight', found " +
-                                      std::to_string(tokenizer.vocab_size()));
+                                      std::to_string(tokenizer->vocab_size()));
   }
   return Model(std::make_unique<const Impl>(std::move(gguf), std::move(config), std::move(weights),
                                             std::move(tokenizer)));
@@ -28,7 +34,12 @@ const Config& Model::config() const {
   return impl_->config;
 }
 const Tokenizer& Model::tokenizer() const {
-  return impl_->tokenizer;
+  if (!impl_->tokenizer) {
+    throw Error(file_name(), "key '" + std::string(tokenizer_key) +
+                                 "' is missing: without a tokenizer this model takes token ids "
+                                 "alone");
+  }
+  return *impl_->tokenizer;
 }
 const std::string& Model::file_name() const {
   return impl_->gguf.file_name();

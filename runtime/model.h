@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "gguf.h"
 #include "vga.h"
 #include "weights.h"
@@ -11,7 +13,7 @@ struct Model::Impl {
   Gguf gguf;
   Config config;
   Weights weights;
-  Tokenizer tokenizer;
+  std::optional<Tokenizer> tokenizer;  // none in files for experiments on bare token ids
 };
 
 }  // namespace vga

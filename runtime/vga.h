@@ -42,6 +42,7 @@ class Model {
   ~Model();
 
   const Config& config() const;
+  /// An Error if the file has none: such a model takes token ids alone.
   const Tokenizer& tokenizer() const;
   const std::string& file_name() const;
   /// The chat template's Jinja text as the file has it; empty if it has none.

@@ -1,0 +1,155 @@
+#include "gguf_image.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <random>
+
+#include "weights.h"
+
+namespace vga::test {
+
+GgufImage::Value* GgufImage::find(std::string_view key) {
+  const auto at = std::ranges::find(values, key, &Value::key);
+  return at == values.end() ? nullptr : &*at;
+}
+
+GgufImage::TensorImage* GgufImage::find_tensor(std::string_view name) {
+  const auto at = std::ranges::find(tensors, name, &TensorImage::name);
+  return at == tensors.end() ? nullptr : &*at;
+}
+
+void GgufImage::remove(std::string_view key) {
+  std::erase_if(values, [&](const Value& value) { return value.key == key; });
+}
+
+void GgufImage::remove_tensor(std::string_view name) {
+  std::erase_if(tensors, [&](const TensorImage& tensor) { return tensor.name == name; });
+}
+
+void GgufImage::set(std::string_view key, GgufType type, std::string payload) {
+  Value* value = find(key);
+  if (value == nullptr) value = &values.emplace_back(Value{std::string(key), type, {}});
+  value->type = type;
+  value->payload = std::move(payload);
+}
+
+void GgufImage::set_array(std::string_view key, GgufType element, uint64_t count,
+                          std::string payload) {
+  set(key, GgufType::array, raw(static_cast<uint32_t>(element)) + raw(count) + payload);
+}
+
+void GgufImage::set_strings(std::string_view key, const std::vector<std::string>& strings) {
+  std::string payload;
+  for (const std::string& text : strings) payload += raw_string(text);
+  set_array(key, GgufType::string, strings.size(), payload);
+}
+
+std::string GgufImage::bytes() const {
+  const auto pad = [&](std::string& text) {
+    if (alignment > 0) text.append((alignment - text.size() % alignment) % alignment, '\0');
+  };
+  std::string header = magic + raw(version) + raw(n_tensors.value_or(tensors.size())) +
+                       raw(n_values.value_or(values.size()));
+  for (const Value& value : values) {
+    header += raw_string(value.key) + raw(static_cast<uint32_t>(value.type)) + value.payload;
+  }
+  std::string data;
+  for (const TensorImage& tensor : tensors) {
+    header += raw_string(tensor.name) + raw(static_cast<uint32_t>(tensor.dims.size()));
+    for (const uint64_t dim : tensor.dims) header += raw(dim);
+    header += raw(tensor.type) + raw(tensor.offset.value_or(data.size()));
+    data += tensor.data;
+    pad(data);
+  }
+  pad(header);
+  return header + data + trailing;
+}
+
+GgufImage tiny_model(size_t vocab, AttentionGate gate) {
+  Config config;
+  config.model_name = "tiny";
+  config.vocab_size = vocab;
+  config.context_length = 64;
+  config.hidden_size = 24;
+  config.ffn_size = 40;
+  config.n_layers = 2;
+  config.n_heads = 4;
+  config.n_kv_heads = 2;
+  config.head_dim = 8;
+  config.rope_dim = 8;
+  config.tied_embeddings = true;
+  config.gate = gate;
+
+  GgufImage image;
+  image.set("general.architecture", "vga");
+  image.set("general.name", "tiny");
+  const auto number = [&](std::string_view key, size_t value) {
+    image.set("vga." + std::string(key), static_cast<uint32_t>(value));
+  };
+  number("vocab_size", config.vocab_size);
+  number("context_length", config.context_length);
+  number("embedding_length", config.hidden_size);
+  number("feed_forward_length", config.ffn_size);
+  number("block_count", config.n_layers);
+  number("attention.head_count", config.n_heads);
+  number("attention.head_count_kv", config.n_kv_heads);
+  number("attention.key_length", config.head_dim);
+  number("attention.value_length", config.head_dim);
+  number("rope.dimension_count", config.rope_dim);
+  image.set("vga.rope.freq_base", 10000.0f);
+  image.set("vga.attention.layer_norm_rms_epsilon", 1e-5f);
+  image.set("vga.attention.gate.source", name(gate.source));
+  image.set("vga.attention.gate.placement", name(gate.placement));
+  image.set("vga.attention.gate.granularity", name(gate.granularity));
+
+  std::vector<std::string> tokens = {"<unk>", "<s>", "</s>", "\xE2\x96\x81"};  // ▁
+  while (tokens.size() < vocab) {
+    const size_t i = tokens.size() - 4;
+    tokens.push_back(i < 26 ? std::string(1, static_cast<char>('a' + i)) : "x" + std::to_string(i));
+  }
+  tokens.resize(vocab);
+  std::string scores;
+  std::string types;
+  for (size_t i = 0; i < vocab; ++i) {
+    scores += raw(-static_cast<float>(i));
+    types += raw<int32_t>(i == 0 ? 2 : i < 3 ? 3 : 1);  // unknown, control, normal
+  }
+  image.set("tokenizer.ggml.model", "llama");
+  image.set_strings("tokenizer.ggml.tokens", tokens);
+  image.set_array("tokenizer.ggml.scores", GgufType::f32, vocab, scores);
+  image.set_array("tokenizer.ggml.token_type", GgufType::i32, vocab, types);
+
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  for (const WeightSpec& spec : weight_specs(config)) {
+    GgufImage::TensorImage tensor{spec.name, {spec.cols}, 0, {}, {}};
+    const bool is_vector = spec.name.ends_with("norm.weight") || spec.name.ends_with(".bias");
+    if (!is_vector) tensor.dims.push_back(spec.rows);
+    for (size_t i = 0; i < spec.rows * spec.cols; ++i) {
+      tensor.data += raw(is_vector ? 1.0f : normal(random) * 0.3f);
+    }
+    image.tensors.push_back(std::move(tensor));
+  }
+  return image;
+}
+
+TemporaryDirectory::TemporaryDirectory() {
+  std::string name = (std::filesystem::temp_directory_path() / "vga-test-XXXXXX").string();
+  if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
+  path_ = name;
+}
+
+TemporaryDirectory::~TemporaryDirectory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+std::filesystem::path TemporaryDirectory::write(std::string_view name,
+                                                std::string_view bytes) const {
+  std::ofstream out(path_ / name, std::ios::binary);
+  out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  return path_ / name;
+}
+
+}  // namespace vga::test

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "config.h"
+#include "dtype.h"
+#include "gguf.h"
+
+namespace vga::test {
+
+template <class T>
+std::string raw(T value) {
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+inline std::string raw_string(std::string_view text) {
+  return raw<uint64_t>(text.size()) + std::string(text);
+}
+
+/// A GGUF file in memory, written independently of GgufWriter, in which anything can be wrong.
+struct GgufImage {
+  struct Value {
+    std::string key;
+    GgufType type;
+    std::string payload;  // as in the file, behind the type
+  };
+  struct TensorImage {
+    std::string name;
+    std::vector<uint64_t> dims;  // dims[0] runs fastest
+    uint32_t type = 0;
+    std::string data;
+    std::optional<uint64_t> offset;  // instead of the right one
+  };
+
+  std::string magic = "GGUF";
+  uint32_t version = 3;
+  std::optional<uint64_t> n_values;   // instead of the right counts
+  std::optional<uint64_t> n_tensors;
+  uint64_t alignment = 32;  // used for the layout; not written as a key by itself
+  std::vector<Value> values;
+  std::vector<TensorImage> tensors;
+  std::string trailing;
+
+  Value* find(std::string_view key);
+  TensorImage* find_tensor(std::string_view name);
+  void remove(std::string_view key);
+  void remove_tensor(std::string_view name);
+
+  /// Adds the key or replaces its value.
+  void set(std::string_view key, GgufType type, std::string payload);
+  void set(std::string_view key, uint32_t value) { set(key, GgufType::u32, raw(value)); }
+  void set(std::string_view key, float value) { set(key, GgufType::f32, raw(value)); }
+  void set(std::string_view key, std::string_view value) {
+    set(key, GgufType::string, raw_string(value));
+  }
+  void set(std::string_view key, const char* value) { set(key, std::string_view(value)); }
+  void set_array(std::string_view key, GgufType element, uint64_t count, std::string payload);
+  void set_strings(std::string_view key, const std::vector<std::string>& values);
+
+  std::string bytes() const;
+};
+
+/// A tiny gated model with random weights, a tokenizer of `vocab` tokens (at least 16) and every
+/// key a good file has.
+GgufImage tiny_model(size_t vocab = 32, AttentionGate gate = {AttentionGate::Source::value});
+
+/// A directory that is removed with everything in it when the test is over.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory();
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  ~TemporaryDirectory();
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path write(std::string_view name, std::string_view bytes) const;
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace vga::test

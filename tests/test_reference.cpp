@@ -1,0 +1,89 @@
+/// Logits against the PyTorch reference. tests/make_cases.py wrote the checkpoints and what the
+/// reference makes of them; here they are converted by vga-convert and run.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include <nlohmann/json.hpp>
+
+#include "file.h"
+#include "gguf_image.h"
+#include "npy.h"
+#include "vga.h"
+
+namespace vga::test {
+namespace {
+
+const std::filesystem::path cases = std::filesystem::path(VGA_SOURCE_DIR) / "tests/data/cases";
+
+struct Case {
+  std::string name;
+  std::string type;
+};
+
+/// Every stored logits file is a case.
+std::vector<Case> all_cases() {
+  std::vector<Case> found;
+  for (const auto& folder : std::filesystem::directory_iterator(cases)) {
+    for (const std::string type : {"f32", "f16", "bf16", "q8_0"}) {
+      if (std::filesystem::exists(folder.path() / ("logits_" + type + ".npy"))) {
+        found.push_back({folder.path().filename().string(), type});
+      }
+    }
+  }
+  std::ranges::sort(found, {}, [](const Case& c) { return c.name + c.type; });
+  return found;
+}
+
+class Reference : public testing::TestWithParam<Case> {};
+
+TEST_P(Reference, LogitsAgree) {
+  const auto& [case_name, type] = GetParam();
+  const auto folder = cases / case_name;
+  const TemporaryDirectory directory;
+  const auto file = directory.path() / "model.gguf";
+  const std::string command = std::string(VGA_BIN_DIR) + "/vga-convert '" + folder.string() +
+                              "' -o '" + file.string() + "' --type " + type + " >/dev/null";
+  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+
+  const Model model = Model::load(file);
+  const auto tokens =
+      nlohmann::json::parse(read_text(folder / "tokens.json")).get<std::vector<Token>>();
+  const Npy expected(folder / ("logits_" + type + ".npy"));
+  ASSERT_EQ(expected.rows, tokens.size());
+  ASSERT_EQ(expected.cols, model.config().vocab_size);
+
+  Session session(model, {.n_threads = 2, .cache_type = DType::f32});
+  std::vector<Row> rows;
+  for (const Token token : tokens) {
+    rows.push_back({token, static_cast<int64_t>(rows.size()), 0, true});
+  }
+  const auto logits = session.decode(rows);
+  ASSERT_EQ(logits.size(), expected.values.size());
+
+  // Relative error of each token's logits vector; the worst one counts.
+  double worst = 0;
+  for (size_t r = 0; r < expected.rows; ++r) {
+    double error = 0;
+    double size = 0;
+    for (size_t i = r * expected.cols; i < (r + 1) * expected.cols; ++i) {
+      error += std::pow(double{logits[i]} - expected.values[i], 2);
+      size += std::pow(double{expected.values[i]}, 2);
+    }
+    worst = std::max(worst, std::sqrt(error / size));
+  }
+  RecordProperty("relative_error", std::to_string(worst));
+  EXPECT_LT(worst, type == "f32" ? 1e-4 : 1e-3);
+}
+
+INSTANTIATE_TEST_SUITE_P(PyTorch, Reference, testing::ValuesIn(all_cases()), [](const auto& row) {
+  std::string name = row.param.name + "_" + row.param.type;
+  std::ranges::replace_if(name, [](char c) { return !std::isalnum(c); }, '_');
+  return name;
+});
+
+}  // namespace
+}  // namespace vga::test

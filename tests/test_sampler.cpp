@@ -1,0 +1,109 @@
+#include "sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "error.h"
+
+namespace vga {
+namespace {
+
+constexpr std::array<float, 5> logits = {1.0f, 3.0f, 2.0f, 3.0f, -1.0f};
+
+std::vector<size_t> draw(const SamplerOptions& options, size_t n) {
+  Sampler sampler(options);
+  std::vector<size_t> counts(logits.size());
+  for (size_t i = 0; i < n; ++i) ++counts[static_cast<size_t>(sampler.sample(logits))];
+  return counts;
+}
+
+SamplerOptions plain() { return {.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0}; }
+
+TEST(Sampler, GreedyTakesTheLikeliestAndTheLowerOfEquals) {
+  Sampler sampler({.temperature = 0});
+  EXPECT_EQ(sampler.sample(logits), 1);
+}
+
+TEST(Sampler, FrequenciesFollowTheSoftmax) {
+  constexpr size_t n = 200'000;
+  const auto counts = draw(plain(), n);
+  double total = 0;
+  for (const float logit : logits) total += std::exp(double{logit});
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const double p = std::exp(double{logits[i]}) / total;
+    // Five standard deviations of a binomial.
+    EXPECT_NEAR(static_cast<double>(counts[i]), n * p, 5 * std::sqrt(n * p * (1 - p)));
+  }
+}
+
+TEST(Sampler, TemperatureSharpens) {
+  SamplerOptions cold = plain();
+  cold.temperature = 0.1f;
+  const auto counts = draw(cold, 10'000);
+  EXPECT_EQ(counts[0] + counts[4], 0u);  // e^-20 and less
+  EXPECT_GT(counts[1], 4000u);
+  EXPECT_GT(counts[3], 4000u);
+}
+
+TEST(Sampler, TopKKeepsK) {
+  SamplerOptions options = plain();
+  options.top_k = 2;
+  const auto counts = draw(options, 5000);
+  EXPECT_EQ(counts[1] + counts[3], 5000u);
+  options.top_k = 1;
+  EXPECT_EQ(draw(options, 100)[1], 100u);
+}
+
+TEST(Sampler, TopPKeepsTheSmallestSetThatReachesIt) {
+  // Probabilities .40 .40 .15 .05 .01: 0.81 needs the third.
+  SamplerOptions options = plain();
+  options.top_p = 0.75f;
+  auto counts = draw(options, 5000);
+  EXPECT_EQ(counts[1] + counts[3], 5000u);
+  options.top_p = 0.82f;
+  counts = draw(options, 5000);
+  EXPECT_GT(counts[2], 0u);
+  EXPECT_EQ(counts[0] + counts[4], 0u);
+}
+
+TEST(Sampler, MinPDropsTheUnlikely) {
+  SamplerOptions options = plain();
+  options.min_p = 0.3f;  // e^-1 = .37 stays, e^-2 = .14 goes
+  const auto counts = draw(options, 5000);
+  EXPECT_GT(counts[2], 0u);
+  EXPECT_EQ(counts[0] + counts[4], 0u);
+}
+
+TEST(Sampler, RepeatPenaltyLooksBackAsFarAsAsked) {
+  Sampler sampler({.temperature = 0, .repeat_penalty = 2, .repeat_last = 1});
+  sampler.accept(1);
+  EXPECT_EQ(sampler.sample(logits), 3);
+  sampler.accept(3);  // 1 is forgotten
+  EXPECT_EQ(sampler.sample(logits), 1);
+}
+
+TEST(Sampler, TheSameSeedDrawsTheSame) {
+  for (const uint64_t seed : {0ull, 1ull, 12345678901ull}) {
+    Sampler a({.seed = seed});
+    Sampler b({.seed = seed});
+    for (int i = 0; i < 100; ++i) EXPECT_EQ(a.sample(logits), b.sample(logits));
+  }
+  EXPECT_NE(draw({.seed = 1}, 1000), draw({.seed = 2}, 1000));
+}
+
+TEST(Sampler, RefusesNonsense) {
+  const float nan = std::nanf("");
+  for (const SamplerOptions& bad :
+       {SamplerOptions{.temperature = -1}, SamplerOptions{.temperature = nan},
+        SamplerOptions{.temperature = std::numeric_limits<float>::infinity()},
+        SamplerOptions{.top_p = 0}, SamplerOptions{.top_p = nan}, SamplerOptions{.min_p = 2},
+        SamplerOptions{.repeat_penalty = 0}, SamplerOptions{.repeat_penalty = nan}}) {
+    EXPECT_THROW(Sampler{bad}, Error);
+  }
+}
+
+}  // namespace
+}  // namespace vga

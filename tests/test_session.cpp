@@ -1,0 +1,189 @@
+/// What a Session promises: results depend on the tokens alone, not on batches, threads, other
+/// sequences or other sessions. All comparisons are exact.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <thread>
+
+#include "gguf_image.h"
+#include "vga.h"
+
+namespace vga::test {
+namespace {
+
+using Gate = AttentionGate;
+
+constexpr size_t vocab = 32;
+
+std::vector<Token> some_tokens(size_t n, int seed = 1) {
+  std::vector<Token> tokens(n);
+  for (size_t i = 0; i < n; ++i) {
+    tokens[i] = static_cast<Token>((i * i * 7 + i * 3 + static_cast<size_t>(seed) * 11) % vocab);
+  }
+  return tokens;
+}
+
+class SessionTest : public testing::TestWithParam<Gate> {
+ protected:
+  TemporaryDirectory directory_;
+  Model model_ = Model::load(directory_.write("tiny.gguf", tiny_model(vocab, GetParam()).bytes()));
+
+  /// Logits of every token, fed in chunks of `chunk`.
+  std::vector<float> all_logits(const SessionOptions& options, std::span<const Token> tokens,
+                                size_t chunk) {
+    Session session(model_, options);
+    std::vector<float> all;
+    for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
+      std::vector<Row> rows;
+      for (size_t i = begin; i < std::min(begin + chunk, tokens.size()); ++i) {
+        rows.push_back({tokens[i], static_cast<int64_t>(i), 0, true});
+      }
+      const auto logits = session.decode(rows);
+      all.insert(all.end(), logits.begin(), logits.end());
+    }
+    return all;
+  }
+};
+
+TEST_P(SessionTest, DecodingEqualsChunksEqualsWhole) {
+  const auto tokens = some_tokens(61);
+  for (const DType type : {DType::f32, DType::f16}) {
+    const SessionOptions options{.n_threads = 1, .cache_type = type};
+    const auto whole = all_logits(options, tokens, tokens.size());
+    for (const size_t chunk : {1, 2, 3, 7, 16, 60}) {
+      EXPECT_EQ(all_logits(options, tokens, chunk), whole) << "chunks of " << chunk;
+    }
+  }
+}
+
+TEST_P(SessionTest, ThreadsDoNotMatter) {
+  const auto tokens = some_tokens(50);
+  const auto one = all_logits({.n_threads = 1}, tokens, 50);
+  EXPECT_EQ(all_logits({.n_threads = 2}, tokens, 50), one);
+  EXPECT_EQ(all_logits({.n_threads = 7}, tokens, 50), one);
+  EXPECT_EQ(all_logits({.n_threads = 7}, tokens, 1), one);
+}
+
+TEST_P(SessionTest, PrefillEqualsDecode) {
+  const auto tokens = some_tokens(40);
+  const auto all = all_logits({.n_threads = 1}, tokens, 40);
+  Session session(model_, {.n_threads = 2, .max_batch = 9});
+  const auto last = session.prefill(tokens);
+  EXPECT_TRUE(std::equal(last.begin(), last.end(), all.end() - vocab, all.end()));
+  EXPECT_EQ(session.length(), 40);
+}
+
+TEST_P(SessionTest, InterleavedSessionsEqualSeparateOnes) {
+  const auto first = some_tokens(30, 1);
+  const auto second = some_tokens(30, 2);
+  const auto first_alone = all_logits({.n_threads = 1}, first, 1);
+  const auto second_alone = all_logits({.n_threads = 1}, second, 1);
+  Session a(model_, {.n_threads = 1});
+  Session b(model_, {.n_threads = 2});
+  for (size_t i = 0; i < 30; ++i) {
+    const auto from_a = a.decode(first[i]);
+    EXPECT_TRUE(std::ranges::equal(from_a, std::span(first_alone).subspan(i * vocab, vocab)));
+    const auto from_b = b.decode(second[i]);
+    EXPECT_TRUE(std::ranges::equal(from_b, std::span(second_alone).subspan(i * vocab, vocab)));
+  }
+}
+
+TEST_P(SessionTest, SequencesOfOneBatchAreIndependent) {
+  const auto first = some_tokens(20, 1);
+  const auto second = some_tokens(20, 2);
+  const auto first_alone = all_logits({.n_threads = 1}, first, 20);
+  const auto second_alone = all_logits({.n_threads = 1}, second, 20);
+  Session session(model_, {.n_sequences = 2, .n_threads = 2});
+  for (size_t i = 0; i < 20; ++i) {
+    const std::array rows = {Row{second[i], static_cast<int64_t>(i), 1, true},
+                             Row{first[i], static_cast<int64_t>(i), 0, true}};
+    const auto logits = session.decode(rows);
+    EXPECT_TRUE(std::ranges::equal(logits.first(vocab),
+                                   std::span(second_alone).subspan(i * vocab, vocab)));
+    EXPECT_TRUE(std::ranges::equal(logits.last(vocab),
+                                   std::span(first_alone).subspan(i * vocab, vocab)));
+  }
+}
+
+TEST_P(SessionTest, SessionsOfOneModelRunInParallel) {
+  const auto tokens = some_tokens(50);
+  const auto expected = all_logits({.n_threads = 1}, tokens, 5);
+  std::vector<std::vector<float>> results(3);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < results.size(); ++i) {
+    threads.emplace_back([&, i] { results[i] = all_logits({.n_threads = 2}, tokens, 1 + i); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& result : results) EXPECT_EQ(result, expected);
+}
+
+TEST_P(SessionTest, TruncateForgets) {
+  const auto tokens = some_tokens(20);
+  Session session(model_, {.n_threads = 1});
+  session.prefill(tokens);
+  session.truncate(5);
+  const auto expected = all_logits({.n_threads = 1}, tokens, 20);
+  for (size_t i = 5; i < 20; ++i) {
+    EXPECT_TRUE(std::ranges::equal(session.decode(tokens[i]),
+                                   std::span(expected).subspan(i * vocab, vocab)));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Gates, SessionTest,
+    testing::Values(Gate{}, Gate{Gate::Source::value, Gate::Placement::output},
+                    Gate{Gate::Source::value, Gate::Placement::value},
+                    Gate{Gate::Source::input, Gate::Placement::output,
+                         Gate::Granularity::element, true}),
+    [](const auto& row) {
+      const Gate& gate = row.param;
+      if (!gate) return std::string("vanilla");
+      return std::string(name(gate.source)) + "_" + std::string(name(gate.placement)) + "_" +
+             std::string(name(gate.granularity));
+    });
+
+class SessionErrors : public testing::Test {
+ protected:
+  TemporaryDirectory directory_;
+  Model model_ = Model::load(directory_.write("tiny.gguf", tiny_model().bytes()));
+};
+
+TEST_F(SessionErrors, ContextFullLeavesTheSessionIntact) {
+  Session session(model_, {.context = 4, .n_threads = 1});
+  const auto tokens = some_tokens(4);
+  session.prefill(tokens);
+  EXPECT_THROW(session.decode(1), ContextFull);
+  EXPECT_EQ(session.length(), 4);
+  EXPECT_THROW(session.prefill(tokens), ContextFull);
+  session.truncate(3);
+  EXPECT_NO_THROW(session.decode(1));
+}
+
+TEST_F(SessionErrors, NamesWhatIsOutOfRange) {
+  Session session(model_, {.n_threads = 1});
+  EXPECT_THROW(session.decode(-1), Error);
+  EXPECT_THROW(session.decode(static_cast<Token>(vocab)), Error);
+  const std::array gap = {Row{1, 5}};
+  EXPECT_THROW(session.decode(gap), Error);
+  const std::array stranger = {Row{1, 0, 7}};
+  EXPECT_THROW(session.decode(stranger), Error);
+  EXPECT_THROW(session.decode(std::span<const Row>()), Error);
+  EXPECT_THROW(session.prefill({}), Error);
+  EXPECT_THROW(session.truncate(1), Error);
+  EXPECT_EQ(session.length(), 0);
+  EXPECT_THROW(Session(model_, {.context = size_t{1} << 60}), Error);
+  EXPECT_THROW(Session(model_, {.n_sequences = 0}), Error);
+  EXPECT_THROW(Session(model_, {.cache_type = DType::q8_0}), Error);
+}
+
+TEST_F(SessionErrors, PrefillStopsWhenAsked) {
+  Session session(model_, {.n_threads = 1, .max_batch = 4});
+  const auto logits = session.prefill(some_tokens(20), 0, [](size_t done) { return done < 8; });
+  EXPECT_EQ(session.length(), 8);
+  EXPECT_EQ(logits.size(), vocab);
+}
+
+}  // namespace
+}  // namespace vga::test
