@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <span>
@@ -19,7 +20,13 @@ class Tokenizer {
   /// How `<s>`, `</s>` and other control tokens that are spelled out in a text are read.
   enum class Special {
     as_text,  // as the characters they are: what users type never becomes a control token
-    parse,    // as the tokens they name: for templates and prompts that the caller trusts
+    parse,    // as the tokens they name, the longest first: for templates and trusted prompts
+  };
+  /// A stretch of a text that is not read in the same way throughout: a chat template's markers
+  /// around a user's words.
+  struct Part {
+    std::string text;
+    Special special = Special::as_text;
   };
 
   /// Uses the SentencePiece model stored in the file, else rebuilds one from the standard
@@ -46,11 +53,16 @@ class Tokenizer {
   /// The piece as stored in the vocabulary, "▁" for space; 0 <= token < vocab_size().
   std::string_view piece(Token token) const;
 
-  /// Without bos() and eos().
+  /// Without bos() and eos(). Each stretch of text between two control tokens is encoded as a text
+  /// of its own, so it starts with the vocabulary's space prefix if there is one, as in llama.cpp.
+  /// Thread-safe. An Error if the text is too long for SentencePiece, about 700 MB.
   std::vector<Token> encode(std::string_view text, Special special = Special::as_text) const;
+  /// The parts as one text: a word may well join the end of one part and the start of the next, but
+  /// control tokens are only found inside a part that is to be parsed.
+  std::vector<Token> encode(std::span<const Part> parts) const;
   /// encode() behind bos() if adds_bos(): what a session is fed first.
   std::vector<Token> encode_prompt(std::string_view text, Special special = Special::as_text) const;
-  /// The whole text, equal to SentencePiece's own decoding of valid ids.
+  /// The whole text, equal to SentencePiece's own decoding. An Error for a token out of range.
   std::string decode(std::span<const Token> tokens) const;
 
  private:
@@ -68,15 +80,19 @@ class StreamDecoder {
   /// first piece is kept, where decode() of a new text drops it.
   explicit StreamDecoder(const Tokenizer& tokenizer, bool continues = false);
 
-  /// The text that `token` completes; empty while a character is still incomplete.
+  /// The text that `token` completes; empty while a character is still incomplete. An Error for a
+  /// token out of range.
   std::string add(Token token);
   /// What was held back, bytes that never became a character replaced by U+FFFD.
   std::string finish();
 
  private:
+  /// Moves complete characters from pending_ to `text`; all of pending_ when `everything`.
+  void flush(std::string& text, bool everything);
+
   const Tokenizer* tokenizer_;
-  bool at_start_;
-  std::string pending_;
+  bool at_start_;        // a leading space is still to be dropped
+  std::string pending_;  // bytes of a character that is not complete
 };
 
 }  // namespace vga

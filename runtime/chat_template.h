@@ -1,0 +1,35 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tokenizer.h"
+
+namespace vga {
+
+/// How a chat model was trained to see turns. Templates are Jinja programs in general; we run none
+/// of them but know these by their markers.
+enum class ChatFormat { chatml, llama2, llama3, zephyr, mistral };
+
+std::string_view name(ChatFormat format);
+std::optional<ChatFormat> chat_format_from_name(std::string_view name);
+/// "chatml, llama2, llama3, zephyr, mistral", for help and messages.
+std::string chat_format_names();
+
+/// The format that a `tokenizer.chat_template` asks for; it may also be a plain name. An Error that
+/// lists the names if it is none of them; `where` names the file.
+ChatFormat recognise_chat_template(std::string_view jinja, std::string_view where);
+
+/// What to feed for one turn of the user, up to where the answer begins; Tokenizer::encode() takes
+/// it whole. Markers are to be parsed, what people wrote never is. `system` (empty for none) is
+/// only said on the `first` turn, before which the caller feeds bos() if adds_bos().
+std::vector<Tokenizer::Part> render_turn(ChatFormat format, bool first, std::string_view system,
+                                         std::string_view user);
+
+/// What to feed behind an answer before the next turn. Begins with the token that ends an answer,
+/// so a caller that stops at is_end() does not feed that one itself.
+Tokenizer::Part render_end(ChatFormat format);
+
+}  // namespace vga
