@@ -56,14 +56,16 @@ struct Kernels {
   void (*to_f16)(const float* x, size_t n, uint16_t* out);
 };
 
-/// Rows of weights that the widest project kernel decodes at a time.
-constexpr size_t project_panel = 8;
-inline size_t project_scratch(size_t cols) { return project_panel * cols; }
+/// What project() wants as scratch: one decoded row, or a decoded panel of weights with its sums.
+constexpr size_t project_panel = 8 * 512 + 8 * 8 * 48 + 16;
+constexpr size_t project_scratch(size_t cols) {
+  return cols > project_panel ? cols : project_panel;
+}
 
 /// Positions of the cache that attention scores before it folds them into the softmax.
 constexpr size_t attend_block = 64;
-inline size_t attend_scratch(size_t n_heads, size_t head_dim) {
-  return n_heads * (attend_block + 2) + attend_block * head_dim;
+constexpr size_t attend_scratch(size_t n_heads, size_t head_dim) {
+  return n_heads * (attend_block + 3) + project_scratch(head_dim);
 }
 
 extern const Kernels scalar_kernels;

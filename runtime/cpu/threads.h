@@ -2,9 +2,9 @@
 
 #include <atomic>
 #include <cstddef>
-#include <functional>
-#include <memory>
+#include <cstdint>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace vga::cpu {
@@ -12,9 +12,12 @@ namespace vga::cpu {
 /// A pool of threads that runs one parallel loop at a time. Waiting threads spin for a few
 /// microseconds, since the next loop of a forward pass is usually that close, then sleep in the
 /// kernel, so an idle session costs nothing and an oversubscribed machine is not fought over.
+///
+/// A loop waits only for the workers that took part in it. One that wakes up late, because the
+/// system runs something else on its core, finds the work done instead of holding everybody up.
 class ThreadPool {
  public:
-  /// n_threads >= 1, the calling thread included.
+  /// The calling thread included; at least 1, at most 1023.
   explicit ThreadPool(size_t n_threads);
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -37,15 +40,20 @@ class ThreadPool {
   void run_erased(size_t n, size_t grain, void* body, Call call);
   void work(size_t thread);
   void take_chunks(size_t thread);
+  void stop();
 
-  // The loop in progress; written before generation_ is raised, read after it was seen.
+  // The loop in progress; only written while no worker takes part.
   void* body_ = nullptr;
   Call call_ = nullptr;
   size_t n_ = 0;
   size_t chunk_ = 0;
-  alignas(64) std::atomic<size_t> next_{0};          // first index nobody has taken
-  alignas(64) std::atomic<uint32_t> generation_{0};  // raised to start a loop
-  alignas(64) std::atomic<uint32_t> running_{0};     // workers still in the loop
+  uint32_t loop_ = 0;                        // its number
+  unsigned spins_;                           // looks at an atomic before a thread sleeps
+  alignas(64) std::atomic<size_t> next_{0};  // first index nobody has taken
+  // The number of the loop in the upper bits, then whether workers may still join it, then how many
+  // take part. One word, so that joining, leaving and closing see each other.
+  alignas(64) std::atomic<uint32_t> state_{0};
+  alignas(64) std::atomic<uint32_t> finished_{0};  // raised when the last worker left
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };

@@ -1,0 +1,112 @@
+// Speed of the CPU kernels on one thread: weights read per second when decoding, multiply-adds when
+// prefilling, cache read per second when attending. VGA_CPU chooses the table.
+
+#include <random>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+
+#include "cpu/kernels.h"
+#include "cpu/threads.h"
+
+namespace vga::cpu {
+namespace {
+
+std::vector<float> random_floats(size_t n) {
+  std::mt19937 random(1);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<float> values(n);
+  for (float& value : values) value = uniform(random);
+  return values;
+}
+
+std::vector<std::byte> encoded(DType type, size_t n) {
+  std::vector<std::byte> bytes(row_bytes(type, n));
+  encode_row(type, random_floats(n), bytes.data());
+  return bytes;
+}
+
+/// What decoding is compared with: a sum over more memory than the caches hold.
+void read_memory(benchmark::State& state) {
+  const std::vector<uint64_t> data(size_t{32} << 20, 1);
+  for (auto _ : state) {
+    uint64_t sum[8] = {};
+    for (size_t i = 0; i < data.size(); i += 8) {
+      for (size_t j = 0; j < 8; ++j) sum[j] += data[i + j];
+    }
+    benchmark::DoNotOptimize(sum);
+  }
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(data.size() * 8));
+}
+BENCHMARK(read_memory)->Unit(benchmark::kMillisecond);
+
+/// A matrix of n_rows x 2048, with the given number of tokens.
+void project(benchmark::State& state, DType type) {
+  constexpr size_t cols = 2048;
+  const auto n_rows = static_cast<size_t>(state.range(0));
+  const auto n_tokens = static_cast<size_t>(state.range(1));
+  const auto w = encoded(type, n_rows * cols);
+  const auto x = random_floats(n_tokens * cols);
+  std::vector<float> out(n_tokens * n_rows);
+  std::vector<float> scratch(project_scratch(cols));
+  for (auto _ : state) {
+    best_kernels().project(type, w.data(), n_rows, cols, x.data(), n_tokens, out.data(), n_rows,
+                           scratch.data());
+    benchmark::DoNotOptimize(out.data());
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(w.size()));
+  state.counters["flop/s"] = benchmark::Counter(2.0 * static_cast<double>(n_rows * cols * n_tokens),
+                                                benchmark::Counter::kIsIterationInvariantRate);
+}
+
+/// Decoding and prefill at 2048 x 2048, then decoding from memory that no cache holds.
+void shapes(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"rows", "tokens"})->Args({2048, 1})->Args({2048, 4})->Args({2048, 512});
+  b->Args({40000, 1})->Unit(benchmark::kMicrosecond);
+}
+BENCHMARK_CAPTURE(project, f32, DType::f32)->Apply(shapes);
+BENCHMARK_CAPTURE(project, f16, DType::f16)->Apply(shapes);
+BENCHMARK_CAPTURE(project, bf16, DType::bf16)->Apply(shapes);
+BENCHMARK_CAPTURE(project, q8_0, DType::q8_0)->Apply(shapes);
+
+/// One KV head of 64 elements and `heads` query heads.
+void attend(benchmark::State& state, DType type) {
+  constexpr size_t head_dim = 64;
+  const auto depth = static_cast<size_t>(state.range(0));
+  const auto heads = static_cast<size_t>(state.range(1));
+  const auto keys = encoded(type, depth * head_dim);
+  const auto values = encoded(type, depth * head_dim);
+  const auto q = random_floats(heads * head_dim);
+  std::vector<float> out(q.size());
+  std::vector<float> scratch(attend_scratch(heads, head_dim));
+  for (auto _ : state) {
+    best_kernels().attend(q.data(), heads, head_dim, 0.125f,
+                          {type, keys.data(), values.data(), depth}, out.data(), scratch.data());
+    benchmark::DoNotOptimize(out.data());
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(2 * keys.size()));
+  state.counters["flop/s"] = benchmark::Counter(4.0 * static_cast<double>(depth * head_dim * heads),
+                                                benchmark::Counter::kIsIterationInvariantRate);
+}
+void depths(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"depth", "heads"})->ArgsProduct({{512, 4096}, {1, 3, 8}});
+  b->Unit(benchmark::kMicrosecond);
+}
+BENCHMARK_CAPTURE(attend, f32, DType::f32)->Apply(depths);
+BENCHMARK_CAPTURE(attend, f16, DType::f16)->Apply(depths);
+
+/// What a parallel loop costs that does nothing.
+void empty_loop(benchmark::State& state) {
+  ThreadPool threads(static_cast<size_t>(state.range(0)));
+  for (auto _ : state) {
+    threads.run(64, 1, [](size_t begin, size_t, size_t) { benchmark::DoNotOptimize(begin); });
+  }
+}
+BENCHMARK(empty_loop)->ArgName("threads")->Arg(1)->Arg(2)->Arg(7)->UseRealTime();
+
+}  // namespace
+}  // namespace vga::cpu
+
+BENCHMARK_MAIN();
