@@ -1,0 +1,34 @@
+#include "source_tensor.h"
+
+#include <cassert>
+
+namespace vga {
+
+std::string SourceTensor::shape_text() const {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + ")";
+}
+
+void SourceTensor::read_row(size_t row, std::span<float> out) const {
+  assert(type && !shape.empty() && shape.size() <= 2 && out.size() == shape.back());
+  const size_t size = row_bytes(*type, 1);
+  const std::byte* from = data + (shape.size() == 2 ? row * strides[0] * size : 0);
+  const uint64_t stride = strides.back();
+  if (stride == 1) {
+    decode_row(*type, from, out);
+    return;
+  }
+  for (size_t i = 0; i < out.size(); ++i) {
+    decode_row(*type, from + i * stride * size, out.subspan(i, 1));
+  }
+}
+
+std::vector<uint64_t> contiguous_strides(std::span<const uint64_t> shape) {
+  std::vector<uint64_t> strides(shape.size());
+  uint64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0; stride *= shape[i]) strides[i] = stride;
+  return strides;
+}
+
+}  // namespace vga
