@@ -1,13 +1,13 @@
 #include "line_editor.h"
 
-#include <histedit.h>
-#include <poll.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <clocale>
 #include <cwchar>
 #include <iostream>
+
+#include <histedit.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include "terminal.h"
 
@@ -102,11 +102,12 @@ LineEditor::LineEditor(std::filesystem::path history_file) : impl_(std::make_uni
   impl.history_file = std::move(history_file);
   impl.editor = el_init("vga-chat", stdin, stdout, stderr);
   el_set(impl.editor, EL_CLIENTDATA, &impl);
-  el_set(impl.editor, EL_PROMPT, +[](EditLine* editor) {
-    Impl* self = nullptr;
-    el_get(editor, EL_CLIENTDATA, &self);
-    return self->prompt.data();
-  });
+  el_set(
+      impl.editor, EL_PROMPT, +[](EditLine* editor) {
+        Impl* self = nullptr;
+        el_get(editor, EL_CLIENTDATA, &self);
+        return self->prompt.data();
+      });
   el_set(impl.editor, EL_EDITOR, "emacs");
   el_wset(impl.editor, EL_GETCFN, read_character);
   el_set(impl.editor, EL_BIND, "^R", "em-inc-search-prev", nullptr);
@@ -136,9 +137,12 @@ std::optional<std::string> LineEditor::read(const std::string& prompt) {
   std::string message;
   while (true) {
     switch (impl_->read_message(prompt, message)) {
-      case Impl::Line::end: return std::nullopt;
-      case Impl::Line::dropped: continue;
-      case Impl::Line::text: break;
+      case Impl::Line::end:
+        return std::nullopt;
+      case Impl::Line::dropped:
+        continue;
+      case Impl::Line::text:
+        break;
     }
     if (impl_->editor != nullptr && !message.empty()) {
       HistEvent event;
