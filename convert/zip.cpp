@@ -88,7 +88,8 @@ Directory find_directory(const Record& file) {
     const uint64_t end64 = file.u64(end - locator64_size + 8);
     const auto behind = checked_add(end64, end64_size);
     if (!behind || *behind > end - locator64_size || file.u32(end64) != end64_signature) {
-      throw Error(file.where, "damaged ZIP archive: its ZIP64 end record is not where it should be");
+      throw Error(file.where,
+                  "damaged ZIP archive: its ZIP64 end record is not where it should be");
     }
     const Directory wide{file.u64(end64 + 48), file.u64(end64 + 40), file.u64(end64 + 32)};
     const auto agree = [](uint64_t narrow, uint64_t full, uint64_t marker) {
@@ -96,7 +97,8 @@ Directory find_directory(const Record& file) {
     };
     if (!agree(found.offset, wide.offset, in_zip64) || !agree(found.size, wide.size, in_zip64) ||
         !agree(found.n_entries, wide.n_entries, 0xFFFF)) {
-      throw Error(file.where, "damaged ZIP archive: its ZIP64 end record contradicts the plain one");
+      throw Error(file.where,
+                  "damaged ZIP archive: its ZIP64 end record contradicts the plain one");
     }
     found = wide;
     limit = end64;

@@ -1,0 +1,192 @@
+#include "config_json.h"
+
+#include <cmath>
+#include <initializer_list>
+#include <optional>
+#include <string>
+
+#include "error.h"
+#include "strict_json.h"
+
+namespace vga {
+namespace {
+
+using nlohmann::json;
+using Gate = AttentionGate;
+
+/// The keys of one JSON object. A key that is null counts as absent, as in Hugging Face's files.
+class Fields {
+ public:
+  Fields(const json& object, std::string where) : object_(object), where_(std::move(where)) {
+    if (!object.is_object())
+      throw Error(where_, "wanted an object, found " + describe_json(object));
+  }
+
+  [[noreturn]] void fail(std::string_view key, std::string_view wanted) const {
+    throw Error(where_, "key '" + std::string(key) + "': wanted " + std::string(wanted) +
+                            ", found " + describe_json(object_.at(std::string(key))));
+  }
+  std::string where(std::string_view key) const {
+    return where_ + ": key '" + std::string(key) + "'";
+  }
+  const json& object() const { return object_; }
+
+  const json* find(std::string_view key) const {
+    const auto found = object_.find(std::string(key));
+    return found == object_.end() || found->is_null() ? nullptr : &*found;
+  }
+
+  std::optional<size_t> integer(std::string_view key, size_t max) const {
+    const json* value = find(key);
+    if (value == nullptr) return std::nullopt;
+    if (!value->is_number_unsigned() || value->get<uint64_t>() < 1 ||
+        value->get<uint64_t>() > max) {
+      fail(key, "a whole number from 1 to " + std::to_string(max));
+    }
+    return value->get<size_t>();
+  }
+  std::optional<double> real(std::string_view key) const {
+    const json* value = find(key);
+    if (value == nullptr) return std::nullopt;
+    const bool good = value->is_number() && std::isfinite(value->get<double>());
+    if (!good || value->get<double>() <= 0) fail(key, "a positive number");
+    return value->get<double>();
+  }
+  std::optional<bool> boolean(std::string_view key) const {
+    const json* value = find(key);
+    if (value == nullptr) return std::nullopt;
+    if (!value->is_boolean()) fail(key, "true or false");
+    return value->get<bool>();
+  }
+  std::optional<std::string> string(std::string_view key) const {
+    const json* value = find(key);
+    if (value == nullptr) return std::nullopt;
+    if (!value->is_string()) fail(key, "a string");
+    return value->get<std::string>();
+  }
+
+  template <class T>
+  T required(std::string_view key, std::optional<T> value) const {
+    if (!value) throw Error(where_, "key '" + std::string(key) + "' is missing");
+    return *std::move(value);
+  }
+
+  /// The choice whose name() is the string at `key`.
+  template <class Enum>
+  Enum choice(std::string_view key, std::initializer_list<Enum> choices) const {
+    const std::string found = required(key, string(key));
+    std::string wanted;
+    for (const Enum c : choices) {
+      if (found == vga::name(c)) return c;
+      wanted += (wanted.empty() ? "" : " or ") + std::string(vga::name(c));
+    }
+    fail(key, wanted);
+  }
+
+ private:
+  const json& object_;
+  std::string where_;
+};
+
+Gate parse_gate(const Fields& fields) {
+  Gate gate;
+  gate.source =
+      fields.choice("source", {Gate::Source::none, Gate::Source::input, Gate::Source::value});
+  for (const auto& [key, value] : fields.object().items()) {
+    if (key != "source" && key != "placement" && key != "granularity" && key != "bias") {
+      fields.fail(key, "only source, placement, granularity and bias");
+    }
+  }
+  if (!gate) return gate;
+  gate.placement = fields.choice("placement", {Gate::Placement::output, Gate::Placement::value});
+  gate.granularity =
+      fields.choice("granularity", {Gate::Granularity::head, Gate::Granularity::element});
+  gate.bias = fields.required("bias", fields.boolean("bias"));
+  return gate;
+}
+
+/// `rope_scaling`, or `rope_parameters` as newer files call it, which may hold theta as well.
+void parse_rope(const Fields& fields, Config& config) {
+  if (fields.find("type") != nullptr || fields.find("rope_type") != nullptr) {
+    const std::string_view key = fields.find("rope_type") != nullptr ? "rope_type" : "type";
+    const auto type = fields.string(key);
+    if (type == "linear") {
+      config.rope_scale = fields.required("factor", fields.real("factor"));
+    } else if (type != "default") {
+      fields.fail(key, "linear or default");
+    }
+  }
+  if (const auto theta = fields.real("rope_theta")) config.rope_theta = *theta;
+}
+
+/// What changes the model's function in ways that the runtime has no ops for.
+void refuse_unsupported(const Fields& fields) {
+  for (const std::string_view key : {"attention_bias", "mlp_bias"}) {
+    if (fields.boolean(key).value_or(false)) fields.fail(key, "false");
+  }
+  if (fields.string("hidden_act").value_or("silu") != "silu") fields.fail("hidden_act", "silu");
+  if (fields.real("partial_rotary_factor").value_or(1) != 1) {
+    fields.fail("partial_rotary_factor", "1");
+  }
+  if (fields.find("quantization_config") != nullptr) {
+    fields.fail("quantization_config", "an unquantized checkpoint");
+  }
+  if (fields.find("sliding_window") != nullptr) fields.fail("sliding_window", "null");
+}
+
+Config::Architecture parse_architecture(const Fields& fields) {
+  const std::string type = fields.required("model_type", fields.string("model_type"));
+  if (type == "vga") return Config::Architecture::vga;
+  if (type == "llama") return Config::Architecture::llama;
+  fields.fail("model_type", "vga or llama");
+}
+
+}  // namespace
+
+Config parse_config_json(std::span<const std::byte> text, std::string_view where) {
+  const json root = parse_json(text, where);
+  const Fields fields(root, std::string(where));
+  const auto integer = [&](std::string_view key, size_t max) {
+    return fields.required(key, fields.integer(key, max));
+  };
+  Config c;
+  c.architecture = parse_architecture(fields);
+  refuse_unsupported(fields);
+  c.vocab_size = integer("vocab_size", max_vocab);
+  c.context_length = integer("max_position_embeddings", max_context);
+  c.hidden_size = integer("hidden_size", max_width);
+  c.ffn_size = integer("intermediate_size", max_width);
+  c.n_layers = integer("num_hidden_layers", max_layers);
+  c.n_heads = integer("num_attention_heads", max_width);
+  c.n_kv_heads = fields.integer("num_key_value_heads", c.n_heads).value_or(c.n_heads);
+  if (c.n_heads % c.n_kv_heads != 0) {
+    fields.fail("num_key_value_heads", "a divisor of the " + std::to_string(c.n_heads) + " heads");
+  }
+  const auto head_dim = fields.integer("head_dim", max_width);
+  if (!head_dim && c.hidden_size % c.n_heads != 0) {
+    fields.fail("num_attention_heads", "a divisor of hidden_size, as head_dim is not given");
+  }
+  c.head_dim = head_dim.value_or(c.hidden_size / c.n_heads);
+  c.rope_dim = c.head_dim;
+  c.rms_eps = static_cast<float>(fields.required("rms_norm_eps", fields.real("rms_norm_eps")));
+  c.rope_theta = fields.real("rope_theta").value_or(c.rope_theta);
+  for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
+    if (const json* rope = fields.find(key)) parse_rope(Fields(*rope, fields.where(key)), c);
+  }
+  c.tied_embeddings = fields.boolean("tie_word_embeddings").value_or(false);
+
+  const json* gate = fields.find("attention_gate");
+  if (gate != nullptr) c.gate = parse_gate(Fields(*gate, fields.where("attention_gate")));
+  if (c.architecture == Config::Architecture::vga && gate == nullptr) {
+    throw Error(where,
+                "key 'attention_gate' is missing; a vga model must say which gate it has, "
+                "even if it is {\"source\": \"none\"}");
+  }
+  if (c.architecture == Config::Architecture::llama && c.gate) {
+    fields.fail("attention_gate", "no gate in a llama model (model_type vga has one)");
+  }
+  validate(c, where);
+  return c;
+}
+
+}  // namespace vga

@@ -1,0 +1,104 @@
+#include "names.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "error.h"
+
+namespace vga {
+namespace {
+
+// std::regex recurses once per character: long names would overflow the stack.
+constexpr size_t max_name = 512;
+
+using NamePair = std::pair<std::string_view, std::string_view>;
+constexpr std::array<NamePair, 3> model_names = {
+    {{"model.embed_tokens.weight", "token_embd.weight"},
+     {"model.norm.weight", "output_norm.weight"},
+     {"lm_head.weight", "output.weight"}}};
+constexpr std::array<NamePair, 11> block_names = {
+    {{"input_layernorm.weight", "attn_norm.weight"},
+     {"self_attn.q_proj.weight", "attn_q.weight"},
+     {"self_attn.k_proj.weight", "attn_k.weight"},
+     {"self_attn.v_proj.weight", "attn_v.weight"},
+     {"self_attn.gate_proj.weight", "attn_gate.weight"},
+     {"self_attn.gate_proj.bias", "attn_gate.bias"},
+     {"self_attn.o_proj.weight", "attn_output.weight"},
+     {"post_attention_layernorm.weight", "ffn_norm.weight"},
+     {"mlp.gate_proj.weight", "ffn_gate.weight"},
+     {"mlp.up_proj.weight", "ffn_up.weight"},
+     {"mlp.down_proj.weight", "ffn_down.weight"}}};
+constexpr std::string_view block_prefix = "model.layers.";
+
+std::regex compile(const std::string& pattern, const std::string& where) {
+  if (pattern.size() > max_name) throw Error(where, "the regex is too long");
+  try {
+    return std::regex(pattern, std::regex::ECMAScript);
+  } catch (const std::regex_error& error) {
+    throw Error(where, std::string("not a regular expression: ") + error.what());
+  }
+}
+
+/// "0" or a number without leading zeros.
+bool is_index(std::string_view text) {
+  return !text.empty() && text.size() <= 4 && (text.size() == 1 || text[0] != '0') &&
+         std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; });
+}
+
+}  // namespace
+
+Rename::Rename(std::string_view text) : text_(text) {
+  const std::string where = "--rename '" + text_ + "'";
+  const size_t equals = text.rfind('=');
+  if (equals == std::string_view::npos || equals == 0) {
+    throw Error(where, "wanted REGEX=REPLACEMENT");
+  }
+  regex_ = compile(std::string(text.substr(0, equals)), where);
+  replacement_ = text.substr(equals + 1);
+}
+
+std::string Rename::apply(const std::string& name) const {
+  try {
+    return std::regex_replace(name, regex_, replacement_);
+  } catch (const std::regex_error& error) {
+    throw Error("--rename '" + text_ + "'", "cannot match '" + name + "': " + error.what());
+  }
+}
+
+std::string canonical_name(std::string name, const std::vector<Rename>& renames) {
+  for (bool found = true; found;) {
+    found = false;
+    for (const std::string_view prefix : {"_orig_mod.", "module."}) {
+      if (!name.starts_with(prefix)) continue;
+      name.erase(0, prefix.size());
+      found = true;
+    }
+  }
+  for (const Rename& rename : renames) {
+    if (name.size() > max_name) {
+      throw Error("tensor '" + name.substr(0, 64) + "...'",
+                  "a name of " + std::to_string(name.size()) + " bytes is too long to rename");
+    }
+    name = rename.apply(name);
+  }
+  return name;
+}
+
+std::optional<std::string> gguf_name(std::string_view name) {
+  const auto* whole = std::ranges::find(model_names, name, &NamePair::first);
+  if (whole != model_names.end()) return std::string(whole->second);
+  if (!name.starts_with(block_prefix)) return std::nullopt;
+  name.remove_prefix(block_prefix.size());
+  const size_t dot = name.find('.');
+  if (dot == std::string_view::npos || !is_index(name.substr(0, dot))) return std::nullopt;
+  const auto* part = std::ranges::find(block_names, name.substr(dot + 1), &NamePair::first);
+  if (part == block_names.end()) return std::nullopt;
+  return "blk." + std::string(name.substr(0, dot)) + "." + std::string(part->second);
+}
+
+bool is_redundant(std::string_view name) {
+  return name.ends_with("rotary_emb.inv_freq");
+}
+
+}  // namespace vga
