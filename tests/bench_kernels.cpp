@@ -108,5 +108,3 @@ BENCHMARK(empty_loop)->ArgName("threads")->Arg(1)->Arg(2)->Arg(7)->UseRealTime()
 
 }  // namespace
 }  // namespace vga::cpu
-
-BENCHMARK_MAIN();

@@ -110,8 +110,14 @@ size_t smaller(size_t a, size_t b) {
 
 /// Adds w[r][k] * x[t][k], k < n, to sums[t][r].
 template <class W, size_t rows, size_t tokens>
-void multiply(const std::byte* const (&w)[rows], const float* x, size_t x_stride, size_t n,
-              __m256 (&sums)[tokens][rows]) {
+[[gnu::always_inline]] inline void multiply(const std::byte* const (&w)[rows], const float* x,
+                                            size_t x_stride, size_t n,
+                                            __m256 (&sums)[tokens][rows]) {
+  // A copy, because stores to `sums` could change x for all that the compiler knows.
+  __m256 local[tokens][rows];
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t r = 0; r < rows; ++r) local[t][r] = sums[t][r];
+  }
   constexpr size_t vectors = W::block / lanes;
   size_t k = 0;
   size_t at = 0;  // bytes into a row of w
@@ -127,20 +133,22 @@ void multiply(const std::byte* const (&w)[rows], const float* x, size_t x_stride
       W::load(w[r] + at, ws);
       for (size_t t = 0; t < tokens; ++t) {
         for (size_t v = 0; v < vectors; ++v) {
-          sums[t][r] = _mm256_fmadd_ps(ws[v], xs[t][v], sums[t][r]);
+          local[t][r] = _mm256_fmadd_ps(ws[v], xs[t][v], local[t][r]);
         }
       }
     }
   }
   if constexpr (W::block == lanes) {
-    if (k == n) return;
-    for (size_t r = 0; r < rows; ++r) {
+    for (size_t r = 0; r < rows && k < n; ++r) {
       const __m256 weights = load_part<W>(w[r] + at, n - k);
       for (size_t t = 0; t < tokens; ++t) {
         const __m256 xs = load_part(x + t * x_stride + k, n - k);
-        sums[t][r] = _mm256_fmadd_ps(weights, xs, sums[t][r]);
+        local[t][r] = _mm256_fmadd_ps(weights, xs, local[t][r]);
       }
     }
+  }
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t r = 0; r < rows; ++r) sums[t][r] = local[t][r];
   }
 }
 
