@@ -527,7 +527,7 @@ bool looks_like_control(std::string_view text) {
   return text.size() > 4 && text.starts_with("<|") && text.ends_with("|>");
 }
 
-/// The vocabulary and normalizer from the standard arrays; unknown_token_id's default is `unknown`.
+/// The vocabulary and normalizer from the standard arrays; `unknown` is used if no type says it.
 SentencePieceModel rebuild(const Gguf& gguf, const std::vector<std::string_view>& tokens,
                            Algorithm algorithm, Token unknown) {
   const std::string& file = gguf.file_name();
@@ -548,11 +548,8 @@ SentencePieceModel rebuild(const Gguf& gguf, const std::vector<std::string_view>
     model.byte_fallback |= type == PieceType::byte;
     model.pieces.push_back({std::string(tokens[i]), scores[i], type});
   }
-  if (!model.pieces.empty()) {
-    const Token unk = *read_id(gguf, unknown_key, tokens.size(), unknown);
-    if (std::ranges::find(model.pieces, PieceType::unknown, &Piece::type) == model.pieces.end()) {
-      model.pieces[static_cast<size_t>(unk)].type = PieceType::unknown;
-    }
+  if (std::ranges::find(model.pieces, PieceType::unknown, &Piece::type) == model.pieces.end()) {
+    model.pieces[static_cast<size_t>(unknown)].type = PieceType::unknown;
   }
   model.add_dummy_prefix = gguf.boolean(space_prefix_key).value_or(algorithm == Algorithm::bpe);
   model.remove_extra_whitespaces = gguf.boolean(extra_whitespaces_key).value_or(false);
@@ -682,20 +679,23 @@ SentencePieceModel read_tokenizer(const Gguf& gguf) {
                           "' is not supported, wanted a SentencePiece tokenizer: 'llama' or 't5'");
   }
   const auto tokens = gguf.required(tokens_key, gguf.strings(tokens_key));
+  if (tokens.empty()) throw Error(file, key_name(tokens_key) + ": has no tokens");
+  const size_t vocab = tokens.size();
   const bool bpe = kind == "llama";
   SentencePieceModel model;
   if (const auto original = gguf.raw(original_key)) {
     model = parse_sentencepiece(*original, file + ": " + key_name(original_key));
     check_agreement(gguf, model, tokens);
+    read_id(gguf, unknown_key, vocab, std::nullopt);
   } else {
-    model = rebuild(gguf, tokens, bpe ? Algorithm::bpe : Algorithm::unigram, bpe ? 0 : 2);
-    // What llama.cpp takes for absent keys.
+    // The defaults are what llama.cpp takes for absent keys.
+    const Token unknown = *read_id(gguf, unknown_key, vocab, bpe ? 0 : 2);
+    model = rebuild(gguf, tokens, bpe ? Algorithm::bpe : Algorithm::unigram, unknown);
     if (bpe) model.bos = 1;
     model.eos = bpe ? 2 : 1;
     if (!bpe) model.pad = 0;
     model.add_bos = bpe;
   }
-  const size_t vocab = model.pieces.size();
   model.bos = read_id(gguf, bos_key, vocab, model.bos);
   model.eos = read_id(gguf, eos_key, vocab, model.eos);
   model.pad = read_id(gguf, padding_key, vocab, model.pad);

@@ -1,0 +1,715 @@
+/// Ids and text against libsentencepiece itself, loaded from the untouched bytes, on models that
+/// the test trains; bad tokenizer.model and GGUF vocabularies, one row each.
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <iterator>
+#include <limits>
+#include <random>
+#include <sstream>
+#include <thread>
+
+#include <gtest/gtest.h>
+#include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
+
+#include "error.h"
+#include "gguf_image.h"
+#include "sentencepiece_model.h"
+#include "text.h"
+#include "tokenizer.h"
+
+namespace vga::test {
+namespace {
+
+using sentencepiece::SentencePieceProcessor;
+using Special = Tokenizer::Special;
+
+std::span<const std::byte> as_bytes(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
+
+/// The lines the test models are trained on.
+class Corpus : public sentencepiece::SentenceIterator {
+ public:
+  bool done() const override { return next_ == lines_.size(); }
+  void Next() override { ++next_; }
+  const std::string& value() const override { return lines_[next_]; }
+  sentencepiece::util::Status status() const override { return {}; }
+
+ private:
+  std::vector<std::string> lines_ = {
+      "Once upon a time there was a little fox who lived at the edge of the forest.",
+      "The fox said: \"I want to see the sea.\" And so she went, day after day.",
+      "She met an old owl. The owl asked where she was going in such a hurry.",
+      "Die Füchsin ging über die Brücke, und der Fluss war tief und kalt.",
+      "Le renard était fatigué; il s'endormit sous un grand chêne près de la rivière.",
+      "  Twelve  spaces    and 12345 numbers, 67 of them even: 2, 4, 6, 8.",
+      "When the sun came up she could hear the waves, and she was happy at last.",
+      "for (int i = 0; i < 10; ++i) { total += values[i] * weights[i]; }",
+  };
+  size_t next_ = 0;
+};
+
+std::string train(const std::string& type, const std::string& normalizer, bool byte_fallback,
+                  bool plain_spaces) {
+  Corpus corpus;
+  std::string model;
+  const auto status = sentencepiece::SentencePieceTrainer::Train(
+      std::unordered_map<std::string, std::string>{
+          {"model_type", type},
+          {"vocab_size", byte_fallback ? "400" : "150"},
+          {"normalization_rule_name", normalizer},
+          {"byte_fallback", byte_fallback ? "true" : "false"},
+          {"remove_extra_whitespaces", plain_spaces ? "true" : "false"},
+          {"control_symbols", "<|im_start|>,<|im_end|>"},
+          {"user_defined_symbols", "<sep>,fox"},
+          {"pad_id", "3"},
+          {"hard_vocab_limit", "false"},
+          {"minloglevel", "2"},
+          {"num_threads", "1"}},
+      &corpus, &model);
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  return model;
+}
+
+struct TrainedModel {
+  const char* name;
+  std::string bytes;
+};
+
+const std::vector<TrainedModel>& trained_models() {
+  static const std::vector<TrainedModel> models = {
+      {"bpe, bytes, identity", train("bpe", "identity", true, false)},
+      {"bpe, nmt_nfkc", train("bpe", "nmt_nfkc", false, true)},
+      {"unigram, bytes, nmt_nfkc", train("unigram", "nmt_nfkc", true, true)},
+      {"unigram, nfkc_cf", train("unigram", "nfkc_cf", false, false)},
+  };
+  return models;
+}
+
+/// The shared data lies beside the project; a clone alone has none.
+std::filesystem::path shared(std::string_view path) {
+  return std::filesystem::path(VGA_SOURCE_DIR) / ".." / "shared" / path;
+}
+
+/// Texts that are hard on a tokenizer, then random ones of every kind.
+std::vector<std::string> hard_texts(size_t n_random) {
+  std::vector<std::string> texts = {
+      "",
+      " ",
+      "   ",
+      "\n",
+      "\t\n \n",
+      "Once upon a time",
+      " leading and trailing ",
+      "a    lot     of      spaces",
+      "ﬁne ｆｕｌｌｗｉｄｔｈ ½ Ⅷ ﷺ ｶﾞ",
+      "e\u0301\u0323 \u1e69 \ud55c\uae00 \u1112\u1161\u11ab",
+      "👩‍👩‍👧‍👦 🦊🏴‍☠️ \U0001F1E9\U0001F1EA",
+      "\u2581under\u2581score \u2581",
+      "<s></s><unk><0x41><|im_start|><sep>foxfox<pad>",
+      std::string("nul\0inside", 10),
+      std::string(1, '\0'),
+      "\xFF\xFE\x80 bad \xC3( \xE2\x82 \xF0\x9F\xA6 \xED\xA0\x80 \xC0\xAF",
+      "\xE2\x96",
+      std::string(3000, ' '),
+      std::string(3000, 'a'),
+      "\u00A0\u2003\u200B\uFEFF\u3000mixed spaces",
+  };
+  std::mt19937 random(7);
+  const auto below = [&](uint32_t n) { return random() % n; };
+  const std::vector<std::string> words = {"fox", " the",  "sea ", "  ",
+                                          "\n",  "<sep>", "12",   "\u2581"};
+  for (size_t i = 0; i < n_random; ++i) {
+    std::string text;
+    for (uint32_t length = below(60); length > 0; --length) {
+      switch (i % 4) {
+        case 0:
+          text += static_cast<char>(below(256));
+          break;
+        case 1:
+          text += static_cast<char>(32 + below(95));
+          break;
+        case 2: {
+          const uint32_t c = below(8) == 0 ? below(0x110000) : below(0x3000);
+          append_utf8(text, c >= 0xD800 && c < 0xE000 ? 0xFFFD : c);
+          break;
+        }
+        default:
+          text += words[below(static_cast<uint32_t>(words.size()))];
+          break;
+      }
+    }
+    texts.push_back(std::move(text));
+  }
+  return texts;
+}
+
+void expect_same(const Tokenizer& tokenizer, const SentencePieceProcessor& library,
+                 std::string_view text) {
+  const std::vector<int> ids = library.EncodeAsIds({text.data(), text.size()});
+  ASSERT_EQ(tokenizer.encode(text), ids) << printable(text.substr(0, 200));
+  ASSERT_EQ(tokenizer.decode(ids), library.DecodeIds(ids)) << printable(text.substr(0, 200));
+}
+
+/// The vocabulary as a file: with the SentencePiece bytes, or the standard arrays alone.
+std::filesystem::path write_vocabulary(const TemporaryDirectory& directory, std::string_view model,
+                                       bool keep_original) {
+  const std::filesystem::path whole = directory.path() / "whole.gguf";
+  GgufWriter writer;
+  write_tokenizer(parse_sentencepiece(as_bytes(model), "test"), as_bytes(model), writer);
+  OutputFile out(whole);
+  writer.begin(out);
+  out.commit();
+  if (keep_original) return whole;
+
+  const Gguf gguf = Gguf::open(whole);
+  GgufImage image;
+  for (const auto& [key, value] : gguf.values()) {
+    if (key == "tokenizer.sentencepiece.model") continue;
+    const std::string payload(reinterpret_cast<const char*>(value.bytes.data()),
+                              value.bytes.size());
+    if (value.type == GgufType::array) {
+      image.set_array(key, value.element, value.count, payload);
+    } else {
+      image.set(key, value.type, payload);
+    }
+  }
+  return directory.write("arrays.gguf", image.bytes());
+}
+
+TEST(Tokenizer, EqualsTheLibraryOnTrainedModels) {
+  const auto texts = hard_texts(2000);
+  for (const auto& [name, bytes] : trained_models()) {
+    SCOPED_TRACE(name);
+    SentencePieceProcessor library;
+    ASSERT_TRUE(library.LoadFromSerializedProto(bytes).ok());
+    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(bytes), name);
+    ASSERT_EQ(tokenizer.vocab_size(), static_cast<size_t>(library.GetPieceSize()));
+    EXPECT_EQ(tokenizer.bos(), library.bos_id());
+    EXPECT_EQ(tokenizer.eos(), library.eos_id());
+    for (const std::string& text : texts) expect_same(tokenizer, library, text);
+  }
+}
+
+TEST(Tokenizer, EqualsTheLibraryThroughGguf) {
+  const auto texts = hard_texts(1000);
+  for (const auto& [name, bytes] : trained_models()) {
+    SentencePieceProcessor library;
+    ASSERT_TRUE(library.LoadFromSerializedProto(bytes).ok());
+    for (const bool keep_original : {true, false}) {
+      SCOPED_TRACE(std::string(name) + (keep_original ? ", stored" : ", rebuilt from arrays"));
+      const TemporaryDirectory directory;
+      const Gguf gguf = Gguf::open(write_vocabulary(directory, bytes, keep_original));
+      const Tokenizer tokenizer = Tokenizer::from_gguf(gguf);
+      EXPECT_EQ(tokenizer.bos(), 1);
+      EXPECT_EQ(tokenizer.eos(), 2);
+      EXPECT_TRUE(tokenizer.adds_bos());
+      for (const std::string& text : texts) expect_same(tokenizer, library, text);
+    }
+  }
+}
+
+TEST(Tokenizer, EqualsTheLibraryOnSharedModelsAndTexts) {
+  std::vector<std::string> texts = hard_texts(1000);
+  for (const char* file :
+       {"corpora/heldout/tinystories.txt", "corpora/heldout/short_stories.txt"}) {
+    if (!exists(shared(file))) GTEST_SKIP() << "no " << shared(file);
+    texts.push_back(read_text(shared(file)).substr(0, 300'000));  // the library is not fast
+  }
+  for (const char* file : {"tokenizers/llama2_32000.model", "tokenizers/tok105.model",
+                           "checkpoints/vga-stories-5m/tokenizer.model"}) {
+    if (!exists(shared(file))) GTEST_SKIP() << "no " << shared(file);
+    SCOPED_TRACE(file);
+    const MappedFile bytes(shared(file));
+    SentencePieceProcessor library;
+    ASSERT_TRUE(library.Load(shared(file).string()).ok());
+    const Tokenizer stored = Tokenizer::from_sentencepiece(bytes.bytes(), file);
+    for (const std::string& text : texts) expect_same(stored, library, text);
+
+    const TemporaryDirectory directory;
+    const std::string_view model(reinterpret_cast<const char*>(bytes.bytes().data()),
+                                 bytes.bytes().size());
+    const Gguf gguf = Gguf::open(write_vocabulary(directory, model, false));
+    const Tokenizer rebuilt = Tokenizer::from_gguf(gguf);
+    for (const std::string& text : texts) {
+      ASSERT_EQ(rebuilt.encode(text), stored.encode(text)) << printable(text.substr(0, 200));
+    }
+  }
+}
+
+TEST(Tokenizer, EqualsLlamaCppOnItsOwnVocabularyFile) {
+  const auto file = shared("tokenizers/ggml-vocab/ggml-vocab-llama-spm.gguf");
+  if (!exists(file)) GTEST_SKIP() << "no " << file;
+  const Gguf gguf = Gguf::open(file);
+  const Tokenizer tokenizer = Tokenizer::from_gguf(gguf);
+  const std::string input = read_text(file.string() + ".inp");
+  std::istringstream expected(read_text(file.string() + ".out"));
+  constexpr std::string_view separator = "\n__ggml_vocab_test__\n";
+  size_t n = 0;
+  for (size_t begin = 0, end = 0; (end = input.find(separator, begin)) != std::string::npos;
+       begin = end + separator.size(), ++n) {
+    const std::string text = input.substr(begin, end - begin);
+    std::string line;
+    ASSERT_TRUE(std::getline(expected, line));
+    std::istringstream numbers(line);
+    const std::vector<Token> ids{std::istream_iterator<Token>(numbers), {}};
+    EXPECT_EQ(tokenizer.encode(text), ids) << printable(text);
+  }
+  EXPECT_GT(n, 40u);
+}
+
+TEST(Tokenizer, ControlTokensOnlyWhenAsked) {
+  const Tokenizer tokenizer =
+      Tokenizer::from_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+  const Token start = tokenizer.find("<|im_start|>").value();
+  const Token end = tokenizer.find("<|im_end|>").value();
+  const std::string text = "<|im_start|>fox<|im_end|></s>";
+  for (const Token token : tokenizer.encode(text)) EXPECT_FALSE(tokenizer.is_control(token));
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
+
+  std::vector<Token> wanted = {start};
+  const std::vector<Token> fox = tokenizer.encode("fox");
+  wanted.insert(wanted.end(), fox.begin(), fox.end());
+  wanted.insert(wanted.end(), {end, tokenizer.eos().value()});
+  EXPECT_EQ(tokenizer.encode(text, Special::parse), wanted);
+  wanted.insert(wanted.begin(), tokenizer.bos().value());
+  EXPECT_EQ(tokenizer.encode_prompt(text, Special::parse), wanted);
+
+  EXPECT_TRUE(tokenizer.is_end(end));
+  EXPECT_TRUE(tokenizer.is_end(*tokenizer.eos()));
+  EXPECT_FALSE(tokenizer.is_end(start));
+  EXPECT_FALSE(tokenizer.find("<|im_sta|>"));
+}
+
+TEST(Tokenizer, PartsAreOneText) {
+  const Tokenizer tokenizer =
+      Tokenizer::from_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+  using Parts = std::vector<Tokenizer::Part>;
+  EXPECT_EQ(tokenizer.encode(Parts{{"Once up", Special::parse}, {"on a time"}}),
+            tokenizer.encode("Once upon a time"));
+  // Halves of a marker in two parts are no marker, nor is one in the user's part.
+  const auto tokens = tokenizer.encode(Parts{
+      {"<|im_start|>", Special::parse}, {"<|im_end|>"}, {"<|im_", Special::parse}, {"end|>"}});
+  for (size_t i = 0; i < tokens.size(); ++i) EXPECT_EQ(tokenizer.is_control(tokens[i]), i == 0);
+  EXPECT_TRUE(tokenizer.encode(Parts{}).empty());
+}
+
+TEST(Tokenizer, IsUsableFromManyThreads) {
+  const Tokenizer tokenizer =
+      Tokenizer::from_sentencepiece(as_bytes(trained_models()[2].bytes), "test");
+  const auto texts = hard_texts(100);
+  std::vector<std::vector<Token>> wanted;
+  for (const std::string& text : texts) wanted.push_back(tokenizer.encode(text));
+  std::vector<std::thread> threads;
+  std::atomic<size_t> wrong = 0;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (size_t i = 0; i < texts.size(); ++i) {
+        if (tokenizer.encode(texts[i]) != wanted[i]) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0u);
+}
+
+TEST(StreamDecoder, PiecesConcatenateToTheWholeText) {
+  for (const auto& [name, bytes] : trained_models()) {
+    SCOPED_TRACE(name);
+    SentencePieceProcessor library;
+    ASSERT_TRUE(library.LoadFromSerializedProto(bytes).ok());
+    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(bytes), name);
+    std::mt19937 random(11);
+    const auto n = static_cast<uint32_t>(tokenizer.vocab_size());
+    for (int round = 0; round < 3000; ++round) {
+      std::vector<Token> tokens(random() % 30);
+      // Every other round from the front of the vocabulary, where the byte pieces are.
+      for (Token& token : tokens) {
+        token = static_cast<Token>(random() % (round % 2 == 0 ? n : std::min(n, 270u)));
+      }
+      StreamDecoder decoder(tokenizer);
+      std::string text;
+      for (const Token token : tokens) {
+        const std::string piece = decoder.add(token);
+        ASSERT_TRUE(is_utf8(piece));
+        text += piece;
+      }
+      const std::string rest = decoder.finish();
+      ASSERT_TRUE(is_utf8(rest));
+      ASSERT_EQ(text + rest, library.DecodeIds(tokens));
+      ASSERT_EQ(tokenizer.decode(tokens), text + rest);
+    }
+  }
+}
+
+TEST(StreamDecoder, KeepsTheSpaceOfATextThatContinues) {
+  const Tokenizer tokenizer =
+      Tokenizer::from_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+  const Token the = tokenizer.find("\u2581the").value();
+  EXPECT_EQ(StreamDecoder(tokenizer).add(the), "the");
+  EXPECT_EQ(StreamDecoder(tokenizer, true).add(the), " the");
+}
+
+TEST(StreamDecoder, RefusesTokensOutOfRange) {
+  const Tokenizer tokenizer =
+      Tokenizer::from_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+  StreamDecoder decoder(tokenizer);
+  for (const Token token : {-1, static_cast<Token>(tokenizer.vocab_size()), INT32_MAX, INT32_MIN}) {
+    EXPECT_THROW(decoder.add(token), Error);
+    EXPECT_THROW(tokenizer.decode(std::vector<Token>{token}), Error);
+  }
+}
+
+// ---- bad tokenizer.model files
+
+std::string varint(uint64_t value) {
+  std::string out;
+  for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
+  return out + static_cast<char>(value);
+}
+std::string number(uint32_t field, uint64_t value) {
+  return varint(field << 3) + varint(value);
+}
+std::string bytes_field(uint32_t field, std::string_view value) {
+  return varint(field << 3 | 2) + varint(value.size()) + std::string(value);
+}
+std::string piece(std::string_view text, uint64_t type = 1, float score = 0) {
+  return bytes_field(1, bytes_field(1, text) + varint(2 << 3 | 5) + raw(score) + number(3, type));
+}
+/// A good little BPE model, to which each row adds what is wrong.
+std::string good(std::string_view more = "") {
+  return piece("<unk>", 2) + piece("<s>", 3) + piece("</s>", 3) + piece("a") +
+         bytes_field(2, number(3, 2)) + std::string(more);
+}
+std::string charsmap(std::string_view blob) {
+  return bytes_field(3, bytes_field(2, blob));
+}
+/// Rules that make `text` of each single byte `a`: unit 0 is the root, its children lie at 256.
+std::string rule(std::string_view text, uint32_t leaf_value = 0) {
+  std::vector<uint32_t> units(1024, 1u << 31);  // a label that matches no byte
+  units[0] = 256 << 10;
+  units[256 ^ 'a'] = (512 << 10) | 1 << 8 | 'a';
+  units[256 ^ 'a' ^ 512] = leaf_value | 1u << 31;
+  std::string blob = raw(static_cast<uint32_t>(units.size() * 4));
+  blob.append(reinterpret_cast<const char*>(units.data()), units.size() * 4);
+  return blob + std::string(text) + '\0';
+}
+/// The same with the root's children moved to `offset`.
+std::string rule_with_root_at(uint32_t offset) {
+  std::string blob = rule("b");
+  const uint32_t unit = offset << 10;
+  std::memcpy(blob.data() + 4, &unit, sizeof unit);
+  return blob;
+}
+
+struct BadModel {
+  const char* name;
+  std::string bytes;
+  const char* says;
+};
+
+TEST(SentencePieceModel, TheGoodOnesOfTheTableAreGood) {
+  EXPECT_NO_THROW(Tokenizer::from_sentencepiece(as_bytes(good()), "f"));
+  const std::string ruled = good(charsmap(rule("bcd")));
+  const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(ruled), "f");
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode("a")), " \u2047 ");
+}
+
+TEST(SentencePieceModel, RefusesBadFiles) {
+  const float nan = std::nanf("");
+  std::string nested = good();
+  for (size_t n = 1; n <= 65; ++n) nested += piece(std::string(n, 'x'), 4);
+  std::string nine_bytes = good(bytes_field(2, number(35, 1)));
+  for (int i = 0; i < 9; ++i) nine_bytes += piece("<0x0" + std::to_string(i) + ">", 6);
+  std::string loop = rule("b");
+  // An 'a' behind the 'a' that leads to the same children again.
+  const uint32_t back = 'a' << 10 | 'a';
+  std::memcpy(loop.data() + 4 + (256 ^ 512) * sizeof back, &back, sizeof back);
+  const std::vector<BadModel> table = {
+      {"empty file", "", "no pieces"},
+      {"truncated varint", good() + "\x80", "cut off inside a number"},
+      {"endless varint", good() + std::string(11, '\x80'), "longer than 10 bytes"},
+      {"field number 0", good() + std::string("\0\0", 2), "invalid field number"},
+      {"group", good() + "\x0B", "wire type 3"},
+      {"length of 2^31", good() + "\x0A" + varint(1ull << 31), "2147483648"},
+      {"length of 2^64-1", good() + "\x0A" + varint(~0ull), "18446744073709551615"},
+      {"piece that is a number", good() + number(1, 5), "wanted bytes"},
+      {"score that is a string", good(bytes_field(1, bytes_field(2, "x"))), "wanted a float"},
+      {"200 KB piece", good(piece(std::string(200'000, 'x'))), "200000 bytes"},
+      {"piece of 4097 bytes", good(piece(std::string(4097, 'x'))), "4097"},
+      {"NUL in a piece", good(piece(std::string("b\0c", 3))), "NUL"},
+      {"empty piece", good(piece("")), "piece 4 '' is empty"},
+      {"piece that is not UTF-8", good(piece("\xFF")), "not UTF-8"},
+      {"duplicate piece", good(piece("a")), "twice"},
+      {"NaN score", good(piece("b", 1, nan)), "finite"},
+      {"infinite score", good(piece("b", 1, std::numeric_limits<float>::infinity())), "finite"},
+      {"type 7", good(piece("b", 7)), "found 7"},
+      {"type 0", good(piece("b", 0)), "found 0"},
+      {"no unknown piece", piece("a") + piece("b") + piece("c"), "unknown"},
+      {"two unknown pieces", good(piece("<unk2>", 2)), "found 2"},
+      {"control token of one letter", good(piece("b", 3)), "one character"},
+      {"bos out of range", good(bytes_field(2, number(41, 99))), "bos_id"},
+      {"eos out of range", good(bytes_field(2, number(42, 5))), "eos_id"},
+      {"default eos out of range", piece("<unk>", 2) + piece("a"), "eos_id"},
+      {"unk out of range", good(bytes_field(2, number(40, 1 << 30))), "unk_id"},
+      {"pad out of range", good(bytes_field(2, number(43, 4))), "pad_id"},
+      {"word model", good(bytes_field(2, number(3, 3))), "model_type"},
+      {"char model", good(bytes_field(2, number(3, 4))), "model_type"},
+      {"byte piece <0x-1>", good(bytes_field(2, number(35, 1)) + piece("<0x-1>", 6)), "<0x-1>"},
+      {"byte piece <0xGG>", good(bytes_field(2, number(35, 1)) + piece("<0xGG>", 6)), "<0xGG>"},
+      {"byte piece <0xaa>", good(bytes_field(2, number(35, 1)) + piece("<0xaa>", 6)), "<0xaa>"},
+      {"byte piece without byte_fallback", good(piece("<0x00>", 6)), "byte_fallback is off"},
+      {"byte_fallback without bytes", good(bytes_field(2, number(35, 1))), "found 0"},
+      {"byte_fallback with nine bytes", nine_bytes, "found 9"},
+      {"user defined pieces nested too deep", nested, "begin like"},
+      {"unk_surface with NUL", good(bytes_field(2, bytes_field(44, std::string(1, '\0')))),
+       "unk_surface"},
+      {"denormalizer", good(bytes_field(5, bytes_field(2, "x"))), "denormalizer_spec"},
+      {"charsmap of 1 byte", good(charsmap("x")), "too small"},
+      {"charsmap of 2 MB", good(charsmap(std::string(2 << 20, 'x'))), "2097152"},
+      {"charsmap whose trie is longer", good(charsmap(raw<uint32_t>(4096) + "xx")), "4096"},
+      {"charsmap of odd length", good(charsmap(raw<uint32_t>(3) + "xxxx")), "trie of 3"},
+      {"charsmap without a trie", good(charsmap(raw<uint32_t>(0) + std::string(4, '\0'))), "empty"},
+      {"charsmap not terminated", good(charsmap(raw<uint32_t>(4) + "xxxxyyyy")), "terminated"},
+      {"trie that ends after its root", good(charsmap(raw<uint32_t>(4) + std::string(5, '\0'))),
+       "points outside"},
+      {"trie that points outside", good(charsmap(rule_with_root_at(2048))), "points outside"},
+      {"trie that points far outside", good(charsmap(rule_with_root_at(0x1FFFFF))),
+       "points outside"},
+      {"trie that loops", good(charsmap(loop)), "32 bytes"},
+      {"replacement outside", good(charsmap(rule("b", 3))), "outside"},
+      {"replacement far outside", good(charsmap(rule("b", 0x7FFFFFFF))), "outside"},
+      {"replacement that is not UTF-8", good(charsmap(rule("\xC3"))), "not UTF-8"},
+      {"replacement of 10 KB", good(charsmap(rule(std::string(10'000, 'b')))),
+       "10000 bytes of one"},
+  };
+  for (const auto& [name, bytes, says] : table) {
+    SCOPED_TRACE(name);
+    try {
+      Tokenizer::from_sentencepiece(as_bytes(bytes), "bad.model");
+      ADD_FAILURE() << "was taken";
+    } catch (const Error& error) {
+      const std::string_view message = error.what();
+      EXPECT_TRUE(message.starts_with("bad.model: ")) << message;
+      EXPECT_NE(message.find(says), std::string_view::npos) << message;
+    }
+  }
+}
+
+TEST(SentencePieceModel, EveryPrefixAndEveryFlippedByteIsTakenOrRefused) {
+  const std::string bytes = good(charsmap(rule("bcd"))) + piece("\u2581a") + piece("ab", 4);
+  const auto attempt = [](const std::string& changed) {
+    try {
+      const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(changed), "f");
+      tokenizer.decode(tokenizer.encode("a ab\xFF \u2581"));
+    } catch (const Error&) {
+    }
+  };
+  for (size_t n = 0; n < bytes.size(); ++n) attempt(bytes.substr(0, n));
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    for (const int bit : {0, 1, 3, 7}) {
+      std::string changed = bytes;
+      changed[i] = static_cast<char>(changed[i] ^ 1 << bit);
+      attempt(changed);
+    }
+  }
+}
+
+TEST(SentencePieceModel, SurvivesPiecesOfTheLargestSize) {
+  for (const uint64_t algorithm : {1, 2}) {
+    std::string bytes = good(bytes_field(2, number(3, algorithm)));
+    bytes += piece(std::string(max_piece_bytes, 'x'), 4) + piece(std::string(max_piece_bytes, 'a'));
+    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(bytes), "f");
+    const std::string text(3 * max_piece_bytes, 'x');
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), " \u2047 " + text);
+  }
+}
+
+TEST(SentencePieceModel, FlagsSurviveSerialization) {
+  SentencePieceModel model = parse_sentencepiece(as_bytes(good()), "f");
+  model.treat_whitespace_as_suffix = true;
+  model.add_dummy_prefix = false;
+  model.remove_extra_whitespaces = false;
+  model.escape_whitespaces = false;
+  model.unk_surface = "?";
+  model.eos = std::nullopt;
+  model.pad = 3;
+  const SentencePieceModel again = parse_sentencepiece(as_bytes(serialize(model)), "f");
+  EXPECT_TRUE(again.treat_whitespace_as_suffix);
+  EXPECT_FALSE(again.add_dummy_prefix);
+  EXPECT_FALSE(again.remove_extra_whitespaces);
+  EXPECT_FALSE(again.escape_whitespaces);
+  EXPECT_EQ(again.unk_surface, "?");
+  EXPECT_EQ(again.eos, std::nullopt);
+  EXPECT_EQ(again.pad, 3);
+}
+
+// ---- vocabularies in GGUF files
+
+/// "<unk>", "<s>", "</s>" and letters, `n` tokens in all.
+GgufImage vocabulary(size_t n) {
+  std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
+  std::string types = raw<int32_t>(2) + raw<int32_t>(3) + raw<int32_t>(3);
+  for (char c = 'a'; tokens.size() < n; ++c) {
+    tokens.push_back(std::string(1, c));
+    types += raw<int32_t>(1);
+  }
+  tokens.resize(n);
+  GgufImage image;
+  image.set("tokenizer.ggml.model", "llama");
+  image.set_strings("tokenizer.ggml.tokens", tokens);
+  image.set_array("tokenizer.ggml.scores", GgufType::f32, n, std::string(n * 4, '\0'));
+  image.set_array("tokenizer.ggml.token_type", GgufType::i32, n, types.substr(0, n * 4));
+  return image;
+}
+
+Tokenizer load(const GgufImage& image) {
+  const TemporaryDirectory directory;
+  const Gguf gguf = Gguf::open(directory.write("bad.gguf", image.bytes()));
+  return Tokenizer::from_gguf(gguf);
+}
+
+struct BadVocabulary {
+  const char* name;
+  size_t n_tokens;
+  void (*change)(GgufImage& image);
+  std::vector<const char*> says;
+};
+
+TEST(GgufVocabulary, DefaultsAreThoseOfLlamaCpp) {
+  const Tokenizer tokenizer = load(vocabulary(8));
+  EXPECT_EQ(tokenizer.bos(), 1);
+  EXPECT_EQ(tokenizer.eos(), 2);
+  EXPECT_TRUE(tokenizer.adds_bos());
+  // "▁" is not in the vocabulary, so the prefix is an unknown piece in front of the letters.
+  EXPECT_EQ(tokenizer.encode("ab"), (std::vector<Token>{0, 3, 4}));
+}
+
+TEST(GgufVocabulary, TemplateMarkersCannotBeForged) {
+  GgufImage image = vocabulary(6);
+  image.set_strings("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "a", "<|im_end|>", "<tool>"});
+  image.set_array("tokenizer.ggml.token_type", GgufType::i32, 6,
+                  raw<int32_t>(2) + raw<int32_t>(3) + raw<int32_t>(3) + raw<int32_t>(1) +
+                      raw<int32_t>(4) + raw<int32_t>(4));
+  image.set("tokenizer.ggml.add_space_prefix", GgufType::boolean, std::string(1, '\0'));
+  image.set("tokenizer.ggml.eot_token_id", 5u);
+  const Tokenizer tokenizer = load(image);
+  EXPECT_TRUE(tokenizer.is_control(4));
+  EXPECT_TRUE(tokenizer.is_end(4));
+  EXPECT_TRUE(tokenizer.is_end(5));
+  EXPECT_EQ(tokenizer.encode("a<tool>"), (std::vector<Token>{3, 5}));
+  EXPECT_EQ(tokenizer.encode("<|im_end|>"), (std::vector<Token>{0}));
+  EXPECT_EQ(tokenizer.encode("a<|im_end|>", Special::parse), (std::vector<Token>{3, 4}));
+}
+
+TEST(GgufVocabulary, RefusesBadArrays) {
+  const std::vector<BadVocabulary> table = {
+      {"no tokens",
+       8,
+       [](GgufImage& g) { g.set_strings("tokenizer.ggml.tokens", {}); },
+       {"tokenizer.ggml.tokens", "no tokens"}},
+      {"no token array",
+       8,
+       [](GgufImage& g) { g.remove("tokenizer.ggml.tokens"); },
+       {"tokenizer.ggml.tokens", "missing"}},
+      {"no scores",
+       8,
+       [](GgufImage& g) { g.remove("tokenizer.ggml.scores"); },
+       {"tokenizer.ggml.scores", "missing"}},
+      {"no types",
+       8,
+       [](GgufImage& g) { g.remove("tokenizer.ggml.token_type"); },
+       {"tokenizer.ggml.token_type", "missing"}},
+      {"scores too short",
+       8,
+       [](GgufImage& g) {
+         g.set_array("tokenizer.ggml.scores", GgufType::f32, 7, std::string(28, '\0'));
+       },
+       {"tokenizer.ggml.scores", "8", "7"}},
+      {"types too short",
+       8,
+       [](GgufImage& g) { g.set_array("tokenizer.ggml.token_type", GgufType::i32, 1, raw(2)); },
+       {"tokenizer.ggml.token_type", "8", "1"}},
+      {"type 99",
+       4,
+       [](GgufImage& g) {
+         g.set_array("tokenizer.ggml.token_type", GgufType::i32, 4,
+                     raw(2) + raw(3) + raw(3) + raw(99));
+       },
+       {"tokenizer.ggml.token_type", "99"}},
+      {"bos out of range",
+       8,
+       [](GgufImage& g) { g.set("tokenizer.ggml.bos_token_id", 8u); },
+       {"tokenizer.ggml.bos_token_id", "8"}},
+      {"eos of 2^32-1",
+       8,
+       [](GgufImage& g) { g.set("tokenizer.ggml.eos_token_id", ~0u); },
+       {"tokenizer.ggml.eos_token_id", "4294967295"}},
+      {"unk out of range",
+       8,
+       [](GgufImage& g) { g.set("tokenizer.ggml.unknown_token_id", 8u); },
+       {"tokenizer.ggml.unknown_token_id"}},
+      {"pad out of range",
+       8,
+       [](GgufImage& g) { g.set("tokenizer.ggml.padding_token_id", 8u); },
+       {"tokenizer.ggml.padding_token_id"}},
+      {"eot out of range",
+       8,
+       [](GgufImage& g) { g.set("tokenizer.ggml.eot_token_id", 8u); },
+       {"tokenizer.ggml.eot_token_id"}},
+      {"default bos out of range",
+       1,
+       [](GgufImage&) {},
+       {"tokenizer.ggml.bos_token_id", "default", "found 1"}},
+      {"default eos out of range",
+       2,
+       [](GgufImage&) {},
+       {"tokenizer.ggml.eos_token_id", "default", "found 2"}},
+      {"default unk out of range",
+       2,
+       [](GgufImage& g) { g.set("tokenizer.ggml.model", "t5"); },
+       {"tokenizer.ggml.unknown_token_id", "default", "found 2"}},
+      {"gpt2",
+       8,
+       [](GgufImage& g) { g.set("tokenizer.ggml.model", "gpt2"); },
+       {"tokenizer.ggml.model", "gpt2", "llama"}},
+      {"charsmap",
+       8,
+       [](GgufImage& g) {
+         g.set_array("tokenizer.ggml.precompiled_charsmap", GgufType::u8, 6, "\x04\1\1\1xx");
+       },
+       {"charsmap"}},
+      {"stored model with other tokens",
+       8,
+       [](GgufImage& g) {
+         const std::string model = good();
+         g.set_array("tokenizer.sentencepiece.model", GgufType::u8, model.size(), model);
+       },
+       {"tokenizer.sentencepiece.model", "8", "4"}},
+      {"stored model that is broken",
+       8,
+       [](GgufImage& g) { g.set_array("tokenizer.sentencepiece.model", GgufType::u8, 1, "x"); },
+       {"tokenizer.sentencepiece.model"}},
+  };
+  for (const auto& [name, n, change, says] : table) {
+    SCOPED_TRACE(name);
+    GgufImage image = vocabulary(n);
+    change(image);
+    try {
+      load(image);
+      ADD_FAILURE() << "was taken";
+    } catch (const Error& error) {
+      const std::string_view message = error.what();
+      EXPECT_NE(message.find("bad.gguf"), std::string_view::npos) << message;
+      for (const char* part : says) {
+        EXPECT_NE(message.find(part), std::string_view::npos) << message;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace vga::test
