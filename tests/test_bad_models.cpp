@@ -24,6 +24,8 @@ struct BadModel {
   std::vector<const char*> says;  // all of these stand in the message
 };
 
+std::ostream& operator<<(std::ostream& out, const BadModel& bad) { return out << bad.name; }
+
 /// The good file with one thing changed.
 template <class Change>
 std::string changed(Change&& change) {
@@ -101,10 +103,11 @@ const std::vector<BadModel> bad_models = {
     {"KeyLength2To63",
      [] {
        GgufImage image;
+       image.alignment = 1;  // no padding: what follows is where the first key belongs
        image.n_values = 1;
        return image.bytes() + raw(uint64_t{1} << 63) + std::string(64, 'k');
      },
-     {"metadata key 0"}},
+     {"metadata key 0", "9223372036854775808"}},
     {"EmptyKey", [] { return raw_key(""); }, {"metadata key 0"}},
     {"LongKey", [] { return raw_key(std::string(70000, 'k')); }, {"metadata key 0"}},
     {"KeyWithNul", [] { return raw_key(std::string("a\0b", 3)); }, {"metadata key 0", "\\x00"}},
@@ -153,6 +156,7 @@ const std::vector<BadModel> bad_models = {
     {"MaxDims",
      [] {
        GgufImage image;
+       image.alignment = 1;
        image.n_tensors = 1;
        return image.bytes() + raw_string("t") + raw(~uint32_t{0}) + std::string(64, '\1');
      },
@@ -354,6 +358,25 @@ const std::vector<BadModel> bad_models = {
        });
      },
      {"tokenizer.ggml.tokens", "'q'"}},
+    {"VocabularyOfOne",
+     [] {
+       return changed([](auto& g) {
+         g.set("vga.vocab_size", 1u);
+         g.find_tensor("token_embd.weight")->dims = {24, 1};
+         g.find_tensor("token_embd.weight")->data.resize(24 * 4);
+         g.set_strings("tokenizer.ggml.tokens", {"<unk>"});
+         g.set_array("tokenizer.ggml.scores", GgufType::f32, 1, raw(0.f));
+         g.set_array("tokenizer.ggml.token_type", GgufType::i32, 1, raw(2));
+       });
+     },
+     {"tokenizer.ggml.", "token_id"}},
+    {"TokenOf2GiB",
+     [] {
+       return changed([](auto& g) {
+         g.set_array("tokenizer.ggml.tokens", GgufType::string, 1, raw(uint64_t{1} << 31));
+       });
+     },
+     {"tokenizer.ggml.tokens", "2147483648"}},
     // Split files.
     {"OneOfManyParts",
      [] {
@@ -369,9 +392,9 @@ struct Outcome {
   std::string errors;
 };
 
-Outcome run_generate(const std::filesystem::path& model) {
-  const std::string command = std::string(VGA_BIN_DIR) + "/vga-generate -p x -n 1 -m '" +
-                              model.string() + "' 2>&1 >/dev/null </dev/null";
+/// Runs a program of ours; only what it writes to stderr is kept.
+Outcome run(const std::string& arguments) {
+  const std::string command = VGA_BIN_DIR "/" + arguments + " 2>&1 >/dev/null </dev/null";
   FILE* pipe = ::popen(command.c_str(), "r");
   Outcome outcome{};
   char chunk[512];
@@ -379,6 +402,10 @@ Outcome run_generate(const std::filesystem::path& model) {
   const int status = ::pclose(pipe);
   outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return outcome;
+}
+
+Outcome run_generate(const std::filesystem::path& model) {
+  return run("vga-generate -p x -n 1 -m '" + model.string() + "'");
 }
 
 TEST_P(BadModels, OneClearLine) {
@@ -419,6 +446,18 @@ TEST(GoodModel, TinyModelRuns) {
   EXPECT_EQ(run_generate(path).status, 0);
 }
 
+TEST(GoodModel, InspectFindsNanInANorm) {
+  const TemporaryDirectory directory;
+  GgufImage image = tiny_model();
+  const auto good = directory.write("good.gguf", image.bytes());
+  EXPECT_EQ(run("vga-inspect --check-tensors '" + good.string() + "'").status, 0);
+  image.find_tensor("blk.1.ffn_norm.weight")->data.replace(4, 4, raw(std::nanf("")));
+  const auto bad = directory.write("bad.gguf", image.bytes());
+  const Outcome outcome = run("vga-inspect --check-tensors '" + bad.string() + "'");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.errors.find("'blk.1.ffn_norm.weight': 1 values"), std::string::npos);
+}
+
 TEST(GoodModel, TrailingBytesOnlyWarn) {
   const TemporaryDirectory directory;
   GgufImage image = tiny_model();
@@ -440,6 +479,8 @@ struct BadPath {
   void (*make)(const std::filesystem::path&);
   const char* says;
 };
+
+std::ostream& operator<<(std::ostream& out, const BadPath& bad) { return out << bad.name; }
 
 class BadPaths : public testing::TestWithParam<BadPath> {};
 
