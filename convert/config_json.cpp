@@ -115,6 +115,8 @@ void parse_rope(const Fields& fields, Config& config) {
     } else if (type != "default") {
       fields.fail(key, "linear or default");
     }
+  } else if (fields.find("factor") != nullptr) {
+    fields.fail("factor", "a rope_type beside it");
   }
   if (const auto theta = fields.real("rope_theta")) config.rope_theta = *theta;
 }

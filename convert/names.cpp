@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <utility>
 
 #include "error.h"
@@ -30,6 +31,7 @@ constexpr std::array<NamePair, 11> block_names = {
      {"mlp.up_proj.weight", "ffn_up.weight"},
      {"mlp.down_proj.weight", "ffn_down.weight"}}};
 constexpr std::string_view block_prefix = "model.layers.";
+constexpr std::string_view gguf_block_prefix = "blk.";
 
 std::regex compile(const std::string& pattern, const std::string& where) {
   if (pattern.size() > max_name) throw Error(where, "the regex is too long");
@@ -66,15 +68,16 @@ std::string Rename::apply(const std::string& name) const {
   }
 }
 
-std::string canonical_name(std::string name, const std::vector<Rename>& renames) {
+std::string canonical_name(std::string_view given, const std::vector<Rename>& renames) {
   for (bool found = true; found;) {
     found = false;
     for (const std::string_view prefix : {"_orig_mod.", "module."}) {
-      if (!name.starts_with(prefix)) continue;
-      name.erase(0, prefix.size());
+      if (!given.starts_with(prefix)) continue;
+      given.remove_prefix(prefix.size());
       found = true;
     }
   }
+  std::string name(given);
   for (const Rename& rename : renames) {
     if (name.size() > max_name) {
       throw Error("tensor '" + name.substr(0, 64) + "...'",
@@ -94,7 +97,20 @@ std::optional<std::string> gguf_name(std::string_view name) {
   if (dot == std::string_view::npos || !is_index(name.substr(0, dot))) return std::nullopt;
   const auto* part = std::ranges::find(block_names, name.substr(dot + 1), &NamePair::first);
   if (part == block_names.end()) return std::nullopt;
-  return "blk." + std::string(name.substr(0, dot)) + "." + std::string(part->second);
+  return std::string(gguf_block_prefix) + std::string(name.substr(0, dot)) + "." +
+         std::string(part->second);
+}
+
+std::string hugging_face_name(std::string_view name) {
+  const auto* whole = std::ranges::find(model_names, name, &NamePair::second);
+  if (whole != model_names.end()) return std::string(whole->first);
+  assert(name.starts_with(gguf_block_prefix));
+  name.remove_prefix(gguf_block_prefix.size());
+  const size_t dot = name.find('.');
+  const auto* part = std::ranges::find(block_names, name.substr(dot + 1), &NamePair::second);
+  assert(part != block_names.end());
+  return std::string(block_prefix) + std::string(name.substr(0, dot + 1)) +
+         std::string(part->first);
 }
 
 bool is_redundant(std::string_view name) {

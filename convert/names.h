@@ -24,11 +24,14 @@ class Rename {
 
 /// A tensor's name in a checkpoint without what training wrappers put before it (`_orig_mod.`,
 /// `module.`), then renamed by each of `renames` in order.
-std::string canonical_name(std::string name, const std::vector<Rename>& renames);
+std::string canonical_name(std::string_view given, const std::vector<Rename>& renames);
 
 /// llama.cpp's name for Hugging Face's: "blk.0.attn_q.weight" for
 /// "model.layers.0.self_attn.q_proj.weight"; nullopt for a name that no model of ours has.
 std::optional<std::string> gguf_name(std::string_view name);
+
+/// The name that gguf_name() turns into `name`.
+std::string hugging_face_name(std::string_view name);
 
 /// Whether a tensor holds nothing that the model needs: RoPE frequencies follow from the config.
 bool is_redundant(std::string_view name);

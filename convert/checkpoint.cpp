@@ -1,0 +1,169 @@
+#include "checkpoint.h"
+
+#include <algorithm>
+#include <map>
+
+#include "config_json.h"
+#include "error.h"
+#include "llama2c.h"
+#include "safetensors.h"
+#include "strict_json.h"
+#include "torch_state.h"
+
+namespace vga {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr uint64_t max_json = 64 << 20;
+
+/// Maps a file and keeps it with the checkpoint. Its bytes stay where they are when `files` grows.
+std::span<const std::byte> open_file(Checkpoint& checkpoint, const fs::path& path) {
+  return checkpoint.files.emplace_back(path).bytes();
+}
+
+std::span<const std::byte> open_json(Checkpoint& checkpoint, const fs::path& path) {
+  const auto bytes = open_file(checkpoint, path);
+  if (bytes.size() > max_json) throw Error(path.string(), "too large for what it is");
+  return bytes;
+}
+
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+/// Shards: the index says which file holds which tensor, and must be right about all of them.
+void read_shards(Checkpoint& checkpoint, const fs::path& index) {
+  const auto where = parse_safetensors_index(open_json(checkpoint, index), index.string());
+  std::map<std::string, size_t> shards;  // tensors the index expects in each
+  for (const auto& [tensor, shard] : where) ++shards[shard];
+  for (const auto& [shard, n_expected] : shards) {
+    const fs::path path = index.parent_path() / shard;
+    auto tensors = parse_safetensors(open_file(checkpoint, path), path.string());
+    for (const auto& [name, tensor] : tensors) {
+      const auto expected = where.find(name);
+      if (expected == where.end() || expected->second != shard) {
+        throw Error(path.string(),
+                    "tensor '" + name + "': the index has it " +
+                        (expected == where.end() ? "nowhere" : "in " + expected->second));
+      }
+    }
+    // Every tensor here is one the index expects here, so equal counts mean equal sets.
+    if (tensors.size() != n_expected) {
+      const auto missing = std::ranges::find_if(where, [&](const auto& entry) {
+        return entry.second == shard && !tensors.contains(entry.first);
+      });
+      throw Error(path.string(), "tensor '" + missing->first +
+                                     "': the index has it in this file, "
+                                     "it is not there");
+    }
+    checkpoint.tensors.merge(tensors);
+  }
+}
+
+void read_weights(Checkpoint& checkpoint, const fs::path& path) {
+  if (path.extension() == ".json") return read_shards(checkpoint, path);
+  const auto bytes = open_file(checkpoint, path);
+  checkpoint.tensors = path.extension() == ".safetensors" ? parse_safetensors(bytes, path.string())
+                                                          : parse_torch_state(bytes, path.string());
+}
+
+/// The file in a checkpoint folder that holds the weights, or says where they are.
+fs::path find_weights(const fs::path& folder) {
+  for (const char* name :
+       {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"}) {
+    if (is_there(folder / name)) return folder / name;
+  }
+  std::vector<fs::path> found;
+  std::error_code failure;
+  for (const auto& entry : fs::directory_iterator(folder, failure)) {
+    if (entry.path().extension() == ".pt") found.push_back(entry.path());
+  }
+  if (failure) throw Error(folder.string(), "cannot be listed: " + failure.message());
+  if (found.size() == 1) return found[0];
+  if (found.size() > 1) {
+    throw Error(folder.string(), "has " + std::to_string(found.size()) +
+                                     " .pt files; give the one to convert instead of the folder");
+  }
+  throw Error(folder.string(),
+              "has no weights: wanted model.safetensors, "
+              "model.safetensors.index.json, pytorch_model.bin or a .pt file");
+}
+
+/// tokenizer_config.json holds the template as a string, or several as {name, template}.
+std::string template_in(const json& config, const std::string& where) {
+  const auto found = config.is_object() ? config.find("chat_template") : config.end();
+  if (found == config.end() || found->is_null()) return {};
+  if (found->is_string()) return found->get<std::string>();
+  if (found->is_array()) {
+    for (const json& entry : *found) {
+      const bool named = entry.is_object() && entry.contains("name") && entry.contains("template");
+      if (named && entry["name"] == "default" && entry["template"].is_string()) {
+        return entry["template"].get<std::string>();
+      }
+    }
+  }
+  throw Error(where, "key 'chat_template': wanted a string, found " + describe_json(*found));
+}
+
+std::string read_chat_template(Checkpoint& checkpoint, const fs::path& folder) {
+  if (const fs::path path = folder / "chat_template.jinja"; is_there(path)) {
+    const auto bytes = open_json(checkpoint, path);
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+  if (const fs::path path = folder / "tokenizer_config.json"; is_there(path)) {
+    const auto bytes = open_json(checkpoint, path);
+    return template_in(parse_json(bytes, path.string()), path.string());
+  }
+  return {};
+}
+
+void read_tokenizer_file(Checkpoint& checkpoint, const fs::path& folder, const fs::path& given) {
+  const fs::path path = given.empty() ? folder / "tokenizer.model" : given;
+  if (given.empty() && !is_there(path)) {
+    throw Error(path.string(), "is missing; --tokenizer FILE names one that lies elsewhere");
+  }
+  checkpoint.tokenizer_name = path.string();
+  checkpoint.tokenizer = open_file(checkpoint, path);
+}
+
+/// What people would call the model: the folder's name, or the file's without its extension.
+std::string name_of(const fs::path& path, bool is_folder) {
+  std::error_code ignored;
+  const fs::path full = fs::weakly_canonical(path, ignored);
+  return (is_folder ? full.filename() : full.stem()).string();
+}
+
+bool is_llama2c(const fs::path& weights) {
+  return weights.extension() != ".safetensors" && weights.extension() != ".json" &&
+         !looks_like_torch(MappedFile(weights).bytes());
+}
+
+}  // namespace
+
+Checkpoint open_checkpoint(const fs::path& path, const fs::path& tokenizer) {
+  Checkpoint checkpoint;
+  checkpoint.path = path.string();
+  std::error_code ignored;  // opening the file tells what is wrong with the path
+  const bool is_folder = fs::is_directory(path, ignored);
+  const fs::path weights = is_folder ? find_weights(path) : path;
+  const fs::path folder = weights.parent_path();
+  if (!is_folder && is_llama2c(weights)) {
+    auto model = parse_llama2c(open_file(checkpoint, weights), weights.string());
+    checkpoint.config = model.config;
+    checkpoint.tensors = std::move(model.tensors);
+    checkpoint.adjacent_pairs = true;
+  } else {
+    read_weights(checkpoint, weights);
+    const fs::path config = folder / "config.json";
+    checkpoint.config = parse_config_json(open_json(checkpoint, config), config.string());
+    checkpoint.chat_template = read_chat_template(checkpoint, folder);
+  }
+  read_tokenizer_file(checkpoint, folder, tokenizer);
+  checkpoint.config.model_name = name_of(path, is_folder);
+  return checkpoint;
+}
+
+}  // namespace vga

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config.h"
+#include "file.h"
+#include "source_tensor.h"
+
+namespace vga {
+
+/// A trained model as it lies on disk, whatever program wrote it. Tensors and tokenizer are views
+/// of `files`, which must live as long; moving the Checkpoint is fine.
+struct Checkpoint {
+  Config config;
+  SourceTensors tensors;
+  /// Whether RoPE pairs the rows (2i, 2i + 1) of each head in Q and K, as llama2.c's files do.
+  /// Hugging Face's pair (i, i + head_dim / 2).
+  bool adjacent_pairs = false;
+  std::span<const std::byte> tokenizer;  // bytes of the tokenizer.model
+  std::string tokenizer_name;            // its path, for messages
+  std::string chat_template;             // Jinja text; empty if the checkpoint has none
+  std::string path;                      // as given, for messages
+  std::vector<MappedFile> files;         // everything that was read
+};
+
+/// Opens
+///  - a folder with config.json and model.safetensors, or model.safetensors.index.json and its
+///    shards, or pytorch_model.bin, or a single .pt file;
+///  - one such .safetensors, .pt or .bin file with config.json beside it;
+///  - a llama2.c float32 .bin file.
+/// `tokenizer` is a tokenizer.model; empty takes the one that lies beside the weights.
+/// Sizes and offsets are checked here; names and shapes when the conversion is planned.
+Checkpoint open_checkpoint(const std::filesystem::path& path,
+                           const std::filesystem::path& tokenizer);
+
+}  // namespace vga

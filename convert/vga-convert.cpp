@@ -1,0 +1,127 @@
+/// vga-convert: a trained checkpoint goes in, a GGUF file comes out.
+
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "conversion.h"
+#include "error.h"
+#include "program.h"
+#include "terminal.h"
+#include "text.h"
+
+namespace {
+
+constexpr int interrupted_status = 130;  // as shells report a SIGINT
+
+struct Flags {
+  std::string checkpoint;
+  std::string output;
+  std::string type = "f16";
+  std::string tokenizer;
+  std::vector<std::string> renames;
+  std::string name;
+  bool dry_run = false;
+};
+
+std::string shape(const vga::PlannedTensor& tensor) {
+  std::string text;
+  for (const uint64_t size : tensor.source->shape) {
+    text += (text.empty() ? "" : " x ") + std::to_string(size);
+  }
+  return text;
+}
+
+void print_table(const vga::Conversion& conversion, vga::DType type) {
+  uint64_t elements = 0;
+  uint64_t bytes = 0;
+  std::printf("%-28s %-16s %-16s    %-5s %14s\n", "tensor", "shape", "from", "to", "bytes");
+  for (const vga::PlannedTensor& tensor : conversion.tensors) {
+    const bool fell_back = !tensor.spec.keep_float && tensor.type != type;
+    std::printf("%-28s %-16s %-16s -> %-5s %14s%s\n", tensor.spec.name.c_str(),
+                shape(tensor).c_str(), tensor.source->type_name.c_str(),
+                std::string(name(tensor.type)).c_str(), vga::with_commas(tensor.bytes()).c_str(),
+                fell_back ? "  rows are not whole blocks of 32" : "");
+    elements += tensor.spec.rows * tensor.spec.cols;
+    bytes += tensor.bytes();
+  }
+  for (const std::string& name : conversion.skipped) {
+    std::printf("%-28s skipped, the model does not need it\n", vga::printable(name).c_str());
+  }
+  std::printf("%zu tensors, %s parameters, %s of weights, %s in all\n", conversion.tensors.size(),
+              vga::with_commas(elements).c_str(), vga::human_bytes(bytes).c_str(),
+              vga::human_bytes(conversion.writer.file_size()).c_str());
+}
+
+/// False if the user interrupted it.
+bool write(const vga::Conversion& conversion, const std::string& path) {
+  vga::catch_interrupts();
+  vga::Progress bar("writing", conversion.writer.file_size());
+  return vga::write_conversion(conversion, path, [&](uint64_t done, std::string_view tensor) {
+    bar.update(done, tensor);
+    return !vga::interrupted();
+  });
+}
+
+int convert(const Flags& flags) {
+  const std::vector<vga::Rename> renames(flags.renames.begin(), flags.renames.end());
+  const vga::DType type = vga::dtype_from_name(flags.type).value();
+  vga::Checkpoint checkpoint = vga::open_checkpoint(flags.checkpoint, flags.tokenizer);
+  if (!flags.name.empty()) checkpoint.config.model_name = flags.name;
+  const vga::Conversion conversion = vga::plan_conversion(checkpoint, type, renames);
+  if (flags.dry_run) {
+    print_table(conversion, type);
+    std::cout << "dry run: nothing was written\n";
+    return 0;
+  }
+  if (flags.output.empty()) throw vga::Error("-o FILE says where to write; --dry-run only shows");
+  vga::check_output(checkpoint, flags.output);
+  if (!write(conversion, flags.output)) {
+    std::cerr << "vga-convert: interrupted, nothing was written\n";
+    return interrupted_status;
+  }
+  print_table(conversion, type);
+  std::cout << "wrote " << vga::printable(flags.output) << '\n';
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Turn a trained checkpoint into a GGUF file that the runtime loads.\n\n"
+      "  vga-convert models/stories -o stories.gguf\n"
+      "  vga-convert models/stories -o stories-q8.gguf --type q8_0\n"
+      "  vga-convert run7/step9000.pt -o step9000.gguf      (config.json lies beside it)\n"
+      "  vga-convert stories15M.bin --tokenizer tokenizer.model -o stories15M.gguf\n"
+      "  vga-convert mine --dry-run --rename '^transformer\\.h\\.(\\d+)\\.=model.layers.$1.'\n\n"
+      "CHECKPOINT is a folder in Hugging Face's layout (config.json, tokenizer.model, weights as\n"
+      "model.safetensors, its shards, pytorch_model.bin or one .pt), one such weights file, or a\n"
+      "llama2.c float32 .bin. Nothing in a .pt or .bin file is ever executed. The output appears\n"
+      "under its name complete or not at all. docs/checkpoints.md describes the formats.",
+      "vga-convert");
+  Flags flags;
+  app.add_option("checkpoint", flags.checkpoint, "Folder or file to convert")
+      ->required()
+      ->type_name("CHECKPOINT");
+  app.add_option("-o,--output", flags.output, "GGUF file to write")->type_name("FILE");
+  app.add_option("--type", flags.type,
+                 "How matrices are stored: f32, f16, bf16 or q8_0 (vectors and gates stay f32)")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}))
+      ->capture_default_str()
+      ->type_name("TYPE");
+  app.add_option("--tokenizer", flags.tokenizer,
+                 "SentencePiece model (default: tokenizer.model beside the weights)")
+      ->type_name("FILE");
+  app.add_option("--rename", flags.renames,
+                 "Replace what matches in tensor names, before they are looked up; may be repeated,"
+                 " applies in order; $1 is a group")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->type_name("REGEX=NEW");
+  app.add_option("--name", flags.name, "The model's name (default: that of the folder or file)");
+  app.add_flag("--dry-run", flags.dry_run, "Show what would be written, write nothing");
+  return vga::run_program(app, argc, argv, [&] { return convert(flags); });
+}
