@@ -108,10 +108,11 @@ size_t smaller(size_t a, size_t b) {
 // in ascending order, then sum_lanes(). So it does not matter which of the paths below computes it,
 // nor what else it computes. A weight is the same float in all of them (d * q is exact in q8_0).
 
-/// Adds w[r][k] * x[t][k], k < n, to sums[t][r].
+/// Adds w[r][k] * x[t][k], k < n, to sums[t][r]. `ahead` is how many bytes after these rows those
+/// begin that are wanted next.
 template <class W, size_t rows, size_t tokens>
 [[gnu::always_inline]] inline void multiply(const std::byte* const (&w)[rows], const float* x,
-                                            size_t x_stride, size_t n,
+                                            size_t x_stride, size_t n, size_t ahead,
                                             __m256 (&sums)[tokens][rows]) {
   // A copy, because stores to `sums` could change x for all that the compiler knows.
   __m256 local[tokens][rows];
@@ -129,6 +130,8 @@ template <class W, size_t rows, size_t tokens>
       }
     }
     for (size_t r = 0; r < rows; ++r) {
+      // The processor foresees rows of plain numbers, but not these blocks of 34 bytes.
+      if constexpr (W::block > lanes) _mm_prefetch(w[r] + at + ahead, _MM_HINT_T0);
       __m256 ws[vectors];
       W::load(w[r] + at, ws);
       for (size_t t = 0; t < tokens; ++t) {
@@ -184,7 +187,7 @@ constexpr size_t encoded_bytes(size_t n) {
 template <class W, size_t tokens>
 void project_rows(const Projection& p, const std::byte* const (&w)[4], size_t r, size_t t) {
   __m256 sums[tokens][4] = {};
-  multiply<W>(w, p.x + t * p.cols, p.cols, p.cols, sums);
+  multiply<W>(w, p.x + t * p.cols, p.cols, p.cols, 4 * encoded_bytes<W>(p.cols), sums);
   for (size_t i = 0; i < tokens; ++i) {
     store_sums(sums[i], p.n_rows - r, p.out + (t + i) * p.out_stride + r);
   }
@@ -239,7 +242,7 @@ void multiply_panel(const float* panel, const float* x, size_t x_stride, size_t 
       local[t][r] = _mm256_load_ps(sums + (t * panel_rows + r) * lanes);
     }
   }
-  multiply<F32>(w, x, x_stride, n, local);
+  multiply<F32>(w, x, x_stride, n, 0, local);
   for (size_t t = 0; t < tokens; ++t) {
     for (size_t r = 0; r < 4; ++r) {
       _mm256_store_ps(sums + (t * panel_rows + r) * lanes, local[t][r]);
