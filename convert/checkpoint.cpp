@@ -122,9 +122,7 @@ std::string read_chat_template(Checkpoint& checkpoint, const fs::path& folder) {
 
 void read_tokenizer_file(Checkpoint& checkpoint, const fs::path& folder, const fs::path& given) {
   const fs::path path = given.empty() ? folder / "tokenizer.model" : given;
-  if (given.empty() && !is_there(path)) {
-    throw Error(path.string(), "is missing; --tokenizer FILE names one that lies elsewhere");
-  }
+  if (given.empty() && !is_there(path)) return;  // a model of bare token ids
   checkpoint.tokenizer_name = path.string();
   checkpoint.tokenizer = open_file(checkpoint, path);
 }

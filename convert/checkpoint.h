@@ -20,7 +20,7 @@ struct Checkpoint {
   /// Whether RoPE pairs the rows (2i, 2i + 1) of each head in Q and K, as llama2.c's files do.
   /// Hugging Face's pair (i, i + head_dim / 2).
   bool adjacent_pairs = false;
-  std::span<const std::byte> tokenizer;  // bytes of the tokenizer.model
+  std::span<const std::byte> tokenizer;  // bytes of the tokenizer.model, if any
   std::string tokenizer_name;            // its path, for messages
   std::string chat_template;             // Jinja text; empty if the checkpoint has none
   std::string path;                      // as given, for messages
@@ -32,7 +32,8 @@ struct Checkpoint {
 ///    shards, or pytorch_model.bin, or a single .pt file;
 ///  - one such .safetensors, .pt or .bin file with config.json beside it;
 ///  - a llama2.c float32 .bin file.
-/// `tokenizer` is a tokenizer.model; empty takes the one that lies beside the weights.
+/// `tokenizer` is a tokenizer.model; empty takes the one that lies beside the weights, if
+/// one does.
 /// Sizes and offsets are checked here; names and shapes when the conversion is planned.
 Checkpoint open_checkpoint(const std::filesystem::path& path,
                            const std::filesystem::path& tokenizer);

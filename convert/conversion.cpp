@@ -85,6 +85,7 @@ void write_metadata(const Checkpoint& checkpoint, DType type, GgufWriter& writer
   write_config(checkpoint.config, writer);
   writer.add("general.file_type", file_type(type));
   if (type == DType::q8_0) writer.add("general.quantization_version", uint32_t{2});
+  if (checkpoint.tokenizer_name.empty()) return;
   const auto tokenizer = parse_sentencepiece(checkpoint.tokenizer, checkpoint.tokenizer_name);
   if (tokenizer.pieces.size() != checkpoint.config.vocab_size) {
     throw Error(checkpoint.tokenizer_name,

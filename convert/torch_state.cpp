@@ -19,8 +19,11 @@ bool is_tar(std::span<const std::byte> bytes) {
   return text_at(bytes, 257, 5) == "ustar";
 }
 /// PROTO, version: how torch.save began a file before PyTorch 1.6.
+/// PROTO, its version, then an opcode: never NUL, as the third byte of a llama2.c file is, whose
+/// first number may well be 0x80.
 bool is_pickle(std::span<const std::byte> bytes) {
-  return bytes.size() >= 2 && bytes[0] == std::byte{0x80} && bytes[1] <= std::byte{5};
+  return bytes.size() >= 3 && bytes[0] == std::byte{0x80} && bytes[1] >= std::byte{2} &&
+         bytes[1] <= std::byte{5} && bytes[2] != std::byte{0};
 }
 
 void refuse_legacy(std::span<const std::byte> bytes, std::string_view where) {

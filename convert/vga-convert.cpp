@@ -69,6 +69,10 @@ int convert(const Flags& flags) {
   const std::vector<vga::Rename> renames(flags.renames.begin(), flags.renames.end());
   const vga::DType type = vga::dtype_from_name(flags.type).value();
   vga::Checkpoint checkpoint = vga::open_checkpoint(flags.checkpoint, flags.tokenizer);
+  if (checkpoint.tokenizer_name.empty()) {
+    std::cerr << "note: no tokenizer.model beside the weights and no --tokenizer FILE: the result "
+                 "takes token ids, not text\n";
+  }
   if (!flags.name.empty()) checkpoint.config.model_name = flags.name;
   const vga::Conversion conversion = vga::plan_conversion(checkpoint, type, renames);
   if (flags.dry_run) {

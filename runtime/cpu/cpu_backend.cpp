@@ -137,11 +137,11 @@ class CpuBackend : public Backend {
   }
 
   void apply_gate(Buffer& x, const Buffer& gate, size_t head_dim) override {
-    const bool element_wise = gate.cols() == x.cols();
+    const size_t width = gate.cols() == x.cols() ? 1 : head_dim;  // elements that share a gate
     each_row(x.cols(), [&](size_t r) {
-      float* row = host(x).row(r);
-      const float* g = host(gate).row(r);
-      for (size_t i = 0; i < x.cols(); ++i) row[i] *= g[element_wise ? i : i / head_dim];
+      for (size_t i = 0; i < gate.cols(); ++i) {
+        kernels_.scale(host(x).row(r) + i * width, host(gate).row(r)[i], width);
+      }
     });
   }
 
