@@ -8,7 +8,6 @@ import argparse
 import math
 import pathlib
 
-import numpy as np
 import sentencepiece
 import torch
 import torch.nn.functional as F
