@@ -219,6 +219,7 @@ size_t check_charsmap(std::string_view blob, const std::string& where) {
     throw Error(where, "a trie of " + std::to_string(trie_bytes) + " bytes does not fit into " +
                            std::to_string(blob.size()));
   }
+  if (trie_bytes == 0) throw Error(where, "its trie is empty");
   std::vector<TrieUnit> units(trie_bytes / 4);
   std::memcpy(units.data(), blob.data(), trie_bytes);
   const std::string_view texts = blob.substr(trie_bytes);
@@ -231,7 +232,6 @@ size_t check_charsmap(std::string_view blob, const std::string& where) {
     if ((base | 0xFF) >= units.size()) throw Error(where, "its trie points outside itself");
     return base;
   };
-  if (units.empty()) throw Error(where, "its trie is empty");
   std::vector<uint32_t> bases = {children_of(0)};
   std::vector<size_t> seen_at(units.size(), 0);
   for (size_t depth = 1; !bases.empty(); ++depth) {
