@@ -18,6 +18,7 @@ struct Flags {
   vga::TextFlags text;
   std::vector<vga::Token> tokens;
   std::string save_logits;
+  std::string separator;
   size_t max_chunks = 0;
   bool json = false;
 };
@@ -89,23 +90,86 @@ void save_logits(const vga::Model& model, vga::Session& session, std::span<const
             << path << '\n';
 }
 
-Score score_text(vga::Session& session, const vga::Tokenizer& tokenizer,
-                 std::vector<vga::Token> tokens, size_t n_chunks) {
-  const size_t context = session.context();
-  const size_t first = context / 2;
-  vga::Progress progress("scoring", n_chunks);
+/// Something to score: `first` is the first token whose successor counts.
+struct Chunk {
+  std::vector<vga::Token> tokens;
+  size_t first;
+};
+
+/// One running text: chunks of a whole context, of which each second half counts, so that every
+/// scored token has at least half a context before it.
+std::vector<Chunk> chunks_of_text(const vga::Tokenizer& tokenizer,
+                                  std::span<const vga::Token> tokens, size_t context) {
+  if (tokens.size() < context) {
+    throw vga::Error("text", "wanted at least one context of " + std::to_string(context) +
+                                 " tokens, found " + std::to_string(tokens.size()));
+  }
+  std::vector<Chunk> chunks;
+  for (size_t begin = 0; begin + context <= tokens.size(); begin += context) {
+    const auto window = tokens.subspan(begin, context);
+    chunks.push_back({{window.begin(), window.end()}, context / 2});
+    if (tokenizer.adds_bos()) chunks.back().tokens[0] = *tokenizer.bos();
+  }
+  return chunks;
+}
+
+/// Documents that stand for themselves: each begins with <s> and ends with </s>, all of it counts.
+/// Longer ones are cut into pieces that each begin with <s> again.
+std::vector<Chunk> chunks_of_documents(const vga::Tokenizer& tokenizer, std::string_view text,
+                                       const std::string& separator, size_t context) {
+  if (!tokenizer.bos() || !tokenizer.eos()) {
+    throw vga::Error("--documents", "this model's vocabulary has no <s> or no </s>");
+  }
+  std::vector<Chunk> chunks;
+  const std::string line = "\n" + separator + "\n";
+  while (!text.empty()) {
+    const size_t end = text.find(line);
+    const std::string_view document = text.substr(0, end);
+    text.remove_prefix(end == std::string_view::npos ? text.size() : end + line.size());
+    if (document.find_first_not_of(" \n") == std::string_view::npos) continue;
+    std::vector<vga::Token> tokens = tokenizer.encode(document);
+    tokens.push_back(*tokenizer.eos());
+    for (size_t begin = 0; begin < tokens.size(); begin += context - 1) {
+      const size_t n = std::min(context - 1, tokens.size() - begin);
+      Chunk chunk{{*tokenizer.bos()}, 0};
+      const auto from = tokens.begin() + static_cast<std::ptrdiff_t>(begin);
+      chunk.tokens.insert(chunk.tokens.end(), from, from + static_cast<std::ptrdiff_t>(n));
+      chunks.push_back(std::move(chunk));
+    }
+  }
+  if (chunks.empty()) throw vga::Error("text", "holds no documents");
+  return chunks;
+}
+
+Score score_chunks(vga::Session& session, std::span<const Chunk> chunks) {
+  vga::Progress progress("scoring", chunks.size());
   Score score;
-  for (size_t chunk = 0; chunk < n_chunks; ++chunk) {
-    const auto window = std::span(tokens).subspan(chunk * context, context);
-    if (tokenizer.adds_bos() && tokenizer.bos()) window[0] = *tokenizer.bos();
-    each_logits(session, window, first, [&](size_t i, std::span<const float> logits) {
-      if (i + 1 < context) score.add(negative_log_likelihood(logits, window[i + 1]));
+  size_t done = 0;
+  for (const Chunk& chunk : chunks) {
+    // The last token is only predicted: nothing comes after it.
+    const auto inputs = std::span(chunk.tokens).first(chunk.tokens.size() - 1);
+    each_logits(session, inputs, chunk.first, [&](size_t i, std::span<const float> logits) {
+      score.add(negative_log_likelihood(logits, chunk.tokens[i + 1]));
     });
-    progress.update(chunk + 1, "perplexity " + vga::short_number(score.perplexity()) + " ± " +
-                                   vga::short_number(score.error()));
+    progress.update(++done, "perplexity " + vga::short_number(score.perplexity()) + " ± " +
+                                vga::short_number(score.error()));
     if (vga::interrupted()) break;
   }
   return score;
+}
+
+void print(const Flags& flags, const Score& score, size_t n_chunks, size_t context) {
+  if (flags.json) {
+    const nlohmann::ordered_json out = {
+        {"model", flags.model.file}, {"perplexity", score.perplexity()}, {"error", score.error()},
+        {"nll", score.mean()},       {"tokens", score.tokens},           {"chunks", n_chunks},
+        {"context", context}};
+    std::cout << out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  } else {
+    std::printf(
+        "perplexity %.4f ± %.4f  (nll %.4f, %zu tokens scored in %zu pieces of up to %zu)\n",
+        score.perplexity(), score.error(), score.mean(), score.tokens, n_chunks, context);
+  }
 }
 
 int perplexity(Flags flags) {
@@ -115,33 +179,26 @@ int perplexity(Flags flags) {
     flags.model.session.context = std::min<size_t>(512, model.config().context_length);
   }
   vga::Session session(model, flags.model.session);
-  const std::vector<vga::Token> tokens =
-      !flags.tokens.empty() ? flags.tokens : model.tokenizer().encode_prompt(flags.text.read());
-  if (!flags.save_logits.empty()) {
-    save_logits(model, session, tokens, flags.save_logits);
-    return 0;
-  }
   const size_t context = session.context();
   if (context < 4) throw vga::Error("--context", "wanted at least 4 tokens");
-  size_t n_chunks = tokens.size() / context;
-  if (n_chunks == 0) {
-    throw vga::Error("text", "wanted at least one context of " + std::to_string(context) +
-                                 " tokens, found " + std::to_string(tokens.size()));
+
+  std::vector<Chunk> chunks;
+  if (!flags.separator.empty()) {
+    chunks = chunks_of_documents(model.tokenizer(), flags.text.read(), flags.separator, context);
+  } else {
+    const std::vector<vga::Token> tokens =
+        !flags.tokens.empty() ? flags.tokens : model.tokenizer().encode_prompt(flags.text.read());
+    if (!flags.save_logits.empty()) {
+      save_logits(model, session, tokens, flags.save_logits);
+      return 0;
+    }
+    chunks = chunks_of_text(model.tokenizer(), tokens, context);
   }
-  if (flags.max_chunks > 0) n_chunks = std::min(n_chunks, flags.max_chunks);
+  if (flags.max_chunks > 0) chunks.resize(std::min(chunks.size(), flags.max_chunks));
 
   vga::catch_interrupts();
-  const Score score = score_text(session, model.tokenizer(), tokens, n_chunks);
-  if (flags.json) {
-    const nlohmann::json out = {
-        {"perplexity", score.perplexity()}, {"error", score.error()}, {"nll", score.mean()},
-        {"tokens", score.tokens},           {"chunks", n_chunks},     {"context", context},
-        {"model", model.file_name()}};
-    std::cout << out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
-  } else {
-    std::printf("perplexity %.4f ± %.4f  (%zu tokens scored in chunks of %zu)\n",
-                score.perplexity(), score.error(), score.tokens, context);
-  }
+  const Score score = score_chunks(session, chunks);
+  print(flags, score, chunks.size(), context);
   if (vga::interrupted()) std::cerr << "interrupted: this is the value so far\n";
   return vga::interrupted() ? 130 : 0;
 }
@@ -155,6 +212,7 @@ int main(int argc, char** argv) {
       "wants one; the tokens of each second half are scored, so every one has at least half a\n"
       "context before it. llama.cpp's llama-perplexity measures the same.\n\n"
       "  vga-perplexity -m stories.gguf -f book.txt\n"
+      "  vga-perplexity -m stories.gguf -f stories.txt --documents '<|endoftext|>'\n"
       "  vga-perplexity -m stories.gguf --tokens 1,403,261 --save-logits logits.npy",
       "vga-perplexity");
   Flags flags;
@@ -163,6 +221,10 @@ int main(int argc, char** argv) {
   app.add_option("--tokens", flags.tokens, "Token ids instead of a text, separated by commas")
       ->delimiter(',')
       ->type_name("ID,...");
+  app.add_option("--documents", flags.separator,
+                 "The text is documents, separated by such a line: score every token of each, "
+                 "</s> included, started with <s>")
+      ->type_name("LINE");
   app.add_option("--chunks", flags.max_chunks, "Score only the first N chunks")->type_name("N");
   app.add_option("--save-logits", flags.save_logits,
                  "Write the logits of all tokens as float32 (n_tokens, vocab) and stop")

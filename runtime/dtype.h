@@ -41,7 +41,9 @@ struct BlockQ8_0 {
 };
 static_assert(sizeof(BlockQ8_0) == 34);
 
-inline float f32_from_bf16(uint16_t h) { return std::bit_cast<float>(uint32_t{h} << 16); }
+inline float f32_from_bf16(uint16_t h) {
+  return std::bit_cast<float>(uint32_t{h} << 16);
+}
 /// Round to nearest even; NaN stays NaN.
 uint16_t bf16_from_f32(float x);
 float f32_from_f16(uint16_t h);
@@ -51,7 +53,8 @@ uint16_t f16_from_f32(float x);
 /// Decodes the row at `row` into `out`; out.size() is a multiple of the block.
 void decode_row(DType type, const std::byte* row, std::span<float> out);
 /// Encodes `in` at `row`, row_bytes(type, in.size()) long.
-/// q8_0 as in ggml: d = max|x| / 127 in f32, q = x / d rounded half away from zero, d stored as f16.
+/// q8_0 as in ggml: d = max|x| / 127 in f32, q = x / d rounded half away from zero, d stored as
+/// f16.
 void encode_row(DType type, std::span<const float> in, std::byte* row);
 
 }  // namespace vga

@@ -1,9 +1,9 @@
 #include "gguf_image.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <random>
+
+#include <unistd.h>
 
 #include "weights.h"
 

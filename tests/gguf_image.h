@@ -38,7 +38,7 @@ struct GgufImage {
 
   std::string magic = "GGUF";
   uint32_t version = 3;
-  std::optional<uint64_t> n_values;   // instead of the right counts
+  std::optional<uint64_t> n_values;  // instead of the right counts
   std::optional<uint64_t> n_tensors;
   uint64_t alignment = 32;  // used for the layout; not written as a key by itself
   std::vector<Value> values;

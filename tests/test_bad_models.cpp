@@ -1,14 +1,14 @@
 /// Bad GGUF files, one row each: what is wrong, and what the one-line message must name. Every row
 /// goes through the library and through a program, which must end with status 1 and that line.
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "gguf_image.h"
 #include "vga.h"
@@ -24,7 +24,9 @@ struct BadModel {
   std::vector<const char*> says;  // all of these stand in the message
 };
 
-std::ostream& operator<<(std::ostream& out, const BadModel& bad) { return out << bad.name; }
+std::ostream& operator<<(std::ostream& out, const BadModel& bad) {
+  return out << bad.name;
+}
 
 /// The good file with one thing changed.
 template <class Change>
@@ -51,7 +53,9 @@ std::string raw_key(const std::string& key) {
 std::string alignment(GgufType type, const std::string& payload) {
   return changed([&](GgufImage& g) { g.set("general.alignment", type, payload); });
 }
-std::string alignment(uint32_t value) { return alignment(GgufType::u32, raw(value)); }
+std::string alignment(uint32_t value) {
+  return alignment(GgufType::u32, raw(value));
+}
 
 std::string lone_tensor(std::vector<uint64_t> dims, uint32_t type = 0, std::string name = "t") {
   GgufImage image;
@@ -68,7 +72,8 @@ std::string with_vga(const char* key, float value) {
 
 std::vector<std::string> byte_vocab(const char* odd) {
   std::vector<std::string> tokens = {"<unk>", "<s>", "</s>", odd};
-  while (tokens.size() < 32) tokens.push_back(std::string(1, static_cast<char>('A' + tokens.size())));
+  while (tokens.size() < 32)
+    tokens.push_back(std::string(1, static_cast<char>('A' + tokens.size())));
   return tokens;
 }
 
@@ -86,18 +91,21 @@ const std::vector<BadModel> bad_models = {
     // Header.
     {"Empty", [] { return std::string(); }, {"too small"}},
     {"ShorterThanHeader", [] { return std::string("GGUF\3\0\0\0", 8); }, {"too small"}},
-    {"WrongMagic", [] { return changed([](auto& g) { g.magic = "FUGG"; }); },
+    {"WrongMagic",
+     [] { return changed([](auto& g) { g.magic = "FUGG"; }); },
      {"not a GGUF file", "FUGG"}},
     {"OldGgml", [] { return changed([](auto& g) { g.magic = "lmgg"; }); }, {"old 'ggml'"}},
     {"OldGgjt", [] { return changed([](auto& g) { g.magic = "tjgg"; }); }, {"old 'ggjt'"}},
     {"Version0", [] { return changed([](auto& g) { g.version = 0; }); }, {"version 0", "convert"}},
     {"Version1", [] { return changed([](auto& g) { g.version = 1; }); }, {"version 1", "convert"}},
-    {"Version4", [] { return changed([](auto& g) { g.version = 4; }); },
+    {"Version4",
+     [] { return changed([](auto& g) { g.version = 4; }); },
      {"version 4", "newer than supported"}},
     {"BigEndian", [] { return changed([](auto& g) { g.version = 3u << 24; }); }, {"big-endian"}},
     {"TensorCountMax", [] { return changed([](auto& g) { g.n_tensors = huge; }); }, {"tensors"}},
     {"ValueCountMax", [] { return changed([](auto& g) { g.n_values = huge; }); }, {"metadata"}},
-    {"BillionValues", [] { return changed([](auto& g) { g.n_values = 1'000'000'000; }); },
+    {"BillionValues",
+     [] { return changed([](auto& g) { g.n_values = 1'000'000'000; }); },
      {"1000000000", "metadata"}},
     // Keys and values.
     {"KeyLength2To63",
@@ -114,18 +122,20 @@ const std::vector<BadModel> bad_models = {
     {"KeyNotAscii", [] { return raw_key("caf\xC3\xA9"); }, {"metadata key 0"}},
     {"KeyWithEscape", [] { return raw_key("a\x1b[2J"); }, {"metadata key 0", "\\x1B"}},
     {"DuplicateKey",
-     [] {
-       return changed([](auto& g) { g.values.push_back(g.values[0]); });
-     },
+     [] { return changed([](auto& g) { g.values.push_back(g.values[0]); }); },
      {"general.architecture", "twice"}},
-    {"UnknownValueType", [] { return lone_key(static_cast<GgufType>(13), raw<uint64_t>(0)); },
+    {"UnknownValueType",
+     [] { return lone_key(static_cast<GgufType>(13), raw<uint64_t>(0)); },
      {"some.key", "type 13"}},
     {"StringLengthMax", [] { return lone_key(GgufType::string, raw(huge)); }, {"some.key"}},
-    {"StringOneGiB", [] { return lone_key(GgufType::string, raw(uint64_t{1} << 30)); },
+    {"StringOneGiB",
+     [] { return lone_key(GgufType::string, raw(uint64_t{1} << 30)); },
      {"some.key", "1073741824"}},
-    {"ArrayOf2To40", [] { return lone_array(GgufType::u8, uint64_t{1} << 40, "xx"); },
+    {"ArrayOf2To40",
+     [] { return lone_array(GgufType::u8, uint64_t{1} << 40, "xx"); },
      {"some.key", "1099511627776"}},
-    {"ArrayCountWraps", [] { return lone_array(GgufType::u64, (uint64_t{1} << 61) + 1, "12345678"); },
+    {"ArrayCountWraps",
+     [] { return lone_array(GgufType::u64, (uint64_t{1} << 61) + 1, "12345678"); },
      {"some.key"}},
     {"ArrayOfArrays",
      [] {
@@ -137,22 +147,29 @@ const std::vector<BadModel> bad_models = {
     {"StringArrayTooLong",
      [] { return lone_array(GgufType::string, 3, raw_string("one") + raw<uint64_t>(9999)); },
      {"some.key"}},
-    {"BoolIs2", [] { return lone_key(GgufType::boolean, raw<uint8_t>(2)); },
+    {"BoolIs2",
+     [] { return lone_key(GgufType::boolean, raw<uint8_t>(2)); },
      {"some.key", "bool", "2"}},
     {"TokensNotUtf8",
      [] {
-       return changed([](auto& g) { g.set_strings("tokenizer.ggml.tokens", byte_vocab("\xFF\xFE")); });
+       return changed(
+           [](auto& g) { g.set_strings("tokenizer.ggml.tokens", byte_vocab("\xFF\xFE")); });
      },
      {"tokenizer.ggml.tokens"}},
     {"Alignment0", [] { return alignment(0); }, {"general.alignment", "found 0"}},
     {"Alignment13", [] { return alignment(13); }, {"general.alignment", "found 13"}},
     {"Alignment2To30", [] { return alignment(1u << 30); }, {"general.alignment", "1073741824"}},
-    {"AlignmentI32", [] { return alignment(GgufType::i32, raw<int32_t>(32)); },
+    {"AlignmentI32",
+     [] { return alignment(GgufType::i32, raw<int32_t>(32)); },
      {"general.alignment", "u32", "i32"}},
     {"Alignment1", [] { return alignment(1); }, {"general.alignment", "found 1"}},
     // Tensors.
     {"NoDims", [] { return lone_tensor({}); }, {"'t'", "found 0"}},
-    {"FiveDims", [] { return lone_tensor({1, 1, 1, 1, 1}); }, {"'t'", "found 5"}},
+    {"FiveDims",
+     [] {
+       return lone_tensor({1, 1, 1, 1, 1});
+     },
+     {"'t'", "found 5"}},
     {"MaxDims",
      [] {
        GgufImage image;
@@ -162,8 +179,15 @@ const std::vector<BadModel> bad_models = {
      },
      {"'t'", "4294967295"}},
     {"DimMinus1", [] { return lone_tensor({huge}); }, {"'t'"}},
-    {"DimsOverflow", [] { return lone_tensor({INT64_MAX, 2}); }, {"'t'", "overflow"}},
-    {"DimsWrapToSmall", [] { return lone_tensor({uint64_t{1} << 33, uint64_t{1} << 31, 1}); },
+    {"DimsOverflow",
+     [] {
+       return lone_tensor({INT64_MAX, 2});
+     },
+     {"'t'", "overflow"}},
+    {"DimsWrapToSmall",
+     [] {
+       return lone_tensor({uint64_t{1} << 33, uint64_t{1} << 31, 1});
+     },
      {"'t'", "overflow"}},
     {"BytesWrap", [] { return lone_tensor({uint64_t{1} << 62}); }, {"'t'", "overflow"}},
     {"BytesPlusPaddingWrap", [] { return lone_tensor({(huge - 8) / 4}); }, {"'t'"}},
@@ -180,17 +204,18 @@ const std::vector<BadModel> bad_models = {
     {"RemovedType31", [] { return lone_tensor({32}, 31); }, {"'t'", "type 31"}},
     {"UnknownType99", [] { return lone_tensor({32}, 99); }, {"'t'", "type 99"}},
     {"HalfABlock", [] { return lone_tensor({33}, 8); }, {"'t'", "Q8_0", "33"}},
-    {"TensorNameTooLong", [] { return lone_tensor({4}, 0, std::string(64, 'n')); },
+    {"TensorNameTooLong",
+     [] { return lone_tensor({4}, 0, std::string(64, 'n')); },
      {"name of tensor 0"}},
     {"TensorNameEmpty", [] { return lone_tensor({4}, 0, ""); }, {"name of tensor 0"}},
     {"TensorNameTwice",
-     [] {
-       return changed([](auto& g) { g.tensors.push_back(g.tensors[1]); });
-     },
+     [] { return changed([](auto& g) { g.tensors.push_back(g.tensors[1]); }); },
      {"blk.0.attn_norm.weight", "twice"}},
-    {"OffsetUnaligned", [] { return changed([](auto& g) { g.tensors[1].offset = 33; }); },
+    {"OffsetUnaligned",
+     [] { return changed([](auto& g) { g.tensors[1].offset = 33; }); },
      {"blk.0.attn_norm.weight", "found 33"}},
-    {"OffsetPastEnd", [] { return changed([](auto& g) { g.tensors[1].offset = 1 << 30; }); },
+    {"OffsetPastEnd",
+     [] { return changed([](auto& g) { g.tensors[1].offset = 1 << 30; }); },
      {"blk.0.attn_norm.weight", "1073741824"}},
     {"OneByteMissing",
      [] {
@@ -199,14 +224,11 @@ const std::vector<BadModel> bad_models = {
        return bytes;
      },
      {"output_norm.weight", "1 bytes", "missing"}},
-    {"Overlap", [] { return changed([](auto& g) { g.tensors[1].offset = 0; }); },
+    {"Overlap",
+     [] { return changed([](auto& g) { g.tensors[1].offset = 0; }); },
      {"blk.0.attn_norm.weight"}},
     {"Hole",
-     [] {
-       return changed([](auto& g) {
-         g.tensors.back().offset = g.bytes().size();
-       });
-     },
+     [] { return changed([](auto& g) { g.tensors.back().offset = g.bytes().size(); }); },
      {"output_norm.weight"}},
     // What the model means.
     {"NoArchitecture",
@@ -219,20 +241,26 @@ const std::vector<BadModel> bad_models = {
      [] { return changed([](auto& g) { g.set("general.architecture", 7u); }); },
      {"general.architecture", "string", "7"}},
     {"NoLayers", [] { return with_vga("block_count", 0u); }, {"vga.block_count", "found 0"}},
-    {"MillionLayers", [] { return with_vga("block_count", 1'000'000u); },
+    {"MillionLayers",
+     [] { return with_vga("block_count", 1'000'000u); },
      {"vga.block_count", "1000000"}},
     {"OneLayerTooMany", [] { return with_vga("block_count", 3u); }, {"blk.2.attn_norm.weight"}},
     {"OneLayerTooFew", [] { return with_vga("block_count", 1u); }, {"blk.1.attn_norm.weight"}},
-    {"NoHeads", [] { return with_vga("attention.head_count", 0u); },
+    {"NoHeads",
+     [] { return with_vga("attention.head_count", 0u); },
      {"vga.attention.head_count", "found 0"}},
-    {"NoKvHeads", [] { return with_vga("attention.head_count_kv", 0u); },
+    {"NoKvHeads",
+     [] { return with_vga("attention.head_count_kv", 0u); },
      {"vga.attention.head_count_kv", "found 0"}},
-    {"KvHeadsDoNotDivide", [] { return with_vga("attention.head_count_kv", 3u); },
+    {"KvHeadsDoNotDivide",
+     [] { return with_vga("attention.head_count_kv", 3u); },
      {"vga.attention.head_count_kv", "4 heads", "found 3"}},
-    {"HeadsDifferFromWeights", [] { return with_vga("attention.head_count", 6u); },
+    {"HeadsDifferFromWeights",
+     [] { return with_vga("attention.head_count", 6u); },
      {"blk.0.attn_q.weight", "(48, 24)", "(32, 24)"}},
     {"ContextZero", [] { return with_vga("context_length", 0u); }, {"vga.context_length", "0"}},
-    {"ContextMax", [] { return with_vga("context_length", ~0u); },
+    {"ContextMax",
+     [] { return with_vga("context_length", ~0u); },
      {"vga.context_length", "4294967295"}},
     {"ContextNegative",
      [] {
@@ -243,18 +271,23 @@ const std::vector<BadModel> bad_models = {
     {"ThetaZero", [] { return with_vga("rope.freq_base", 0.f); }, {"vga.rope.freq_base"}},
     {"ThetaNan", [] { return with_vga("rope.freq_base", std::nanf("")); }, {"vga.rope.freq_base"}},
     {"ThetaNegative", [] { return with_vga("rope.freq_base", -1e4f); }, {"vga.rope.freq_base"}},
-    {"RopeOdd", [] { return with_vga("rope.dimension_count", 7u); },
+    {"RopeOdd",
+     [] { return with_vga("rope.dimension_count", 7u); },
      {"vga.rope.dimension_count", "found 7"}},
-    {"RopeWiderThanHead", [] { return with_vga("rope.dimension_count", 16u); },
+    {"RopeWiderThanHead",
+     [] { return with_vga("rope.dimension_count", 16u); },
      {"vga.rope.dimension_count", "found 16"}},
-    {"EpsNegative", [] { return with_vga("attention.layer_norm_rms_epsilon", -1e-5f); },
+    {"EpsNegative",
+     [] { return with_vga("attention.layer_norm_rms_epsilon", -1e-5f); },
      {"vga.attention.layer_norm_rms_epsilon"}},
-    {"EpsNan", [] { return with_vga("attention.layer_norm_rms_epsilon", std::nanf("")); },
+    {"EpsNan",
+     [] { return with_vga("attention.layer_norm_rms_epsilon", std::nanf("")); },
      {"vga.attention.layer_norm_rms_epsilon"}},
     {"RopeScalingUnknown",
      [] { return changed([](auto& g) { g.set("vga.rope.scaling.type", "yarn"); }); },
      {"vga.rope.scaling.type", "yarn"}},
-    {"HiddenDiffersFromWeights", [] { return with_vga("embedding_length", 32u); },
+    {"HiddenDiffersFromWeights",
+     [] { return with_vga("embedding_length", 32u); },
      {"token_embd.weight", "(32, 32)", "(32, 24)"}},
     {"WeightTypeUnsupported",
      [] {
@@ -330,9 +363,8 @@ const std::vector<BadModel> bad_models = {
      {"tokenizer.ggml.scores", "32", "2"}},
     {"TypesTooShort",
      [] {
-       return changed([](auto& g) {
-         g.set_array("tokenizer.ggml.token_type", GgufType::i32, 1, raw(2));
-       });
+       return changed(
+           [](auto& g) { g.set_array("tokenizer.ggml.token_type", GgufType::i32, 1, raw(2)); });
      },
      {"tokenizer.ggml.token_type", "32", "1"}},
     {"BosOutOfRange",
@@ -344,10 +376,8 @@ const std::vector<BadModel> bad_models = {
     {"UnkOutOfRange",
      [] { return changed([](auto& g) { g.set("tokenizer.ggml.unknown_token_id", 99u); }); },
      {"tokenizer.ggml.unknown_token_id", "99"}},
-    {"ByteTokenNegative", [] { return byte_token("<0x-1>"); },
-     {"tokenizer.ggml.tokens", "<0x-1>"}},
-    {"ByteTokenNotHex", [] { return byte_token("<0xGG>"); },
-     {"tokenizer.ggml.tokens", "<0xGG>"}},
+    {"ByteTokenNegative", [] { return byte_token("<0x-1>"); }, {"tokenizer.ggml.tokens", "<0x-1>"}},
+    {"ByteTokenNotHex", [] { return byte_token("<0xGG>"); }, {"tokenizer.ggml.tokens", "<0xGG>"}},
     {"ByteTokensIncomplete", [] { return byte_token("<0x41>"); }, {"tokenizer.ggml.tokens"}},
     {"DuplicateToken",
      [] {
@@ -379,9 +409,7 @@ const std::vector<BadModel> bad_models = {
      {"tokenizer.ggml.tokens", "2147483648"}},
     // Split files.
     {"OneOfManyParts",
-     [] {
-       return changed([](auto& g) { g.set("split.count", GgufType::u16, raw<uint16_t>(3)); });
-     },
+     [] { return changed([](auto& g) { g.set("split.count", GgufType::u16, raw<uint16_t>(3)); }); },
      {"split.count", "3 parts", "merge"}},
 };
 
@@ -480,7 +508,9 @@ struct BadPath {
   const char* says;
 };
 
-std::ostream& operator<<(std::ostream& out, const BadPath& bad) { return out << bad.name; }
+std::ostream& operator<<(std::ostream& out, const BadPath& bad) {
+  return out << bad.name;
+}
 
 class BadPaths : public testing::TestWithParam<BadPath> {};
 

@@ -1,12 +1,11 @@
 /// Logits against the PyTorch reference. tests/make_cases.py wrote the checkpoints and what the
 /// reference makes of them; here they are converted by vga-convert and run.
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
+#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include "file.h"
@@ -81,7 +80,8 @@ TEST_P(Reference, LogitsAgree) {
 
 INSTANTIATE_TEST_SUITE_P(PyTorch, Reference, testing::ValuesIn(all_cases()), [](const auto& row) {
   std::string name = row.param.name + "_" + row.param.type;
-  std::ranges::replace_if(name, [](char c) { return !std::isalnum(c); }, '_');
+  std::ranges::replace_if(
+      name, [](char c) { return !std::isalnum(c); }, '_');
   return name;
 });
 

@@ -1,12 +1,11 @@
-#include "sampler.h"
-
-#include <gtest/gtest.h>
-
 #include <array>
 #include <cmath>
 #include <limits>
 
+#include <gtest/gtest.h>
+
 #include "error.h"
+#include "sampler.h"
 
 namespace vga {
 namespace {
@@ -20,7 +19,9 @@ std::vector<size_t> draw(const SamplerOptions& options, size_t n) {
   return counts;
 }
 
-SamplerOptions plain() { return {.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0}; }
+SamplerOptions plain() {
+  return {.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0};
+}
 
 TEST(Sampler, GreedyTakesTheLikeliestAndTheLowerOfEquals) {
   Sampler sampler({.temperature = 0});

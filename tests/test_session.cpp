@@ -1,11 +1,11 @@
 /// What a Session promises: results depend on the tokens alone, not on batches, threads, other
 /// sequences or other sessions. All comparisons are exact.
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <numeric>
 #include <thread>
+
+#include <gtest/gtest.h>
 
 #include "gguf_image.h"
 #include "vga.h"
@@ -100,10 +100,10 @@ TEST_P(SessionTest, SequencesOfOneBatchAreIndependent) {
     const std::array rows = {Row{second[i], static_cast<int64_t>(i), 1, true},
                              Row{first[i], static_cast<int64_t>(i), 0, true}};
     const auto logits = session.decode(rows);
-    EXPECT_TRUE(std::ranges::equal(logits.first(vocab),
-                                   std::span(second_alone).subspan(i * vocab, vocab)));
-    EXPECT_TRUE(std::ranges::equal(logits.last(vocab),
-                                   std::span(first_alone).subspan(i * vocab, vocab)));
+    EXPECT_TRUE(
+        std::ranges::equal(logits.first(vocab), std::span(second_alone).subspan(i * vocab, vocab)));
+    EXPECT_TRUE(
+        std::ranges::equal(logits.last(vocab), std::span(first_alone).subspan(i * vocab, vocab)));
   }
 }
 
@@ -131,18 +131,18 @@ TEST_P(SessionTest, TruncateForgets) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Gates, SessionTest,
-    testing::Values(Gate{}, Gate{Gate::Source::value, Gate::Placement::output},
-                    Gate{Gate::Source::value, Gate::Placement::value},
-                    Gate{Gate::Source::input, Gate::Placement::output,
-                         Gate::Granularity::element, true}),
-    [](const auto& row) {
-      const Gate& gate = row.param;
-      if (!gate) return std::string("vanilla");
-      return std::string(name(gate.source)) + "_" + std::string(name(gate.placement)) + "_" +
-             std::string(name(gate.granularity));
-    });
+INSTANTIATE_TEST_SUITE_P(Gates, SessionTest,
+                         testing::Values(Gate{}, Gate{Gate::Source::value, Gate::Placement::output},
+                                         Gate{Gate::Source::value, Gate::Placement::value},
+                                         Gate{Gate::Source::input, Gate::Placement::output,
+                                              Gate::Granularity::element, true}),
+                         [](const auto& row) {
+                           const Gate& gate = row.param;
+                           if (!gate) return std::string("vanilla");
+                           return std::string(name(gate.source)) + "_" +
+                                  std::string(name(gate.placement)) + "_" +
+                                  std::string(name(gate.granularity));
+                         });
 
 class SessionErrors : public testing::Test {
  protected:
