@@ -18,9 +18,8 @@ bool is_zip(std::span<const std::byte> bytes) {
 bool is_tar(std::span<const std::byte> bytes) {
   return text_at(bytes, 257, 5) == "ustar";
 }
-/// PROTO, version: how torch.save began a file before PyTorch 1.6.
-/// PROTO, its version, then an opcode: never NUL, as the third byte of a llama2.c file is, whose
-/// first number may well be 0x80.
+/// PROTO, version, instruction: how torch.save began a file before PyTorch 1.6. No instruction is
+/// 0, which tells it from a llama2.c file, whose first number may well begin with 0x80.
 bool is_pickle(std::span<const std::byte> bytes) {
   return bytes.size() >= 3 && bytes[0] == std::byte{0x80} && bytes[1] >= std::byte{2} &&
          bytes[1] <= std::byte{5} && bytes[2] != std::byte{0};
