@@ -564,6 +564,30 @@ TEST(ConvertOutput, SparesItsInput) {
   check_output(checkpoint, folder.output());
 }
 
+TEST(ConvertShards, TheIndexMustBeRight) {
+  const auto shard = [](const char* name) {
+    return safetensors("{" + entry(name, "F32", "[1]", "[0,4]") + "}", raw(1.0f));
+  };
+  const TemporaryDirectory directory;
+  const fs::path& path = directory.path();
+  write_file(path / "config.json", good_config(false).dump());
+  write_file(path / "one.safetensors", shard("a"));
+  const auto with_index = [&](const char* map, const char* second) {
+    write_file(path / "two.safetensors", shard(second));
+    write_file(path / "model.safetensors.index.json", R"({"weight_map":)" + std::string(map) + "}");
+    return open_checkpoint(path, {});
+  };
+  EXPECT_EQ(with_index(R"({"a":"one.safetensors","b":"two.safetensors"})", "b").tensors.size(), 2u);
+  const auto refused = [&](const char* map, const char* second, const char* says) {
+    const auto message = message_of([&] { with_index(map, second); });
+    EXPECT_NE(message.find(says), std::string::npos) << message;
+  };
+  refused(R"({"a":"one.safetensors","b":"two.safetensors"})", "a", "in one.safetensors");
+  refused(R"({"a":"one.safetensors","b":"two.safetensors"})", "c", "nowhere");
+  refused(R"({"a":"one.safetensors","b":"one.safetensors"})", "b", "'b'");
+  refused(R"({"a":"one.safetensors","b":"three.safetensors"})", "b", "three.safetensors");
+}
+
 TEST(ConvertPlan, NamesTheTensorAtFault) {
   struct Row {
     const char* key;  // of the config, changed behind the weights' back
