@@ -1,9 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <regex>
 #include <stdexcept>
 #include <vector>
 
@@ -22,13 +22,11 @@ struct Npy {
     uint16_t length = 0;
     std::memcpy(&length, bytes.data() + 8, 2);
     const std::string header = bytes.substr(10, length);
-    std::smatch shape;
-    if (header.find("'<f4'") == std::string::npos ||
-        !std::regex_search(header, shape, std::regex("\\((\\d+), (\\d+)\\)"))) {
+    const size_t shape = header.find('(');
+    if (header.find("'<f4'") == std::string::npos || shape == std::string::npos ||
+        std::sscanf(header.c_str() + shape, "(%zu, %zu)", &rows, &cols) != 2) {
       throw std::runtime_error(path.string() + ": not float32 (rows, cols)");
     }
-    rows = std::stoul(shape[1]);
-    cols = std::stoul(shape[2]);
     values.resize(rows * cols);
     if (bytes.size() != 10u + length + 4 * values.size()) {
       throw std::runtime_error(path.string() + ": wrong size");
