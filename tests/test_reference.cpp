@@ -23,6 +23,10 @@ struct Case {
   std::string type;
 };
 
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.name << ' ' << c.type;
+}
+
 /// Every stored logits file is a case.
 std::vector<Case> all_cases() {
   std::vector<Case> found;

@@ -10,6 +10,16 @@
 #include "gguf_image.h"
 #include "vga.h"
 
+namespace vga {
+
+/// How GoogleTest shows and names the parameter.
+static void PrintTo(const AttentionGate& gate, std::ostream* out) {
+  *out << name(gate.source);
+  if (gate) *out << '_' << name(gate.placement) << '_' << name(gate.granularity);
+}
+
+}  // namespace vga
+
 namespace vga::test {
 namespace {
 
@@ -136,13 +146,7 @@ INSTANTIATE_TEST_SUITE_P(Gates, SessionTest,
                                          Gate{Gate::Source::value, Gate::Placement::value},
                                          Gate{Gate::Source::input, Gate::Placement::output,
                                               Gate::Granularity::element, true}),
-                         [](const auto& row) {
-                           const Gate& gate = row.param;
-                           if (!gate) return std::string("vanilla");
-                           return std::string(name(gate.source)) + "_" +
-                                  std::string(name(gate.placement)) + "_" +
-                                  std::string(name(gate.granularity));
-                         });
+                         [](const auto& row) { return testing::PrintToString(row.param); });
 
 class SessionErrors : public testing::Test {
  protected:
