@@ -153,6 +153,8 @@ def parse():
     parser.add_argument("--text", required=True, nargs=3, action="append", metavar=("FILE", "SHARE", "LATER"),
                         help="a text, its share of the rows in the first and in the second phase; may be repeated")
     parser.add_argument("--heldout", nargs="*", default=[], metavar="FILE", help="texts to score; the first one also during the run")
+    parser.add_argument("--init", type=pathlib.Path, metavar="FOLDER",
+                        help="go on from this checkpoint: its sizes, its gate and its tokenizer, a new schedule")
     parser.add_argument("--tokenizer", type=pathlib.Path, help="a tokenizer.model; default: trained on --tokenizer-text")
     parser.add_argument("--tokenizer-text", nargs="*", default=[], metavar="FILE", help="default: all texts")
     parser.add_argument("--vocab", type=int, default=4096)
@@ -184,7 +186,7 @@ def main():
     state = args.state or args.out.with_name(args.out.name + ".state")
     state.mkdir(parents=True, exist_ok=True)
 
-    args.tokenizer = args.tokenizer or state / "tokenizer.model"
+    args.tokenizer = args.init / "tokenizer.model" if args.init else args.tokenizer or state / "tokenizer.model"
     if not args.tokenizer.exists():
         train_tokenizer(args.tokenizer, args.tokenizer_text or [path for path, *_ in args.text], args.vocab)
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(args.tokenizer))
@@ -192,10 +194,15 @@ def main():
     for (docs, *_), (path, *_) in zip(texts, args.text):
         print(f"{path}: {len(docs)} documents, {sum(map(len, docs))} tokens")
 
-    gate = reference.Gate(args.source, args.placement, args.granularity, not args.no_bias)
-    model = reference.Model(reference.Config(
-        args.hidden, args.mlp, args.layers, args.heads, args.kv_heads, args.head_dim, tokenizer.vocab_size(), args.context, gate=gate))
-    initialize(model, args.seed)
+    if args.init:
+        model = reference.load(args.init).train()
+        args.context = model.config.max_position_embeddings
+    else:
+        gate = reference.Gate(args.source, args.placement, args.granularity, not args.no_bias)
+        model = reference.Model(reference.Config(
+            args.hidden, args.mlp, args.layers, args.heads, args.kv_heads, args.head_dim, tokenizer.vocab_size(),
+            args.context, gate=gate))
+        initialize(model, args.seed)
     for layer in model.model.layers:
         layer.self_attn.block = 0 if args.no_compile else 64
     optims = optimizers(model, args.lr)
