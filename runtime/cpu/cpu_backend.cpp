@@ -100,8 +100,8 @@ class CpuBackend : public Backend {
   void project(const Buffer& x, std::span<const Projection> projections) override {
     size_t n_outputs = 0;
     for (const Projection& p : projections) n_outputs += p.weight.rows;
-    const size_t grain = grain_for(x.cols() * n_rows_);
-    threads_.run(n_outputs, grain, [&](size_t begin, size_t end, size_t thread) {
+    const size_t groups = grain_for(x.cols() * n_rows_ * project_group);
+    threads_.run(n_outputs, groups * project_group, [&](size_t begin, size_t end, size_t thread) {
       // [begin, end) counts the outputs of all projections in a row.
       float* scratch = scratch_for(thread, project_scratch(x.cols()));
       for (const Projection& p : projections) {

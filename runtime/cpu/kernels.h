@@ -56,6 +56,8 @@ struct Kernels {
   void (*to_f16)(const float* x, size_t n, uint16_t* out);
 };
 
+/// Rows that project() works on together: ranges that are multiples of it waste nothing.
+constexpr size_t project_group = 8;
 /// What project() wants as scratch: one decoded row, or a decoded panel of weights with its sums.
 constexpr size_t project_panel = 8 * 512 + 8 * 8 * 48 + 16;
 constexpr size_t project_scratch(size_t cols) {
