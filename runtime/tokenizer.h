@@ -14,7 +14,9 @@
 namespace vga {
 
 /// Text to tokens and back. Immutable, shared by all sessions of a model, usable from many threads.
-/// SentencePiece does the work; ids equal those of `spm_encode` on any text.
+/// SentencePiece does the work for its own models, and ids equal those of `spm_encode` on any text;
+/// byte_bpe.h does it for GGUF files with byte-level BPE, and ids equal those of the Hugging Face
+/// tokenizer without its normalizer.
 class Tokenizer {
  public:
   /// How `<s>`, `</s>` and other control tokens that are spelled out in a text are read.
@@ -29,8 +31,8 @@ class Tokenizer {
     Special special = Special::as_text;
   };
 
-  /// Uses the SentencePiece model stored in the file, else rebuilds one from the standard
-  /// `tokenizer.ggml.*` arrays. An Error naming file and key if there is no usable tokenizer.
+  /// Uses the SentencePiece model stored in the file, else what the standard `tokenizer.ggml.*`
+  /// arrays describe. An Error naming file and key if there is no usable tokenizer.
   static Tokenizer from_gguf(const Gguf& gguf);
   /// From the bytes of a `tokenizer.model`; `where` names the file in messages.
   static Tokenizer from_sentencepiece(std::span<const std::byte> model, std::string_view where);
@@ -50,11 +52,13 @@ class Tokenizer {
   bool is_control(Token token) const;
   /// The token whose piece is exactly `piece` ("<|im_end|>").
   std::optional<Token> find(std::string_view piece) const;
-  /// The piece as stored in the vocabulary, "▁" for space; 0 <= token < vocab_size().
+  /// The piece as stored in the vocabulary, "▁" for space ("Ġ" in byte-level BPE);
+  /// 0 <= token < vocab_size().
   std::string_view piece(Token token) const;
 
   /// Without bos() and eos(). Each stretch of text between two control tokens is encoded as a text
   /// of its own, so it starts with the vocabulary's space prefix if there is one, as in llama.cpp.
+  /// User-defined tokens are found in any text. Bytes that are not UTF-8 are read as U+FFFD.
   /// Thread-safe. An Error if the text is too long for SentencePiece, about 700 MB.
   std::vector<Token> encode(std::string_view text, Special special = Special::as_text) const;
   /// The parts as one text: a word may well join the end of one part and the start of the next, but
@@ -62,7 +66,8 @@ class Tokenizer {
   std::vector<Token> encode(std::span<const Part> parts) const;
   /// encode() behind bos() if adds_bos(): what a session is fed first.
   std::vector<Token> encode_prompt(std::string_view text, Special special = Special::as_text) const;
-  /// The whole text, equal to SentencePiece's own decoding. An Error for a token out of range.
+  /// The whole text, equal to SentencePiece's own decoding; byte-level BPE keeps every space. An
+  /// Error for a token out of range.
   std::string decode(std::span<const Token> tokens) const;
 
  private:

@@ -672,10 +672,10 @@ TEST(GgufVocabulary, RefusesBadArrays) {
        2,
        [](GgufImage& g) { g.set("tokenizer.ggml.model", "t5"); },
        {"tokenizer.ggml.unknown_token_id", "default", "found 2"}},
-      {"gpt2",
+      {"bert",
        8,
-       [](GgufImage& g) { g.set("tokenizer.ggml.model", "gpt2"); },
-       {"tokenizer.ggml.model", "gpt2", "llama"}},
+       [](GgufImage& g) { g.set("tokenizer.ggml.model", "bert"); },
+       {"tokenizer.ggml.model", "bert", "llama"}},
       {"charsmap",
        8,
        [](GgufImage& g) {
