@@ -26,8 +26,8 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
                                       " rows of 'token_embd.weight', found " +
                                       std::to_string(tokenizer->vocab_size()));
   }
-  return Model(std::make_unique<const Impl>(std::move(gguf), std::move(config), std::move(weights),
-                                            std::move(tokenizer)));
+  return Model(std::make_unique<const Impl>(
+      Impl{std::move(gguf), std::move(config), std::move(weights), std::move(tokenizer)}));
 }
 
 const Config& Model::config() const {
