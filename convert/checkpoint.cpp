@@ -52,9 +52,10 @@ void read_shards(Checkpoint& checkpoint, const fs::path& index) {
     }
     // Every tensor here is one the index expects here, so equal counts mean equal sets.
     if (tensors.size() != n_expected) {
-      const auto missing = std::ranges::find_if(where, [&](const auto& entry) {
-        return entry.second == shard && !tensors.contains(entry.first);
-      });
+      const auto missing =
+          std::ranges::find_if(where, [&, name = std::string_view(shard)](const auto& entry) {
+            return entry.second == name && !tensors.contains(entry.first);
+          });
       throw Error(path.string(), "tensor '" + missing->first +
                                      "': the index has it in this file, "
                                      "it is not there");
