@@ -40,7 +40,7 @@ std::string message_of(Read&& read) {
   try {
     read();
   } catch (const Error& error) {
-    const std::string message = error.what();
+    std::string message = error.what();
     EXPECT_EQ(message.find('\n'), std::string::npos) << message;
     return message;
   }

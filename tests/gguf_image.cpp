@@ -35,8 +35,9 @@ void GgufImage::set(std::string_view key, GgufType type, std::string payload) {
 }
 
 void GgufImage::set_array(std::string_view key, GgufType element, uint64_t count,
-                          std::string payload) {
-  set(key, GgufType::array, raw(static_cast<uint32_t>(element)) + raw(count) + payload);
+                          std::string_view payload) {
+  set(key, GgufType::array,
+      raw(static_cast<uint32_t>(element)) + raw(count) + std::string(payload));
 }
 
 void GgufImage::set_strings(std::string_view key, const std::vector<std::string>& strings) {

@@ -58,7 +58,7 @@ struct GgufImage {
     set(key, GgufType::string, raw_string(value));
   }
   void set(std::string_view key, const char* value) { set(key, std::string_view(value)); }
-  void set_array(std::string_view key, GgufType element, uint64_t count, std::string payload);
+  void set_array(std::string_view key, GgufType element, uint64_t count, std::string_view payload);
   void set_strings(std::string_view key, const std::vector<std::string>& values);
 
   std::string bytes() const;
