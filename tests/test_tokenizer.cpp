@@ -157,7 +157,7 @@ void expect_same(const Tokenizer& tokenizer, const SentencePieceProcessor& libra
 /// The vocabulary as a file: with the SentencePiece bytes, or the standard arrays alone.
 std::filesystem::path write_vocabulary(const TemporaryDirectory& directory, std::string_view model,
                                        bool keep_original) {
-  const std::filesystem::path whole = directory.path() / "whole.gguf";
+  std::filesystem::path whole = directory.path() / "whole.gguf";
   GgufWriter writer;
   write_tokenizer(parse_sentencepiece(as_bytes(model), "test"), as_bytes(model), writer);
   OutputFile out(whole);
