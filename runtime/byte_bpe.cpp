@@ -74,8 +74,7 @@ PieceType piece_type(int64_t number, std::string_view text, const std::string& k
                          std::to_string(number));
   }
   const auto type = static_cast<PieceType>(number);
-  const bool marker = text.size() > 4 && text.starts_with("<|") && text.ends_with("|>");
-  if (type == PieceType::unknown || (type == PieceType::user_defined && marker)) {
+  if (type == PieceType::unknown || (type == PieceType::user_defined && looks_like_control(text))) {
     return PieceType::control;
   }
   return type;

@@ -523,10 +523,6 @@ void check_agreement(const Gguf& gguf, const SentencePieceModel& model,
   }
 }
 
-bool looks_like_control(std::string_view text) {
-  return text.size() > 4 && text.starts_with("<|") && text.ends_with("|>");
-}
-
 /// The vocabulary and normalizer from the standard arrays; `unknown` is used if no type says it.
 SentencePieceModel rebuild(const Gguf& gguf, const std::vector<std::string_view>& tokens,
                            Algorithm algorithm, Token unknown) {
@@ -559,6 +555,10 @@ SentencePieceModel rebuild(const Gguf& gguf, const std::vector<std::string_view>
 }
 
 }  // namespace
+
+bool looks_like_control(std::string_view piece) {
+  return piece.size() > 4 && piece.starts_with("<|") && piece.ends_with("|>");
+}
 
 bool is_end_of_turn_name(std::string_view piece) {
   return piece == "<|im_end|>" || piece == "<|eot_id|>" || piece == "<|end|>" ||

@@ -56,6 +56,10 @@ struct SentencePieceModel {
 /// Longer pieces are refused: building the library's tries recurses once per byte.
 constexpr size_t max_piece_bytes = 4096;
 
+/// Whether a piece is a template marker by its look, such as <|im_start|>. Files often declare
+/// these user-defined; they count as control tokens, so that text from users cannot forge them.
+bool looks_like_control(std::string_view piece);
+
 /// The token after which a chat turn is over has one of these names when it is a control token.
 bool is_end_of_turn_name(std::string_view piece);
 

@@ -15,6 +15,7 @@
 #include <sentencepiece_trainer.h>
 
 #include "error.h"
+#include "ggml_vocab.h"
 #include "gguf_image.h"
 #include "sentencepiece_model.h"
 #include "text.h"
@@ -245,19 +246,10 @@ TEST(Tokenizer, EqualsLlamaCppOnItsOwnVocabularyFile) {
   if (!exists(file)) GTEST_SKIP() << "no " << file;
   const Gguf gguf = Gguf::open(file);
   const Tokenizer tokenizer = Tokenizer::from_gguf(gguf);
-  const std::string input = read_text(file.string() + ".inp");
-  std::istringstream expected(read_text(file.string() + ".out"));
-  constexpr std::string_view separator = "\n__ggml_vocab_test__\n";
-  size_t n = 0;
-  for (size_t begin = 0, end = 0; (end = input.find(separator, begin)) != std::string::npos;
-       begin = end + separator.size(), ++n) {
-    const std::string text = input.substr(begin, end - begin);
-    std::string line;
-    ASSERT_TRUE(std::getline(expected, line));
-    std::istringstream numbers(line);
-    const std::vector<Token> ids{std::istream_iterator<Token>(numbers), {}};
-    EXPECT_EQ(tokenizer.encode(text), ids) << printable(text);
-  }
+  const size_t n =
+      for_each_ggml_vocab_text(file, [&](const std::string& text, const std::vector<Token>& ids) {
+        EXPECT_EQ(tokenizer.encode(text), ids) << printable(text);
+      });
   EXPECT_GT(n, 40u);
 }
 
