@@ -27,18 +27,37 @@ class Buffer {
   size_t cols_;
 };
 
-/// The shape of a KV cache. A lane holds one sequence; slots are where its tokens' keys and values
-/// lie. Keys are stored after RoPE, values after a value-placement gate.
+/// Positions of the cache that attention takes at a time. What a row gets is summed span by span,
+/// in ascending order, so it does not matter who computes a span nor what else is computed with it.
+constexpr size_t cache_span = 256;
+
+/// The shape of a KV cache. A lane holds one sequence: its first n_kept positions for good, those
+/// that follow in a ring, where position p overwrites position p - n_ring. Keys are stored after
+/// RoPE, values after a value-placement gate; neither is ever moved or rotated again.
 struct CacheShape {
   size_t n_layers;
   size_t n_lanes;
-  size_t n_slots;
+  size_t n_kept;  // 0 unless a window slides and spares the first tokens
+  size_t n_ring;  // a multiple of cache_span
   size_t n_kv_heads;
   size_t head_dim;
-  DType type;  // f32 or f16
+  DType type;  // f32, f16 or q8_0 (head_dim a multiple of 32)
 
-  size_t elements() const { return 2 * n_layers * n_lanes * n_slots * n_kv_heads * head_dim; }
-  size_t bytes() const { return row_bytes(type, elements()); }
+  /// What a head takes in memory; vector units like multiples of 16.
+  size_t padded_dim() const { return (head_dim + 15) / 16 * 16; }
+  /// Spans of one lane: those of the kept positions, then those of the ring.
+  size_t kept_spans() const { return (n_kept + cache_span - 1) / cache_span; }
+  size_t ring_spans() const { return n_ring / cache_span; }
+  size_t n_spans() const { return kept_spans() + ring_spans(); }
+  /// The span of its lane that holds a position.
+  size_t span_of(int64_t position) const {
+    const size_t counted = static_cast<size_t>(position) / cache_span;
+    return position < static_cast<int64_t>(n_kept) ? counted
+                                                   : kept_spans() + counted % ring_spans();
+  }
+  /// Bytes of the keys, or of the values, of one head in one span.
+  size_t span_bytes() const { return cache_span * row_bytes(type, padded_dim()); }
+  size_t bytes() const { return 2 * n_layers * n_lanes * n_kv_heads * n_spans() * span_bytes(); }
 };
 
 class Cache {
@@ -54,12 +73,14 @@ class Cache {
   CacheShape shape_;
 };
 
-/// What the backend needs to know of one row of a batch.
+/// What the backend needs to know of one row of a batch. It attends to its own position, to those
+/// before it from `first` on, and to the kept ones before it. Rows of a lane stand in the order of
+/// their positions, which follow each other.
 struct BatchRow {
   Token token;
   uint32_t lane;
-  uint32_t slot;       // where its key and value go
-  uint32_t n_visible;  // it attends to slots [0, n_visible) of its lane, its own among them
+  int64_t position;
+  int64_t first;
 };
 
 struct Batch {
@@ -67,6 +88,8 @@ struct Batch {
   /// (rows, rope_dim / 2, 2): cosine and sine per row and pair, computed on the host in double so
   /// that every backend rotates by the same exact angle.
   std::span<const float> angles;
+  /// The same for queries that meet kept keys; empty when the cache keeps none.
+  std::span<const float> kept_angles;
   /// Indices of the rows whose logits are wanted, ascending.
   std::span<const uint32_t> wanted;
 };
@@ -107,11 +130,15 @@ class Backend {
   /// Multiplies each head of x (rows, n_heads * head_dim) by its gate: gate is (rows, n_heads), or
   /// element-wise (rows, n_heads * head_dim).
   virtual void apply_gate(Buffer& x, const Buffer& gate, size_t head_dim) = 0;
-  /// Writes each row's keys and values (rows, n_kv_heads * head_dim) to its slot.
+  /// out = q rotated like rope() does, but by the angles for kept keys.
+  virtual void rope_kept(const Buffer& q, size_t head_dim, bool half_split, Buffer& out) = 0;
+  /// Writes each row's keys and values (rows, n_kv_heads * head_dim) to where its position lies.
   virtual void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v) = 0;
-  /// out = softmax(q k^T / sqrt(head_dim)) v over the slots each row sees; q and out are
-  /// (rows, n_heads * head_dim), query head h reads KV head h / (n_heads / n_kv_heads).
-  virtual void attend(const Buffer& q, const Cache& cache, size_t layer, Buffer& out) = 0;
+  /// out = softmax(q k^T / sqrt(head_dim)) v over the positions each row sees; q and out are
+  /// (rows, n_heads * head_dim), query head h reads KV head h / (n_heads / n_kv_heads). Kept keys
+  /// are met by q_kept, which is null when the cache keeps none.
+  virtual void attend(const Buffer& q, const Buffer* q_kept, const Cache& cache, size_t layer,
+                      Buffer& out) = 0;
   /// gate = silu(gate) * up.
   virtual void swiglu(Buffer& gate, const Buffer& up) = 0;
   /// x += y.

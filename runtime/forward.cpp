@@ -28,10 +28,11 @@ void attention(const Config& c, const BlockWeights& w, size_t layer, Backend& op
   }
 
   const bool half_split = c.architecture == Config::Architecture::vga;
+  if (a.q_kept) ops.rope_kept(*a.q, c.head_dim, half_split, *a.q_kept);
   ops.rope(*a.q, c.head_dim, half_split);
   ops.rope(*a.k, c.head_dim, half_split);
   ops.write_cache(cache, layer, *a.k, *a.v);
-  ops.attend(*a.q, cache, layer, *a.mixed);
+  ops.attend(*a.q, a.q_kept.get(), cache, layer, *a.mixed);
 
   if (c.gate && c.gate.placement == Gate::Placement::output) {
     ops.apply_gate(*a.mixed, *a.gate, c.head_dim);
@@ -54,10 +55,11 @@ void feed_forward(const Config& c, const BlockWeights& w, Backend& ops, Activati
 
 }  // namespace
 
-Activations::Activations(const Config& c, Backend& ops, size_t max_rows)
+Activations::Activations(const Config& c, Backend& ops, size_t max_rows, bool keeps_tokens)
     : x(ops.new_buffer(max_rows, c.hidden_size)),
       h(ops.new_buffer(max_rows, c.hidden_size)),
       q(ops.new_buffer(max_rows, c.q_size())),
+      q_kept(keeps_tokens ? ops.new_buffer(max_rows, c.q_size()) : nullptr),
       k(ops.new_buffer(max_rows, c.kv_size())),
       v(ops.new_buffer(max_rows, c.kv_size())),
       mixed(ops.new_buffer(max_rows, c.q_size())),

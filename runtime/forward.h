@@ -10,11 +10,13 @@ namespace vga {
 
 /// Buffers of one forward pass, for batches of up to max_rows rows.
 struct Activations {
-  Activations(const Config& config, Backend& ops, size_t max_rows);
+  /// `keeps_tokens`: the cache has kept positions, which want queries of their own.
+  Activations(const Config& config, Backend& ops, size_t max_rows, bool keeps_tokens);
 
   std::unique_ptr<Buffer> x;       // (rows, hidden_size) the residual stream
   std::unique_ptr<Buffer> h;       // (rows, hidden_size) a sublayer's normalised input, or output
   std::unique_ptr<Buffer> q;       // (rows, n_heads * head_dim)
+  std::unique_ptr<Buffer> q_kept;  // (rows, n_heads * head_dim) rotated for kept keys, or null
   std::unique_ptr<Buffer> k;       // (rows, n_kv_heads * head_dim)
   std::unique_ptr<Buffer> v;       // (rows, n_kv_heads * head_dim)
   std::unique_ptr<Buffer> mixed;   // (rows, n_heads * head_dim) what attention delivers

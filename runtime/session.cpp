@@ -9,13 +9,22 @@
 namespace vga {
 namespace {
 
-CacheShape cache_shape(const Config& config, const SessionOptions& options) {
-  const size_t context = options.context == 0 ? config.context_length : options.context;
-  return {config.n_layers,   options.n_sequences, context,
-          config.n_kv_heads, config.head_dim,     options.cache_type};
+size_t context_of(const Config& config, const SessionOptions& options) {
+  return options.context == 0 ? config.context_length : options.context;
 }
 
-void validate(const SessionOptions& o) {
+CacheShape cache_shape(const Config& config, const SessionOptions& options) {
+  const size_t spans = (context_of(config, options) - 1) / cache_span + 1;
+  return {.n_layers = config.n_layers,
+          .n_lanes = options.n_sequences,
+          .n_kept = 0,
+          .n_ring = spans * cache_span,
+          .n_kv_heads = config.n_kv_heads,
+          .head_dim = config.head_dim,
+          .type = options.cache_type};
+}
+
+void validate(const SessionOptions& o, const Config& config) {
   const auto in_range = [](std::string_view option, size_t value, size_t min, size_t max) {
     if (value >= min && value <= max) return;
     throw Error(option, "wanted " + std::to_string(min) + " to " + std::to_string(max) +
@@ -25,8 +34,12 @@ void validate(const SessionOptions& o) {
   in_range("sequences", o.n_sequences, 1, 4096);
   in_range("threads", o.n_threads, 0, 1024);
   in_range("batch", o.max_batch, 1, 1 << 16);
-  if (o.cache_type != DType::f16 && o.cache_type != DType::f32) {
-    throw Error("cache type", "wanted f16 or f32, found " + std::string(name(o.cache_type)));
+  if (o.cache_type != DType::f16 && o.cache_type != DType::f32 && o.cache_type != DType::q8_0) {
+    throw Error("cache type", "wanted f16, f32 or q8_0, found " + std::string(name(o.cache_type)));
+  }
+  if (config.head_dim % block_elements(o.cache_type) != 0) {
+    throw Error("cache type", "q8_0 wants heads of a multiple of 32 elements, this model's have " +
+                                  std::to_string(config.head_dim));
   }
 }
 
@@ -53,7 +66,8 @@ struct Session::Impl {
         options(session_options),
         ops(cpu::new_backend(options.n_threads)),
         cache(ops->new_cache(cache_shape(config, options))),
-        activations(config, *ops, options.max_batch),
+        activations(config, *ops, options.max_batch, false),
+        context(context_of(config, options)),
         frequencies(rope_frequencies(config)),
         lengths(options.n_sequences) {}
 
@@ -65,6 +79,7 @@ struct Session::Impl {
   std::unique_ptr<Backend> ops;
   std::unique_ptr<Cache> cache;
   Activations activations;
+  size_t context;                   // tokens a sequence can hold
   std::vector<double> frequencies;  // (rope_dim / 2)
   std::vector<int64_t> lengths;     // (n_sequences) tokens held
 
@@ -77,13 +92,12 @@ struct Session::Impl {
   std::vector<float> host_logits_;  // the same, where the caller can read it
 };
 
-/// Checks the rows and works out slots, angles and what each row sees.
+/// Checks the rows and works out angles and what each row sees.
 void Session::Impl::plan(std::span<const Row> rows) {
   if (rows.empty() || rows.size() > options.max_batch) {
     throw Error("batch", "wanted 1 to " + std::to_string(options.max_batch) + " rows, found " +
                              std::to_string(rows.size()));
   }
-  const auto context = static_cast<int64_t>(cache->shape().n_slots);
   rows_.clear();
   angles_.clear();
   wanted_.clear();
@@ -103,13 +117,12 @@ void Session::Impl::plan(std::span<const Row> rows) {
                                   std::to_string(row.sequence) + ", found " +
                                   std::to_string(row.position));
     }
-    if (next >= context) {
+    if (next >= static_cast<int64_t>(context)) {
       throw ContextFull("the context of " + std::to_string(context) + " tokens is full");
     }
     ++next;
     if (row.wants_logits) wanted_.push_back(static_cast<uint32_t>(rows_.size()));
-    rows_.push_back({row.token, row.sequence, static_cast<uint32_t>(row.position),
-                     static_cast<uint32_t>(row.position + 1)});
+    rows_.push_back({row.token, row.sequence, row.position, 0});
     for (const double frequency : frequencies) {
       const double angle = static_cast<double>(row.position) * frequency;
       angles_.push_back(static_cast<float>(std::cos(angle)));
@@ -119,13 +132,13 @@ void Session::Impl::plan(std::span<const Row> rows) {
 }
 
 Session::Session(const Model& model, const SessionOptions& options)
-    : impl_((validate(options), std::make_unique<Impl>(model, options))) {}
+    : impl_((validate(options, model.config()), std::make_unique<Impl>(model, options))) {}
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
 Session::~Session() = default;
 
 size_t Session::context() const {
-  return impl_->cache->shape().n_slots;
+  return impl_->context;
 }
 size_t Session::max_batch() const {
   return impl_->options.max_batch;
@@ -147,7 +160,7 @@ void Session::truncate(int64_t length, uint32_t sequence) {
     throw Error("length",
                 "wanted 0 to " + std::to_string(held) + ", found " + std::to_string(length));
   }
-  held = length;  // slots behind the end are simply written again
+  held = length;  // what lies behind the end is simply written again
 }
 
 std::span<const float> Session::decode(std::span<const Row> rows) {
@@ -157,8 +170,9 @@ std::span<const float> Session::decode(std::span<const Row> rows) {
   if (s.logits_ == nullptr || s.logits_->rows() < n_wanted) {
     s.logits_ = s.ops->new_buffer(n_wanted, s.config.vocab_size);
   }
-  forward(s.config, s.weights, *s.ops, {s.rows_, s.angles_, s.wanted_}, *s.cache, s.activations,
-          *s.logits_);
+  forward(s.config, s.weights, *s.ops,
+          {.rows = s.rows_, .angles = s.angles_, .kept_angles = {}, .wanted = s.wanted_}, *s.cache,
+          s.activations, *s.logits_);
   s.host_logits_.resize(n_wanted * s.config.vocab_size);
   if (n_wanted > 0) s.ops->read(*s.logits_, s.host_logits_);
   s.lengths = s.next_;

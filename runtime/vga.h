@@ -64,7 +64,7 @@ struct SessionOptions {
   size_t n_sequences = 1;  // independent sequences, each with `context` tokens
   size_t n_threads = 0;    // 0 is one per physical core
   size_t max_batch = 256;  // rows computed at once: bounds scratch memory, sets prefill chunks
-  DType cache_type = DType::f16;  // f16 or f32
+  DType cache_type = DType::f16;  // f16, f32 or q8_0
 };
 
 /// One row of a batch: the token at a position of a sequence.

@@ -70,32 +70,48 @@ BENCHMARK_CAPTURE(project, f16, DType::f16)->Apply(shapes);
 BENCHMARK_CAPTURE(project, bf16, DType::bf16)->Apply(shapes);
 BENCHMARK_CAPTURE(project, q8_0, DType::q8_0)->Apply(shapes);
 
-/// One KV head of 64 elements and `heads` query heads.
+/// Some queries of 64 elements over the spans of one KV head.
 void attend(benchmark::State& state, DType type) {
   constexpr size_t head_dim = 64;
   const auto depth = static_cast<size_t>(state.range(0));
-  const auto heads = static_cast<size_t>(state.range(1));
-  const auto keys = encoded(type, depth * head_dim);
-  const auto values = encoded(type, depth * head_dim);
-  const auto q = random_floats(heads * head_dim);
-  std::vector<float> out(q.size());
-  std::vector<float> scratch(attend_scratch(heads, head_dim));
+  const auto n_queries = static_cast<size_t>(state.range(1));
+  const Kernels& kernels = best_kernels();
+  const size_t span_bytes = CacheShape{1, 1, 0, cache_span, 1, head_dim, type}.span_bytes();
+  std::vector<std::byte> keys(depth / cache_span * span_bytes);
+  std::vector<std::byte> values(keys.size());
+  const auto row = random_floats(head_dim);
+  for (size_t p = 0; p < depth; ++p) {
+    const size_t at = p / cache_span * span_bytes;
+    kernels.write_key(type, row.data(), head_dim, keys.data() + at, p % cache_span);
+    kernels.write_value(type, row.data(), head_dim, values.data() + at, p % cache_span);
+  }
+  const auto q = random_floats(n_queries * head_dim);
+  const std::vector<uint32_t> begin(n_queries, 0);
+  const std::vector<uint32_t> end(n_queries, cache_span);
+  std::vector<float> out(n_queries * (head_dim + 2));
+  std::vector<float> scratch(attend_scratch(head_dim));
   for (auto _ : state) {
-    best_kernels().attend(q.data(), heads, head_dim, 0.125f,
-                          {type, keys.data(), values.data(), depth}, out.data(), scratch.data());
+    for (size_t at = 0; at < keys.size(); at += span_bytes) {
+      kernels.attend({type, head_dim, 0.125f, keys.data() + at, values.data() + at, q.data(),
+                      n_queries, begin.data(), end.data(), out.data(), out.data() + n_queries,
+                      out.data() + 2 * n_queries},
+                     scratch.data());
+    }
     benchmark::DoNotOptimize(out.data());
     benchmark::ClobberMemory();
   }
   state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(2 * keys.size()));
-  state.counters["flop/s"] = benchmark::Counter(4.0 * static_cast<double>(depth * head_dim * heads),
-                                                benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["flop/s"] =
+      benchmark::Counter(4.0 * static_cast<double>(depth * head_dim * n_queries),
+                         benchmark::Counter::kIsIterationInvariantRate);
 }
 void depths(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"depth", "heads"})->ArgsProduct({{512, 4096}, {1, 3, 8}});
+  b->ArgNames({"depth", "queries"})->ArgsProduct({{512, 4096}, {1, 3, 8, 24}});
   b->Unit(benchmark::kMicrosecond);
 }
 BENCHMARK_CAPTURE(attend, f32, DType::f32)->Apply(depths);
 BENCHMARK_CAPTURE(attend, f16, DType::f16)->Apply(depths);
+BENCHMARK_CAPTURE(attend, q8_0, DType::q8_0)->Apply(depths);
 
 /// What a parallel loop costs that does nothing.
 void empty_loop(benchmark::State& state) {

@@ -167,44 +167,134 @@ std::vector<float> naive_attend(const std::vector<float>& q, size_t head_dim, fl
   return out;
 }
 
-/// What the type keeps of the values.
-std::vector<float> decoded(DType type, const Encoded& encoded, size_t n) {
-  std::vector<float> values(n);
-  decode_row(type, encoded.data(), values);
+/// One head's keys and values, as a table of kernels keeps them in spans.
+class CachedHead {
+ public:
+  CachedHead(const Kernels& kernels, DType type, size_t head_dim, const std::vector<float>& keys,
+             const std::vector<float>& values)
+      : kernels_(kernels), shape_{1, 1, 0, cache_span, 1, head_dim, type} {
+    const size_t n = keys.size() / head_dim;
+    const size_t n_spans = (n + cache_span - 1) / cache_span;
+    keys_.resize(n_spans * shape_.span_bytes());
+    values_.resize(n_spans * shape_.span_bytes());
+    for (size_t p = 0; p < n; ++p) {
+      const size_t at = p / cache_span * shape_.span_bytes();
+      kernels.write_key(type, &keys[p * head_dim], head_dim, keys_.data() + at, p % cache_span);
+      kernels.write_value(type, &values[p * head_dim], head_dim, values_.data() + at,
+                          p % cache_span);
+    }
+  }
+
+  /// What one span gives queries (n, head_dim) that see [begin[i], end[i]) of it: per query the
+  /// highest score, the total and head_dim weighted values.
+  std::vector<float> attend(const std::vector<float>& q, std::vector<uint32_t> begin,
+                            std::vector<uint32_t> end, float scale, size_t span = 0) const {
+    const size_t n = begin.size();
+    const size_t head_dim = shape_.head_dim;
+    std::vector<float> results(n * (head_dim + 2), NAN);
+    std::vector<float> scratch(attend_scratch(head_dim), NAN);
+    kernels_.attend({.type = shape_.type,
+                     .head_dim = head_dim,
+                     .scale = scale,
+                     .keys = keys_.data() + span * shape_.span_bytes(),
+                     .values = values_.data() + span * shape_.span_bytes(),
+                     .q = q.data(),
+                     .n_queries = n,
+                     .begin = begin.data(),
+                     .end = end.data(),
+                     .highest = results.data(),
+                     .total = results.data() + n,
+                     .out = results.data() + 2 * n},
+                    scratch.data());
+    return results;
+  }
+
+ private:
+  const Kernels& kernels_;
+  CacheShape shape_;
+  std::vector<std::byte> keys_;    // (n_spans) spans
+  std::vector<std::byte> values_;  // (n_spans) spans
+};
+
+/// What the type keeps of rows of values.
+std::vector<float> rounded(DType type, const std::vector<float>& values, size_t cols) {
+  std::vector<float> result(values.size());
+  const Encoded encoded(type, values, cols);
+  for (size_t i = 0; i < values.size(); i += cols) {
+    decode_row(type, encoded.data() + i / cols * row_bytes(type, cols), {&result[i], cols});
+  }
+  return result;
+}
+
+/// Values that q8_0 keeps as they are, so that rounding cannot hide a mistake: with a 127 in each
+/// block of 32, d is 1.
+std::vector<float> small_integers(size_t n, uint32_t seed) {
+  std::vector<float> values = random_floats(n, seed, 40);
+  for (size_t i = 0; i < n; ++i) {
+    values[i] = i % 32 == 5 ? 127 : std::round(std::clamp(values[i], -127.f, 127.f));
+  }
   return values;
 }
 
-std::vector<float> attend(const Kernels& kernels, DType type, const std::vector<float>& q,
-                          size_t head_dim, float scale, const Encoded& k, const Encoded& v,
-                          size_t n) {
-  const size_t n_heads = q.size() / head_dim;
-  std::vector<float> out(q.size(), NAN);
-  std::vector<float> scratch(attend_scratch(n_heads, head_dim), NAN);
-  kernels.attend(q.data(), n_heads, head_dim, scale, {type, k.data(), v.data(), n}, out.data(),
-                 scratch.data());
-  return out;
-}
-
-// Also without fast kernels: the scalar one computes online too.
+// Also without fast kernels: the scalar one has a definition to meet, too.
 TEST(AttendTest, MatchesANaiveSoftmax) {
   for (const Kernels* kernels : {&scalar_kernels, &best_kernels()}) {
-    for (const DType type : {DType::f32, DType::f16}) {
-      for (const size_t head_dim : {1, 7, 32, 45, 64, 80, 128}) {
-        const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
-        for (const size_t n : {1, 2, 63, 64, 65, 200}) {
-          const Encoded k(type, random_floats(n * head_dim, 5), head_dim);
-          const Encoded v(type, random_floats(n * head_dim, 6), head_dim);
-          for (const size_t n_heads : {1, 2, 3, 4, 8, 9}) {
-            const auto q = random_floats(n_heads * head_dim, 7, 3);
-            const auto expected = naive_attend(q, head_dim, scale, decoded(type, k, n * head_dim),
-                                               decoded(type, v, n * head_dim));
-            const auto got = attend(*kernels, type, q, head_dim, scale, k, v, n);
-            for (size_t i = 0; i < got.size(); ++i) {
-              ASSERT_NEAR(got[i], expected[i], 1e-5f)
+    for (const DType type : {DType::f32, DType::f16, DType::q8_0}) {
+      for (const size_t head_dim : {1, 7, 32, 45, 64, 80, 96, 128}) {
+        if (head_dim % block_elements(type) != 0) continue;
+        for (const size_t n : {1, 2, 15, 16, 17, 63, 200, 256}) {
+          const auto keys = small_integers(n * head_dim, 5);
+          const auto values = random_floats(n * head_dim, 6);
+          const CachedHead cache(*kernels, type, head_dim, keys, values);
+          for (const size_t n_queries : {1, 2, 3, 4, 8, 9, 12, 24}) {
+            const auto q = small_integers(n_queries * head_dim, 7);
+            const float scale = 3e-4f / std::sqrt(static_cast<float>(head_dim));
+            const auto expected =
+                naive_attend(q, head_dim, scale, keys, rounded(type, values, head_dim));
+            const auto got =
+                cache.attend(q, std::vector<uint32_t>(n_queries, 0),
+                             std::vector<uint32_t>(n_queries, static_cast<uint32_t>(n)), scale);
+            for (size_t i = 0; i < expected.size(); ++i) {
+              ASSERT_NEAR(got[2 * n_queries + i] / got[n_queries + i / head_dim], expected[i],
+                          1e-5f)
                   << kernels->name << " " << name(type) << ", head_dim " << head_dim << ", n " << n
-                  << ", heads " << n_heads;
+                  << ", queries " << n_queries;
             }
           }
+        }
+      }
+    }
+  }
+}
+
+TEST(AttendTest, SeesItsPositionsAlone) {
+  constexpr size_t head_dim = 32;
+  for (const Kernels* kernels : {&scalar_kernels, &best_kernels()}) {
+    for (const DType type : {DType::f32, DType::f16, DType::q8_0}) {
+      const auto keys = small_integers(300 * head_dim, 5);
+      const auto values = random_floats(300 * head_dim, 6);
+      const CachedHead cache(*kernels, type, head_dim, keys, values);
+      const auto q = small_integers(5 * head_dim, 7);
+      const std::vector<uint32_t> begin = {0, 3, 17, 40, 40};
+      const std::vector<uint32_t> end = {1, 20, 18, 40, 44};
+      const auto got = cache.attend(q, begin, end, 1e-4f, 1);
+      for (size_t i = 0; i < 5; ++i) {
+        const std::vector<float> one(q.begin() + i * head_dim, q.begin() + (i + 1) * head_dim);
+        const auto rows = [&](const std::vector<float>& all) {
+          return std::vector<float>(all.begin() + (cache_span + begin[i]) * head_dim,
+                                    all.begin() + (cache_span + end[i]) * head_dim);
+        };
+        if (begin[i] == end[i]) {
+          EXPECT_EQ(got[i], -infinity);
+          EXPECT_EQ(got[5 + i], 0);
+          for (size_t j = 0; j < head_dim; ++j) EXPECT_EQ(got[10 + i * head_dim + j], 0);
+          continue;
+        }
+        const auto expected =
+            naive_attend(one, head_dim, 1e-4f, rows(keys), rounded(type, rows(values), head_dim));
+        for (size_t j = 0; j < head_dim; ++j) {
+          EXPECT_NEAR(got[10 + i * head_dim + j] / got[5 + i], expected[j], 1e-5f)
+              << kernels->name << " " << name(type) << ", query " << i;
         }
       }
     }
@@ -218,24 +308,35 @@ TEST(AttendTest, SurvivesScoresThatExpCannotHold) {
     std::vector<float> keys(n * head_dim, -1000);
     std::fill_n(keys.begin() + 100 * head_dim, head_dim, 1000.f);  // wins by e^16000
     const std::vector<float> values = random_floats(n * head_dim, 8);
-    const std::vector<float> q(head_dim, 1);
-    const auto got = attend(*kernels, DType::f32, q, head_dim, 1, {DType::f32, keys, head_dim},
-                            {DType::f32, values, head_dim}, n);
-    for (size_t i = 0; i < head_dim; ++i) EXPECT_EQ(got[i], values[100 * head_dim + i]);
+    const CachedHead cache(*kernels, DType::f32, head_dim, keys, values);
+    const auto got = cache.attend(std::vector<float>(head_dim, 1), {0}, {n}, 1);
+    EXPECT_EQ(got[0], 8000);
+    EXPECT_EQ(got[1], 1);
+    for (size_t i = 0; i < head_dim; ++i) EXPECT_EQ(got[2 + i], values[100 * head_dim + i]);
   }
 }
 
-TEST_F(KernelsTest, AttendDoesNotDependOnTheOtherHeads) {
-  constexpr size_t head_dim = 80;
-  constexpr size_t n = 150;
-  const Encoded k(DType::f16, random_floats(n * head_dim, 5), head_dim);
-  const Encoded v(DType::f16, random_floats(n * head_dim, 6), head_dim);
-  const auto q = random_floats(10 * head_dim, 7);
-  const auto all = attend(fast, DType::f16, q, head_dim, 0.1f, k, v, n);
-  for (size_t h = 0; h < 10; ++h) {
-    const std::vector<float> one(q.begin() + h * head_dim, q.begin() + (h + 1) * head_dim);
-    const auto got = attend(fast, DType::f16, one, head_dim, 0.1f, k, v, n);
-    ASSERT_TRUE(std::equal(got.begin(), got.end(), all.begin() + h * head_dim)) << h;
+TEST_F(KernelsTest, AttendDoesNotDependOnTheOtherQueries) {
+  for (const DType type : {DType::f32, DType::f16, DType::q8_0}) {
+    constexpr size_t head_dim = 96;
+    const CachedHead cache(fast, type, head_dim, random_floats(150 * head_dim, 5),
+                           random_floats(150 * head_dim, 6));
+    const auto q = random_floats(24 * head_dim, 7);
+    std::vector<uint32_t> begin(24);
+    std::vector<uint32_t> end(24);
+    for (uint32_t i = 0; i < 24; ++i) {
+      begin[i] = i * 3;
+      end[i] = 100 + 2 * i;
+    }
+    const auto all = cache.attend(q, begin, end, 0.1f);
+    for (size_t i = 0; i < 24; ++i) {
+      const std::vector<float> one(q.begin() + i * head_dim, q.begin() + (i + 1) * head_dim);
+      const auto got = cache.attend(one, {begin[i]}, {end[i]}, 0.1f);
+      EXPECT_EQ(got[0], all[i]);
+      EXPECT_EQ(got[1], all[24 + i]);
+      ASSERT_TRUE(std::equal(got.begin() + 2, got.end(), all.begin() + 48 + i * head_dim))
+          << name(type) << " " << i;
+    }
   }
 }
 
@@ -307,21 +408,6 @@ TEST_F(KernelsTest, RopeMatchesScalar) {
       for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 1e-6f);
     }
   }
-}
-
-TEST_F(KernelsTest, ToF16MatchesScalar) {
-  std::vector<float> x = random_floats(1003, 13, 100);
-  for (const float special : {0.f, -0.f, 65504.f, 65519.99f, 65520.f, 1e30f, infinity, -infinity,
-                              6e-8f, 2.9e-8f, 3e-8f, 6.1e-5f, 1e-30f}) {
-    x.push_back(special);
-  }
-  std::vector<uint16_t> expected(x.size());
-  std::vector<uint16_t> got(x.size() + 1, 7);
-  scalar_kernels.to_f16(x.data(), x.size(), expected.data());
-  fast.to_f16(x.data(), x.size(), got.data());
-  EXPECT_EQ(got.back(), 7);
-  got.pop_back();
-  EXPECT_EQ(got, expected);
 }
 
 }  // namespace

@@ -129,6 +129,18 @@ TEST_P(SessionTest, SessionsOfOneModelRunInParallel) {
   for (const auto& result : results) EXPECT_EQ(result, expected);
 }
 
+// Over several spans of the cache, with few rows (split over the threads) and with many.
+TEST_P(SessionTest, LongContextsDoNotDependOnChunksAndThreads) {
+  const auto tokens = some_tokens(700);
+  const auto expected = all_logits({.context = 700, .n_threads = 1}, tokens, 1);
+  for (const size_t n_threads : {1, 2, 7}) {
+    for (const size_t chunk : {1, 2, 100, 256}) {
+      ASSERT_EQ(all_logits({.context = 700, .n_threads = n_threads}, tokens, chunk), expected)
+          << n_threads << " threads, chunks of " << chunk;
+    }
+  }
+}
+
 TEST_P(SessionTest, TruncateForgets) {
   const auto tokens = some_tokens(20);
   Session session(model_, {.n_threads = 1});
@@ -179,6 +191,8 @@ TEST_F(SessionErrors, NamesWhatIsOutOfRange) {
   EXPECT_EQ(session.length(), 0);
   EXPECT_THROW(Session(model_, {.context = size_t{1} << 60}), Error);
   EXPECT_THROW(Session(model_, {.n_sequences = 0}), Error);
+  EXPECT_THROW(Session(model_, {.cache_type = DType::bf16}), Error);
+  // The tiny model's heads are shorter than a block.
   EXPECT_THROW(Session(model_, {.cache_type = DType::q8_0}), Error);
 }
 

@@ -2,17 +2,13 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cmath>
-#include <cstring>
 #include <vector>
 
+#include "attention.h"
 #include "threads.h"
 
 namespace vga::cpu {
 namespace {
-
-/// Multiply-adds worth handing to another thread: below, waking it costs more than it saves.
-constexpr size_t min_work = 1 << 15;
 
 class CpuBuffer : public Buffer {
  public:
@@ -34,38 +30,13 @@ const float* floats(const Tensor& vector) {
   return reinterpret_cast<const float*>(vector.data);
 }
 
-/// Keys and values, each (n_layers, n_lanes, n_kv_heads, n_slots, head_dim): what one head attends
-/// to lies in one piece. calloc'ed, so slots that are never used take no memory.
-class CpuCache : public Cache {
- public:
-  explicit CpuCache(const CacheShape& shape)
-      : Cache(shape),
-        head_row_(row_bytes(shape.type, shape.head_dim)),
-        data_(static_cast<std::byte*>(std::calloc(shape.bytes(), 1))) {
-    if (data_ == nullptr) throw std::bad_alloc();
-  }
-
-  std::byte* key(size_t layer, size_t lane, size_t head, size_t slot) const {
-    const CacheShape& s = shape();
-    return data_.get() +
-           (((layer * s.n_lanes + lane) * s.n_kv_heads + head) * s.n_slots + slot) * head_row_;
-  }
-  std::byte* value(size_t layer, size_t lane, size_t head, size_t slot) const {
-    return key(layer, lane, head, slot) + shape().bytes() / 2;
-  }
-
- private:
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-  size_t head_row_;  // bytes
-  std::unique_ptr<std::byte, Free> data_;
-};
-
 class CpuBackend : public Backend {
  public:
   CpuBackend(size_t n_threads, const Kernels& kernels)
-      : kernels_(kernels), threads_(n_threads), scratch_(threads_.size()) {}
+      : kernels_(kernels),
+        threads_(n_threads),
+        attention_(kernels, threads_),
+        scratch_(threads_.size()) {}
 
   std::string description() const override {
     return std::string("cpu ") + kernels_.name + ", " + std::to_string(threads_.size()) +
@@ -119,13 +90,12 @@ class CpuBackend : public Backend {
   }
 
   void rope(Buffer& x, size_t head_dim, bool half_split) override {
-    const size_t n_pairs = batch_.angles.size() / n_rows_ / 2;
-    each_row(x.cols(), [&](size_t r) {
-      const float* cos_sin = batch_.angles.data() + r * n_pairs * 2;
-      for (size_t i = 0; i < x.cols(); i += head_dim) {
-        kernels_.rope(host(x).row(r) + i, cos_sin, n_pairs, half_split);
-      }
-    });
+    rotate(host(x), batch_.angles, head_dim, half_split);
+  }
+
+  void rope_kept(const Buffer& q, size_t head_dim, bool half_split, Buffer& out) override {
+    std::copy_n(host(q).row(0), n_rows_ * q.cols(), host(out).row(0));
+    rotate(host(out), batch_.kept_angles, head_dim, half_split);
   }
 
   void sigmoid(Buffer& gate, const Tensor& bias) override {
@@ -147,41 +117,26 @@ class CpuBackend : public Backend {
 
   void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v) override {
     const CpuCache& c = static_cast<const CpuCache&>(cache);
-    const size_t head_dim = c.shape().head_dim;
+    const CacheShape& shape = c.shape();
+    const size_t head_dim = shape.head_dim;
     each_row(2 * k.cols(), [&](size_t r) {
       const BatchRow& row = batch_.rows[r];
-      for (size_t head = 0; head < c.shape().n_kv_heads; ++head) {
-        store(host(k).row(r) + head * head_dim, head_dim, c.shape().type,
-              c.key(layer, row.lane, head, row.slot));
-        store(host(v).row(r) + head * head_dim, head_dim, c.shape().type,
-              c.value(layer, row.lane, head, row.slot));
+      const size_t at = shape.span_of(row.position) * shape.span_bytes();
+      const size_t index = static_cast<size_t>(row.position) % cache_span;
+      for (size_t head = 0; head < shape.n_kv_heads; ++head) {
+        kernels_.write_key(shape.type, host(k).row(r) + head * head_dim, head_dim,
+                           c.keys(layer, row.lane, head) + at, index);
+        kernels_.write_value(shape.type, host(v).row(r) + head * head_dim, head_dim,
+                             c.values(layer, row.lane, head) + at, index);
       }
     });
   }
 
-  void attend(const Buffer& q, const Cache& cache, size_t layer, Buffer& out) override {
+  void attend(const Buffer& q, const Buffer* q_kept, const Cache& cache, size_t layer,
+              Buffer& out) override {
     const CpuCache& c = static_cast<const CpuCache&>(cache);
-    const size_t n_kv_heads = c.shape().n_kv_heads;
-    const size_t head_dim = c.shape().head_dim;
-    const size_t group = q.cols() / (n_kv_heads * head_dim);  // query heads of one KV head
-    const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
-    size_t visible = 0;
-    for (const BatchRow& row : batch_.rows) visible += row.n_visible;
-    const size_t grain = grain_for(2 * group * head_dim * (visible / n_rows_ + 1));
-    // A task is one row and one KV head.
-    threads_.run(n_rows_ * n_kv_heads, grain, [&](size_t begin, size_t end, size_t thread) {
-      float* scratch = scratch_for(thread, attend_scratch(group, head_dim));
-      for (size_t task = begin; task < end; ++task) {
-        const size_t r = task / n_kv_heads;
-        const size_t head = task % n_kv_heads;
-        const BatchRow& row = batch_.rows[r];
-        const size_t at = head * group * head_dim;
-        kernels_.attend(host(q).row(r) + at, group, head_dim, scale,
-                        {c.shape().type, c.key(layer, row.lane, head, 0),
-                         c.value(layer, row.lane, head, 0), row.n_visible},
-                        host(out).row(r) + at, scratch);
-      }
-    });
+    attention_.run(batch_.rows, c, layer, q.cols() / c.shape().head_dim, host(q).row(0),
+                   q_kept != nullptr ? host(*q_kept).row(0) : nullptr, host(out).row(0));
   }
 
   void swiglu(Buffer& gate, const Buffer& up) override {
@@ -206,9 +161,6 @@ class CpuBackend : public Backend {
   }
 
  private:
-  /// Tasks of `work` multiply-adds each that are worth one hand-over.
-  static size_t grain_for(size_t work) { return std::max<size_t>(1, min_work / (work + 1)); }
-
   template <class Body>
   void each_row(size_t work, Body&& body) {
     threads_.run(n_rows_, grain_for(work), [&](size_t begin, size_t end, size_t) {
@@ -221,16 +173,19 @@ class CpuBackend : public Backend {
     return scratch_[thread].data();
   }
 
-  void store(const float* from, size_t n, DType type, std::byte* to) const {
-    if (type == DType::f16) {
-      kernels_.to_f16(from, n, reinterpret_cast<uint16_t*>(to));
-    } else {
-      std::memcpy(to, from, n * sizeof(float));
-    }
+  void rotate(CpuBuffer& x, std::span<const float> angles, size_t head_dim, bool half_split) {
+    const size_t n_pairs = angles.size() / n_rows_ / 2;
+    each_row(x.cols(), [&](size_t r) {
+      const float* cos_sin = angles.data() + r * n_pairs * 2;
+      for (size_t i = 0; i < x.cols(); i += head_dim) {
+        kernels_.rope(x.row(r) + i, cos_sin, n_pairs, half_split);
+      }
+    });
   }
 
   const Kernels& kernels_;
   ThreadPool threads_;
+  Attention attention_;
   std::vector<std::vector<float>> scratch_;  // one per thread
   Batch batch_;
   size_t n_rows_ = 0;  // of the batch, or the wanted ones once keep_wanted() was called

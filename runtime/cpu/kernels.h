@@ -3,17 +3,26 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../dtype.h"
+#include "../backend.h"
 
 namespace vga::cpu {
 
-/// One query position's view of one KV head in the cache: keys and values of `n` consecutive
-/// positions, each head_dim elements of `type` (f32 or f16), rows `head_dim` apart.
-struct CachedHead {
-  DType type;
-  const std::byte* keys;    // (n, head_dim)
-  const std::byte* values;  // (n, head_dim)
-  size_t n;
+/// Some queries and one span of one KV head's cache, which they share.
+struct AttendSpan {
+  DType type;  // of the cache: f32, f16 or q8_0
+  size_t head_dim;
+  float scale;              // scores are q k^T * scale
+  const std::byte* keys;    // a span, as write_key() wrote it
+  const std::byte* values;  // a span, as write_value() wrote it
+  const float* q;           // (n_queries, head_dim)
+  size_t n_queries;         // at most attend_queries
+  const uint32_t* begin;    // (n_queries) a query sees positions [begin, end) of the span
+  const uint32_t* end;      // (n_queries) at least begin, at most cache_span
+
+  // Results. A query that sees nothing gets -infinity, 0 and zeros.
+  float* highest;  // (n_queries) the highest score
+  float* total;    // (n_queries) sum of the weights, e^(score - highest)
+  float* out;      // (n_queries, head_dim) values times weights
 };
 
 /// The arithmetic of the CPU backend for one instruction set. A table of plain functions so that
@@ -38,11 +47,14 @@ struct Kernels {
   /// (i, i + n_pairs) when `half_split`, else (2i, 2i + 1).
   void (*rope)(float* head, const float* cos_sin, size_t n_pairs, bool half_split);
 
-  /// For each of n_heads queries q (n_heads, head_dim) that share one KV head:
-  /// out (n_heads, head_dim) = softmax(q k^T * scale) v in one pass with an online softmax.
-  /// `scratch` holds attend_scratch(n_heads, head_dim) floats.
-  void (*attend)(const float* q, size_t n_heads, size_t head_dim, float scale,
-                 const CachedHead& cache, float* out, float* scratch);
+  /// Write the key or value (head_dim) of position `index` into a span of the cache, which begins
+  /// as zeros and is CacheShape::span_bytes() long. How a span is laid out is the kernels' own
+  /// affair.
+  void (*write_key)(DType type, const float* key, size_t head_dim, std::byte* span, size_t index);
+  void (*write_value)(DType type, const float* value, size_t head_dim, std::byte* span,
+                      size_t index);
+  /// `scratch` holds attend_scratch(head_dim) floats.
+  void (*attend)(const AttendSpan& span, float* scratch);
 
   /// gate[i] = gate[i] * sigmoid(gate[i]) * up[i].
   void (*swiglu)(float* gate, const float* up, size_t n);
@@ -52,8 +64,6 @@ struct Kernels {
   void (*add)(float* x, const float* y, size_t n);
   /// x[i] *= factor.
   void (*scale)(float* x, float factor, size_t n);
-  /// Converts n floats to f16, rounding to nearest even.
-  void (*to_f16)(const float* x, size_t n, uint16_t* out);
 };
 
 /// Rows that project() works on together: ranges that are multiples of it waste nothing.
@@ -64,10 +74,10 @@ constexpr size_t project_scratch(size_t cols) {
   return cols > project_panel ? cols : project_panel;
 }
 
-/// Positions of the cache that attention scores before it folds them into the softmax.
-constexpr size_t attend_block = 64;
-constexpr size_t attend_scratch(size_t n_heads, size_t head_dim) {
-  return n_heads * (attend_block + 3) + project_scratch(head_dim);
+/// Queries that attend() takes at a time.
+constexpr size_t attend_queries = 24;
+constexpr size_t attend_scratch(size_t head_dim) {
+  return attend_queries * (cache_span + 2 * (head_dim + 16)) + 16;
 }
 
 extern const Kernels scalar_kernels;

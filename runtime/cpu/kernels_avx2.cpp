@@ -94,10 +94,6 @@ __m128 sum_lanes(__m256 a, __m256 b, __m256 c, __m256 d) {
   return _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
 }
 
-float sum_lanes(__m256 a) {
-  return _mm_cvtss_f32(sum_lanes(a, a, a, a));
-}
-
 size_t smaller(size_t a, size_t b) {
   return a < b ? a : b;
 }
@@ -356,145 +352,15 @@ __m256 exp(__m256 x) {
   return _mm256_mul_ps(_mm256_mul_ps(y, factor(half)), factor(_mm256_sub_epi32(power, half)));
 }
 
-float max_lanes(__m256 a) {
-  __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+// Until the fast ones are here.
+void write_key(DType type, const float* key, size_t head_dim, std::byte* span, size_t index) {
+  scalar_kernels.write_key(type, key, head_dim, span, index);
 }
-
-/// Turns `n` scores into weights relative to the highest score so far, `highest`, and counts them
-/// in `total`. Returns the factor that corrects what was weighted before.
-float fold(float* scores, size_t n, float scale, float& highest, float& total) {
-  const __m256 before = _mm256_set1_ps(highest);
-  __m256 max = before;
-  for (size_t i = n; i < attend_block; ++i) scores[i] = -__builtin_inff();
-  for (size_t i = 0; i < n; i += lanes) {
-    const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(scale));
-    _mm256_storeu_ps(scores + i, scaled);
-    max = _mm256_max_ps(max, scaled);
-  }
-  max = _mm256_set1_ps(max_lanes(max));
-  __m256 sum = _mm256_setzero_ps();
-  for (size_t i = 0; i < n; i += lanes) {
-    const __m256 weights = exp(_mm256_sub_ps(_mm256_loadu_ps(scores + i), max));
-    _mm256_storeu_ps(scores + i, weights);
-    sum = _mm256_add_ps(sum, weights);
-  }
-  const float correction = _mm256_cvtss_f32(exp(_mm256_sub_ps(before, max)));
-  highest = _mm256_cvtss_f32(max);
-  total = total * correction + sum_lanes(sum);
-  return correction;
+void write_value(DType type, const float* value, size_t head_dim, std::byte* span, size_t index) {
+  scalar_kernels.write_value(type, value, head_dim, span, index);
 }
-
-/// A block of the cache's values and the weights that each head of a group gives them.
-struct WeightedValues {
-  const float* weights;     // (n_heads, attend_block)
-  const float* correction;  // (n_heads)
-  const std::byte* values;  // (n, head_dim)
-  size_t n;
-  size_t head_dim;
-  float* out;  // (n_heads, head_dim)
-};
-
-/// out = out * correction + weights values, for elements [at, at + 8 * vectors) of some heads.
-template <class W, size_t heads, size_t vectors>
-void mix(const WeightedValues& v, size_t head, size_t at) {
-  float* out = v.out + head * v.head_dim + at;
-  const float* weights = v.weights + head * attend_block;
-  __m256 sums[heads][vectors];
-  for (size_t h = 0; h < heads; ++h) {
-    const __m256 correction = _mm256_set1_ps(v.correction[head + h]);
-    for (size_t i = 0; i < vectors; ++i) {
-      sums[h][i] = _mm256_mul_ps(_mm256_loadu_ps(out + h * v.head_dim + i * lanes), correction);
-    }
-  }
-  const std::byte* values = v.values + encoded_bytes<W>(at);
-  for (size_t p = 0; p < v.n; ++p, values += encoded_bytes<W>(v.head_dim)) {
-    for (size_t i = 0; i < vectors; ++i) {
-      __m256 value[1];
-      W::load(values + i * W::bytes, value);
-      for (size_t h = 0; h < heads; ++h) {
-        const __m256 weight = _mm256_broadcast_ss(weights + h * attend_block + p);
-        sums[h][i] = _mm256_fmadd_ps(weight, value[0], sums[h][i]);
-      }
-    }
-  }
-  for (size_t h = 0; h < heads; ++h) {
-    for (size_t i = 0; i < vectors; ++i) {
-      _mm256_storeu_ps(out + h * v.head_dim + i * lanes, sums[h][i]);
-    }
-  }
-}
-
-/// The last head_dim % 8 elements.
-template <class W>
-void mix_rest(const WeightedValues& v, size_t head, size_t at) {
-  const size_t rest = v.head_dim - at;
-  float* out = v.out + head * v.head_dim + at;
-  __m256 sum = _mm256_mul_ps(load_part(out, rest), _mm256_set1_ps(v.correction[head]));
-  const std::byte* values = v.values + encoded_bytes<W>(at);
-  for (size_t p = 0; p < v.n; ++p, values += encoded_bytes<W>(v.head_dim)) {
-    const __m256 weight = _mm256_set1_ps(v.weights[head * attend_block + p]);
-    sum = _mm256_fmadd_ps(weight, load_part<W>(values, rest), sum);
-  }
-  store_part(out, rest, sum);
-}
-
-/// All elements of some heads, `vectors` at a time for enough independent sums.
-template <class W, size_t heads, size_t vectors>
-void mix_heads(const WeightedValues& v, size_t head) {
-  size_t at = 0;
-  for (; at + vectors * lanes <= v.head_dim; at += vectors * lanes) {
-    mix<W, heads, vectors>(v, head, at);
-  }
-  for (; at + lanes <= v.head_dim; at += lanes) mix<W, heads, 1>(v, head, at);
-  if (at == v.head_dim) return;
-  for (size_t h = 0; h < heads; ++h) mix_rest<W>(v, head + h, at);
-}
-
-template <class W>
-void mix_group(const WeightedValues& v, size_t n_heads) {
-  size_t head = 0;
-  for (; head + 3 <= n_heads; head += 3) mix_heads<W, 3, 4>(v, head);
-  if (n_heads - head == 2) mix_heads<W, 2, 4>(v, head);
-  if (n_heads - head == 1) mix_heads<W, 1, 8>(v, head);
-}
-
-template <class W>
-void attend_with(const float* q, size_t n_heads, size_t head_dim, float scale,
-                 const CachedHead& cache, float* out, float* scratch) {
-  float* weights = scratch;  // (n_heads, attend_block)
-  float* highest = weights + n_heads * attend_block;
-  float* total = highest + n_heads;
-  float* correction = total + n_heads;
-  scratch = correction + n_heads;
-
-  std::memset(out, 0, n_heads * head_dim * sizeof(float));
-  for (size_t h = 0; h < n_heads; ++h) {
-    highest[h] = -__builtin_inff();
-    total[h] = 0;
-  }
-  for (size_t p = 0; p < cache.n; p += attend_block) {
-    const size_t n = smaller(attend_block, cache.n - p);
-    const size_t at = p * encoded_bytes<W>(head_dim);
-    project_with<W>({cache.keys + at, n, head_dim, q, n_heads, weights, attend_block}, scratch);
-    for (size_t h = 0; h < n_heads; ++h) {
-      correction[h] = fold(weights + h * attend_block, n, scale, highest[h], total[h]);
-    }
-    mix_group<W>({weights, correction, cache.values + at, n, head_dim, out}, n_heads);
-  }
-  for (size_t h = 0; h < n_heads; ++h) {
-    for (size_t i = 0; i < head_dim; ++i) out[h * head_dim + i] /= total[h];
-  }
-}
-
-void attend(const float* q, size_t n_heads, size_t head_dim, float scale, const CachedHead& cache,
-            float* out, float* scratch) {
-  if (cache.type == DType::f16) {
-    attend_with<F16>(q, n_heads, head_dim, scale, cache, out, scratch);
-  } else {
-    attend_with<F32>(q, n_heads, head_dim, scale, cache, out, scratch);
-  }
+void attend(const AttendSpan& span, float* scratch) {
+  scalar_kernels.attend(span, scratch);
 }
 
 // -- Element by element ---------------------------------------------------------------------------
@@ -559,18 +425,18 @@ void rope(float* head, const float* cos_sin, size_t n_pairs, bool half_split) {
   }
 }
 
-void to_f16(const float* x, size_t n, uint16_t* out) {
-  for (size_t i = 0; i < n; i += lanes) {
-    const size_t part = smaller(lanes, n - i);
-    const __m256 xs = part == lanes ? _mm256_loadu_ps(x + i) : load_part(x + i, part);
-    const __m128i halves = _mm256_cvtps_ph(xs, _MM_FROUND_TO_NEAREST_INT);
-    std::memcpy(out + i, &halves, part * sizeof(uint16_t));
-  }
-}
-
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2", project, rms_norm, rope,  attend,
-                              swiglu, sigmoid, add,      scale, to_f16};
+const Kernels avx2_kernels = {.name = "avx2",
+                              .project = project,
+                              .rms_norm = rms_norm,
+                              .rope = rope,
+                              .write_key = write_key,
+                              .write_value = write_value,
+                              .attend = attend,
+                              .swiglu = swiglu,
+                              .sigmoid = sigmoid,
+                              .add = add,
+                              .scale = scale};
 
 }  // namespace vga::cpu

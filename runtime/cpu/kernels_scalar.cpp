@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -45,28 +46,37 @@ void rope(float* head, const float* cos_sin, size_t n_pairs, bool half_split) {
   }
 }
 
-void attend(const float* q, size_t n_heads, size_t head_dim, float scale, const CachedHead& cache,
-            float* out, float* scratch) {
-  const size_t stride = row_bytes(cache.type, head_dim);
-  for (size_t h = 0; h < n_heads; ++h, q += head_dim, out += head_dim) {
-    float max = -std::numeric_limits<float>::infinity();
+/// Bytes from one position to the next in a span: rows as encode_row() writes them.
+size_t cache_row_bytes(DType type, size_t head_dim) {
+  return row_bytes(type, (head_dim + 15) / 16 * 16);
+}
+
+void write_cached(DType type, const float* x, size_t head_dim, std::byte* span, size_t index) {
+  encode_row(type, {x, head_dim}, span + index * cache_row_bytes(type, head_dim));
+}
+
+void attend(const AttendSpan& s, float* scratch) {
+  const size_t stride = cache_row_bytes(s.type, s.head_dim);
+  float* weights = scratch;               // (cache_span)
+  float* decoded = scratch + cache_span;  // (head_dim)
+  for (size_t i = 0; i < s.n_queries; ++i) {
+    float highest = -std::numeric_limits<float>::infinity();
+    for (size_t p = s.begin[i]; p < s.end[i]; ++p) {
+      decode_row(s.type, s.keys + p * stride, {decoded, s.head_dim});
+      weights[p] = static_cast<float>(dot(s.q + i * s.head_dim, decoded, s.head_dim)) * s.scale;
+      highest = std::max(highest, weights[p]);
+    }
     float total = 0;
-    for (size_t i = 0; i < head_dim; ++i) out[i] = 0;
-    for (size_t p = 0; p < cache.n; ++p) {
-      decode_row(cache.type, cache.keys + p * stride, {scratch, head_dim});
-      const float score = static_cast<float>(dot(q, scratch, head_dim)) * scale;
-      if (score > max) {  // what was summed so far was relative to the old maximum
-        const float correction = std::exp(max - score);
-        for (size_t i = 0; i < head_dim; ++i) out[i] *= correction;
-        total *= correction;
-        max = score;
-      }
-      const float weight = std::exp(score - max);
-      decode_row(cache.type, cache.values + p * stride, {scratch, head_dim});
-      for (size_t i = 0; i < head_dim; ++i) out[i] += weight * scratch[i];
+    float* out = s.out + i * s.head_dim;
+    std::fill_n(out, s.head_dim, 0.f);
+    for (size_t p = s.begin[i]; p < s.end[i]; ++p) {
+      const float weight = std::exp(weights[p] - highest);
+      decode_row(s.type, s.values + p * stride, {decoded, s.head_dim});
+      for (size_t j = 0; j < s.head_dim; ++j) out[j] += weight * decoded[j];
       total += weight;
     }
-    for (size_t i = 0; i < head_dim; ++i) out[i] /= total;
+    s.highest[i] = highest;
+    s.total[i] = total;
   }
 }
 
@@ -86,13 +96,18 @@ void scale(float* x, float factor, size_t n) {
   for (size_t i = 0; i < n; ++i) x[i] *= factor;
 }
 
-void to_f16(const float* x, size_t n, uint16_t* out) {
-  for (size_t i = 0; i < n; ++i) out[i] = f16_from_f32(x[i]);
-}
-
 }  // namespace
 
-const Kernels scalar_kernels = {"scalar", project, rms_norm, rope,  attend,
-                                swiglu,   sigmoid, add,      scale, to_f16};
+const Kernels scalar_kernels = {.name = "scalar",
+                                .project = project,
+                                .rms_norm = rms_norm,
+                                .rope = rope,
+                                .write_key = write_cached,
+                                .write_value = write_cached,
+                                .attend = attend,
+                                .swiglu = swiglu,
+                                .sigmoid = sigmoid,
+                                .add = add,
+                                .scale = scale};
 
 }  // namespace vga::cpu

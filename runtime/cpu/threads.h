@@ -58,6 +58,13 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 };
 
+/// Tasks of `work` multiply-adds each that are worth a thread's attention: handing over less costs
+/// more than it saves.
+constexpr size_t grain_for(size_t work) {
+  constexpr size_t min_work = 1 << 15;
+  return work < min_work ? min_work / (work + 1) : 1;
+}
+
 /// Physical cores that this process may use: what a session takes when nobody says otherwise.
 size_t default_threads();
 

@@ -1,0 +1,234 @@
+#include "attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace vga::cpu {
+namespace {
+
+/// Query heads [first, first + n) of one KV head; no more than attend() takes at a time.
+struct HeadBlock {
+  size_t kv_head;
+  size_t first;
+  size_t n;
+};
+
+HeadBlock head_block(size_t index, size_t group) {
+  const size_t per_kv_head = (group - 1) / attend_queries + 1;
+  const size_t kv_head = index / per_kv_head;
+  const size_t offset = index % per_kv_head * attend_queries;
+  return {kv_head, kv_head * group + offset, std::min(attend_queries, group - offset)};
+}
+
+}  // namespace
+
+/// Rows [row, row + n_rows) of one lane and the spans that any of them sees: kept ones, then those
+/// of the ring, counted by position from that of position 0 on.
+struct Attention::Tile {
+  size_t row;
+  size_t n_rows;
+  size_t kept_spans;
+  size_t ring_begin;
+  size_t ring_end;
+
+  size_t n_spans() const { return kept_spans + ring_end - ring_begin; }
+};
+
+/// What some queries got from some spans, as attend() leaves it: weighted values relative to the
+/// highest score.
+struct Attention::Partial {
+  float* highest;  // (n_queries)
+  float* total;    // (n_queries)
+  float* out;      // (n_queries, head_dim)
+
+  static size_t size(size_t n_queries, size_t head_dim) { return n_queries * (head_dim + 2); }
+  static Partial at(float* memory, size_t n_queries) {
+    return {memory, memory + n_queries, memory + 2 * n_queries};
+  }
+
+  void clear(size_t n_queries, size_t head_dim) const {
+    std::fill_n(highest, n_queries, -std::numeric_limits<float>::infinity());
+    std::fill_n(total, n_queries, 0.f);
+    std::fill_n(out, n_queries * head_dim, 0.f);
+  }
+
+  /// Adds what came out of the next span.
+  void add(const Partial& next, size_t n_queries, size_t head_dim) const {
+    for (size_t i = 0; i < n_queries; ++i) {
+      if (next.total[i] == 0) continue;  // saw nothing there
+      const float max = std::max(highest[i], next.highest[i]);
+      const float ours = std::exp(highest[i] - max);
+      const float theirs = std::exp(next.highest[i] - max);
+      highest[i] = max;
+      total[i] = total[i] * ours + next.total[i] * theirs;
+      float* to = out + i * head_dim;
+      const float* from = next.out + i * head_dim;
+      for (size_t j = 0; j < head_dim; ++j) to[j] = to[j] * ours + from[j] * theirs;
+    }
+  }
+};
+
+struct Attention::Call {
+  std::span<const BatchRow> rows;
+  const CpuCache& cache;
+  size_t layer;
+  size_t group;         // query heads of one KV head
+  size_t width;         // n_heads * head_dim
+  const float* q;       // (rows, width)
+  const float* q_kept;  // (rows, width) or null
+};
+
+Attention::Attention(const Kernels& kernels, ThreadPool& threads)
+    : kernels_(kernels), threads_(threads), scratch_(threads.size()) {}
+Attention::~Attention() = default;
+
+void Attention::plan(std::span<const BatchRow> rows, const CacheShape& shape, size_t group) {
+  const size_t max_rows = std::max<size_t>(1, attend_queries / group);
+  const auto n_kept = static_cast<int64_t>(shape.n_kept);
+  const auto span_of = [](int64_t position) { return static_cast<size_t>(position) / cache_span; };
+  tiles_.clear();
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const BatchRow& row = rows[r];
+    const auto kept = static_cast<size_t>(std::min(n_kept, row.position + 1));
+    const size_t kept_spans = (kept + cache_span - 1) / cache_span;
+    const size_t begin = span_of(std::max(row.first, n_kept));
+    const size_t end = row.position < n_kept ? begin : span_of(row.position) + 1;
+    const bool joins = r > 0 && tiles_.back().n_rows < max_rows && rows[r - 1].lane == row.lane &&
+                       rows[r - 1].position >= n_kept;
+    if (joins) {  // both see all kept positions
+      ++tiles_.back().n_rows;
+      tiles_.back().ring_end = end;
+    } else {
+      tiles_.push_back({r, 1, kept_spans, begin, end});
+    }
+  }
+}
+
+void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t span, float* scratch,
+                       const Partial& out) const {
+  const CacheShape& shape = call.cache.shape();
+  const HeadBlock heads = head_block(head, call.group);
+  const bool kept = span < tile.kept_spans;
+  const size_t counted = kept ? span : tile.ring_begin + span - tile.kept_spans;
+  const auto n_kept = static_cast<int64_t>(shape.n_kept);
+  const auto first_position = static_cast<int64_t>(counted * cache_span);
+  const size_t place = kept ? span : shape.span_of(std::max(first_position, n_kept));
+  const auto in_span = [&](int64_t position) {
+    return static_cast<uint32_t>(
+        std::clamp<int64_t>(position - first_position, 0, static_cast<int64_t>(cache_span)));
+  };
+
+  uint32_t begin[attend_queries];
+  uint32_t end[attend_queries];
+  size_t n = 0;
+  float* q = scratch;  // (n_queries, head_dim)
+  const float* from = kept ? call.q_kept : call.q;
+  for (size_t r = tile.row; r < tile.row + tile.n_rows; ++r) {
+    const BatchRow& row = call.rows[r];
+    const int64_t first = kept ? 0 : std::max(row.first, n_kept);
+    const int64_t last = kept ? std::min(n_kept - 1, row.position) : row.position;
+    std::copy_n(from + r * call.width + heads.first * shape.head_dim, heads.n * shape.head_dim,
+                q + n * shape.head_dim);
+    for (size_t h = 0; h < heads.n; ++h, ++n) {
+      begin[n] = in_span(first);
+      end[n] = std::max(begin[n], in_span(last + 1));
+    }
+  }
+  const size_t at = place * shape.span_bytes();
+  kernels_.attend(
+      {.type = shape.type,
+       .head_dim = shape.head_dim,
+       .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim)),
+       .keys = call.cache.keys(call.layer, call.rows[tile.row].lane, heads.kv_head) + at,
+       .values = call.cache.values(call.layer, call.rows[tile.row].lane, heads.kv_head) + at,
+       .q = q,
+       .n_queries = n,
+       .begin = begin,
+       .end = end,
+       .highest = out.highest,
+       .total = out.total,
+       .out = out.out},
+      q + n * shape.head_dim);
+}
+
+void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_t layer,
+                    size_t n_heads, const float* q, const float* q_kept, float* out) {
+  const CacheShape& shape = cache.shape();
+  const size_t head_dim = shape.head_dim;
+  const size_t group = n_heads / shape.n_kv_heads;
+  const size_t n_blocks = shape.n_kv_heads * ((group - 1) / attend_queries + 1);
+  const Call call{rows, cache, layer, group, n_heads * head_dim, q, q_kept};
+  plan(rows, shape, group);
+
+  const size_t partial_size = Partial::size(attend_queries, head_dim);
+  for (auto& memory : scratch_) {
+    memory.resize(2 * partial_size + attend_queries * head_dim + attend_scratch(head_dim));
+  }
+  const auto finish = [&](const Tile& tile, size_t block, const Partial& sum) {
+    const HeadBlock heads = head_block(block, group);
+    for (size_t i = 0; i < tile.n_rows * heads.n; ++i) {
+      const size_t row = tile.row + i / heads.n;
+      float* to = out + row * call.width + (heads.first + i % heads.n) * head_dim;
+      for (size_t j = 0; j < head_dim; ++j) to[j] = sum.out[i * head_dim + j] / sum.total[i];
+    }
+  };
+  const auto n_queries = [&](const Tile& tile, size_t block) {
+    return tile.n_rows * head_block(block, group).n;
+  };
+
+  size_t n_spans = 0;
+  for (const Tile& tile : tiles_) n_spans += tile.n_spans();
+  const size_t work = 2 * group * head_dim * cache_span;  // multiply-adds of a row in a span
+  const size_t n_items = tiles_.size() * n_blocks;
+  if (n_spans == tiles_.size() || n_items >= 2 * threads_.size()) {
+    const size_t rows_per_tile = rows.size() / tiles_.size();
+    const size_t grain = grain_for(work * rows_per_tile * n_spans / tiles_.size());
+    threads_.run(n_items, grain, [&](size_t first, size_t last, size_t thread) {
+      float* memory = scratch_[thread].data();
+      for (size_t item = first; item < last; ++item) {
+        const Tile& tile = tiles_[item / n_blocks];
+        const size_t block = item % n_blocks;
+        const size_t n = n_queries(tile, block);
+        const Partial sum = Partial::at(memory, n);
+        const Partial next = Partial::at(memory + partial_size, n);
+        sum.clear(n, head_dim);
+        for (size_t span = 0; span < tile.n_spans(); ++span) {
+          attend(call, tile, block, span, memory + 2 * partial_size, next);
+          sum.add(next, n, head_dim);
+        }
+        finish(tile, block, sum);
+      }
+    });
+    return;
+  }
+
+  // Few tiles: every span is a task of its own. Their sums are added in the same order as above.
+  const size_t max_spans = std::ranges::max(tiles_, {}, &Tile::n_spans).n_spans();
+  const auto partial_of = [&](size_t item, size_t span) {
+    const size_t n = n_queries(tiles_[item / n_blocks], item % n_blocks);
+    return Partial::at(partials_.data() + (item * max_spans + span) * partial_size, n);
+  };
+  partials_.resize(std::max(partials_.size(), n_items * max_spans * partial_size));
+  threads_.run(n_items * max_spans, grain_for(work), [&](size_t first, size_t last, size_t thread) {
+    for (size_t task = first; task < last; ++task) {
+      const size_t item = task / max_spans;
+      const Tile& tile = tiles_[item / n_blocks];
+      if (task % max_spans >= tile.n_spans()) continue;
+      attend(call, tile, item % n_blocks, task % max_spans, scratch_[thread].data(),
+             partial_of(item, task % max_spans));
+    }
+  });
+  for (size_t item = 0; item < n_items; ++item) {
+    const Tile& tile = tiles_[item / n_blocks];
+    const size_t n = n_queries(tile, item % n_blocks);
+    const Partial sum = Partial::at(scratch_[0].data(), n);
+    sum.clear(n, head_dim);
+    for (size_t span = 0; span < tile.n_spans(); ++span) {
+      sum.add(partial_of(item, span), n, head_dim);
+    }
+    finish(tile, item % n_blocks, sum);
+  }
+}
+
+}  // namespace vga::cpu

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "kernels.h"
+#include "kv_cache.h"
+#include "threads.h"
+
+namespace vga::cpu {
+
+/// Attention of a batch over the cache. Queries that share keys, those of a head group and of rows
+/// that follow each other, are computed together as a tile; few tiles over a long context are split
+/// over the threads span by span. Either way each query sums its spans in ascending order.
+class Attention {
+ public:
+  Attention(const Kernels& kernels, ThreadPool& threads);
+  ~Attention();
+
+  /// q, q_kept and out are (rows, n_heads * head_dim); q_kept is null if the cache keeps nothing.
+  void run(std::span<const BatchRow> rows, const CpuCache& cache, size_t layer, size_t n_heads,
+           const float* q, const float* q_kept, float* out);
+
+ private:
+  struct Tile;
+  struct Partial;
+  struct Call;
+
+  void plan(std::span<const BatchRow> rows, const CacheShape& shape, size_t group);
+  void attend(const Call& call, const Tile& tile, size_t head, size_t span, float* scratch,
+              const Partial& out) const;
+
+  const Kernels& kernels_;
+  ThreadPool& threads_;
+  std::vector<Tile> tiles_;                  // of the batch
+  std::vector<float> partials_;              // one Partial per tile, head and span, when split
+  std::vector<std::vector<float>> scratch_;  // one per thread
+};
+
+}  // namespace vga::cpu
