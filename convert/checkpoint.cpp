@@ -93,6 +93,20 @@ fs::path find_weights(const fs::path& folder) {
               "model.safetensors.index.json, pytorch_model.bin or a .pt file");
 }
 
+/// GGUF has RoPE's factors as a tensor, so they become one here.
+void read_config_json(Checkpoint& checkpoint, const fs::path& path) {
+  ConfigJson parsed = parse_config_json(open_json(checkpoint, path), path.string());
+  checkpoint.config = std::move(parsed.config);
+  if (!checkpoint.config.rope_factors) return;
+  checkpoint.rope_factors = std::move(parsed.rope_factors);
+  checkpoint.tensors["rope_freqs.weight"] = {
+      "config",
+      DType::f32,
+      {checkpoint.rope_factors.size()},
+      {1},
+      reinterpret_cast<const std::byte*>(checkpoint.rope_factors.data())};
+}
+
 /// tokenizer_config.json holds the template as a string, or several as {name, template}.
 std::string template_in(const json& config, const std::string& where) {
   const auto found = config.is_object() ? config.find("chat_template") : config.end();
@@ -156,8 +170,7 @@ Checkpoint open_checkpoint(const fs::path& path, const fs::path& tokenizer) {
     checkpoint.adjacent_pairs = true;
   } else {
     read_weights(checkpoint, weights);
-    const fs::path config = folder / "config.json";
-    checkpoint.config = parse_config_json(open_json(checkpoint, config), config.string());
+    read_config_json(checkpoint, folder / "config.json");
     checkpoint.chat_template = read_chat_template(checkpoint, folder);
   }
   read_tokenizer_file(checkpoint, folder, tokenizer);

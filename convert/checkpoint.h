@@ -17,6 +17,7 @@ namespace vga {
 struct Checkpoint {
   Config config;
   SourceTensors tensors;
+  std::vector<float> rope_factors;  // what the tensor "rope_freqs.weight" views, if there is one
   /// Whether RoPE pairs the rows (2i, 2i + 1) of each head in Q and K, as llama2.c's files do.
   /// Hugging Face's pair (i, i + head_dim / 2).
   bool adjacent_pairs = false;

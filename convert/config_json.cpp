@@ -1,7 +1,9 @@
 #include "config_json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <numbers>
 #include <optional>
 #include <string>
 
@@ -13,6 +15,8 @@ namespace {
 
 using nlohmann::json;
 using Gate = AttentionGate;
+
+constexpr double max_rope_factor = 1e6;  // as for linear scaling
 
 /// The keys of one JSON object. A key that is null counts as absent, as in Hugging Face's files.
 class Fields {
@@ -105,20 +109,57 @@ Gate parse_gate(const Fields& fields) {
   return gate;
 }
 
-/// `rope_scaling`, or `rope_parameters` as newer files call it, which may hold theta as well.
-void parse_rope(const Fields& fields, Config& config) {
-  if (fields.find("type") != nullptr || fields.find("rope_type") != nullptr) {
-    const std::string_view key = fields.find("rope_type") != nullptr ? "rope_type" : "type";
-    const auto type = fields.string(key);
-    if (type == "linear") {
-      config.rope_scale = fields.required("factor", fields.real("factor"));
-    } else if (type != "default") {
-      fields.fail(key, "linear or default");
-    }
-  } else if (fields.find("factor") != nullptr) {
-    fields.fail("factor", "a rope_type beside it");
+/// What Llama 3.1 divides its frequencies by so that it can read beyond the context it was first
+/// trained for: those that turn often within it stay, those that hardly turn are divided by
+/// `factor`, the ones between follow smoothly. `apply_scaling()` in Meta's reference implementation
+/// (github.com/meta-llama/llama-models, models/llama3/model.py).
+std::vector<float> llama3_factors(const Fields& fields, const Config& config) {
+  const auto real = [&](std::string_view key) { return fields.required(key, fields.real(key)); };
+  const double factor = real("factor");
+  if (factor < 1 || factor > max_rope_factor) fields.fail("factor", "a number from 1 to 1e6");
+  const double low = real("low_freq_factor");  // turns within the original context
+  const double high = real("high_freq_factor");
+  const double context = real("original_max_position_embeddings");
+  if (high <= low) fields.fail("high_freq_factor", "more than low_freq_factor");
+  std::vector<float> factors(config.rope_dim / 2);
+  for (size_t i = 0; i < factors.size(); ++i) {
+    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(config.rope_dim);
+    const double frequency = std::pow(config.rope_theta, exponent);
+    const double turns = context * frequency / (2 * std::numbers::pi);
+    const double kept = std::clamp((turns - low) / (high - low), 0.0, 1.0);
+    factors[i] = static_cast<float>(1 / ((1 - kept) / factor + kept));
   }
+  return factors;
+}
+
+/// `rope_scaling`, or `rope_parameters` as newer files call it, which may hold theta as well.
+void parse_rope(const Fields& fields, ConfigJson& parsed) {
+  Config& config = parsed.config;
   if (const auto theta = fields.real("rope_theta")) config.rope_theta = *theta;
+  if (fields.real("partial_rotary_factor").value_or(1) != 1) {
+    fields.fail("partial_rotary_factor", "1");
+  }
+  const std::string_view key = fields.find("rope_type") != nullptr ? "rope_type" : "type";
+  const auto type = fields.string(key);
+  std::vector<std::string_view> known = {"rope_type", "type", "rope_theta",
+                                         "partial_rotary_factor"};
+  if (type == "linear") {
+    config.rope_scale = fields.required("factor", fields.real("factor"));
+    known.push_back("factor");
+  } else if (type == "llama3") {
+    parsed.rope_factors = llama3_factors(fields, config);
+    config.rope_factors = true;
+    known.insert(known.end(), {"factor", "low_freq_factor", "high_freq_factor",
+                               "original_max_position_embeddings"});
+  } else if (type && type != "default") {
+    throw Error(fields.where(key), "wanted default, linear or llama3, found \"" + *type +
+                                       "\", which " + std::string(rope_scaling_obstacle(*type)));
+  }
+  for (const auto& [other, value] : fields.object().items()) {
+    if (std::ranges::find(known, other) != known.end() || value.is_null()) continue;
+    throw Error(fields.where(other), type ? "not known for rope_type \"" + *type + "\""
+                                          : "wanted a rope_type beside it");
+  }
 }
 
 /// What changes the model's function in ways that the runtime has no ops for.
@@ -133,25 +174,29 @@ void refuse_unsupported(const Fields& fields) {
   if (fields.find("quantization_config") != nullptr) {
     fields.fail("quantization_config", "an unquantized checkpoint");
   }
-  if (fields.find("sliding_window") != nullptr) fields.fail("sliding_window", "null");
+  // 0 is none too.
+  if (const json* window = fields.find("sliding_window"); window != nullptr && *window != 0) {
+    fields.fail("sliding_window", "null: every token attends to all before it");
+  }
 }
 
 Config::Architecture parse_architecture(const Fields& fields) {
   const std::string type = fields.required("model_type", fields.string("model_type"));
   if (type == "vga") return Config::Architecture::vga;
-  if (type == "llama") return Config::Architecture::llama;
-  fields.fail("model_type", "vga or llama");
+  if (type == "llama" || type == "mistral") return Config::Architecture::llama;
+  fields.fail("model_type", "vga, llama or mistral");
 }
 
 }  // namespace
 
-Config parse_config_json(std::span<const std::byte> text, std::string_view where) {
+ConfigJson parse_config_json(std::span<const std::byte> text, std::string_view where) {
   const json root = parse_json(text, where);
   const Fields fields(root, std::string(where));
   const auto integer = [&](std::string_view key, size_t max) {
     return fields.required(key, fields.integer(key, max));
   };
-  Config c;
+  ConfigJson parsed;
+  Config& c = parsed.config;
   c.architecture = parse_architecture(fields);
   refuse_unsupported(fields);
   c.vocab_size = integer("vocab_size", max_vocab);
@@ -173,7 +218,7 @@ Config parse_config_json(std::span<const std::byte> text, std::string_view where
   c.rms_eps = static_cast<float>(fields.required("rms_norm_eps", fields.real("rms_norm_eps")));
   c.rope_theta = fields.real("rope_theta").value_or(c.rope_theta);
   for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
-    if (const json* rope = fields.find(key)) parse_rope(Fields(*rope, fields.where(key)), c);
+    if (const json* rope = fields.find(key)) parse_rope(Fields(*rope, fields.where(key)), parsed);
   }
   c.tied_embeddings = fields.boolean("tie_word_embeddings").value_or(false);
 
@@ -188,7 +233,7 @@ Config parse_config_json(std::span<const std::byte> text, std::string_view where
     fields.fail("attention_gate", "no gate in a llama model (model_type vga has one)");
   }
   validate(c, where);
-  return c;
+  return parsed;
 }
 
 }  // namespace vga

@@ -41,18 +41,14 @@ FoundTensors match_names(const Checkpoint& checkpoint, const std::vector<Rename>
   return found;
 }
 
-bool is_vector(const WeightSpec& spec) {
-  return spec.name.ends_with("norm.weight") || spec.name.ends_with(".bias");
-}
-
 std::string shape_text(const WeightSpec& spec) {
   const std::string cols = std::to_string(spec.cols) + ")";
-  return "(" + (is_vector(spec) ? cols : std::to_string(spec.rows) + ", " + cols);
+  return "(" + (spec.is_vector ? cols : std::to_string(spec.rows) + ", " + cols);
 }
 
 void check_tensor(const WeightSpec& spec, const SourceTensor& tensor, const std::string& where) {
-  const bool fits = is_vector(spec) ? tensor.shape == std::vector<uint64_t>{spec.cols}
-                                    : tensor.shape == std::vector<uint64_t>{spec.rows, spec.cols};
+  const bool fits = spec.is_vector ? tensor.shape == std::vector<uint64_t>{spec.cols}
+                                   : tensor.shape == std::vector<uint64_t>{spec.rows, spec.cols};
   if (!fits) {
     throw Error(where, "wanted shape " + shape_text(spec) + ", found " + tensor.shape_text());
   }
@@ -173,7 +169,7 @@ Conversion plan_conversion(const Checkpoint& checkpoint, DType type,
     const bool rotated =
         spec.name.ends_with("attn_q.weight") || spec.name.ends_with("attn_k.weight");
     const DType written = written_type(spec, type);
-    conversion.writer.add_tensor(spec.name, written, spec.rows, spec.cols, is_vector(spec) ? 1 : 2);
+    conversion.writer.add_tensor(spec.name, written, spec.rows, spec.cols, spec.is_vector ? 1 : 2);
     conversion.tensors.push_back(
         {spec, tensor, where, written, permutes && rotated ? config.head_dim : 0});
     found.erase(at);

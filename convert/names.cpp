@@ -14,10 +14,12 @@ namespace {
 constexpr size_t max_name = 512;
 
 using NamePair = std::pair<std::string_view, std::string_view>;
-constexpr std::array<NamePair, 3> model_names = {
+constexpr std::array<NamePair, 4> model_names = {
     {{"model.embed_tokens.weight", "token_embd.weight"},
      {"model.norm.weight", "output_norm.weight"},
-     {"lm_head.weight", "output.weight"}}};
+     {"lm_head.weight", "output.weight"},
+     {"rope_freqs.weight",
+      "rope_freqs.weight"}}};  // no checkpoint has it: open_checkpoint() adds it
 constexpr std::array<NamePair, 11> block_names = {
     {{"input_layernorm.weight", "attn_norm.weight"},
      {"self_attn.q_proj.weight", "attn_q.weight"},

@@ -53,7 +53,52 @@ void refuse_split(const Gguf& gguf) {
   }
 }
 
+/// What llama.cpp's llama models may have and this runtime computes without.
+void refuse_unsupported(const Gguf& gguf, const std::string& prefix) {
+  const auto refuse = [&](std::string_view suffix, const std::string& what) {
+    throw Error(gguf.file_name(), "key '" + prefix + std::string(suffix) + "': " + what);
+  };
+  if (const auto experts = gguf.integer(prefix + "expert_count"); experts && *experts > 0) {
+    refuse("expert_count",
+           "mixtures of experts are not supported, found " + std::to_string(*experts) + " experts");
+  }
+  if (const auto window = gguf.integer(prefix + "attention.sliding_window");
+      window && *window > 0) {
+    refuse("attention.sliding_window",
+           "sliding-window models are not supported, found a window of " + std::to_string(*window));
+  }
+  if (!gguf.boolean(prefix + "attention.causal").value_or(true)) {
+    refuse("attention.causal", "wanted true, a model that predicts the next token, found false");
+  }
+  if (const auto scale = gguf.real(prefix + "rope.scaling.attn_factor"); scale && *scale != 1) {
+    refuse("rope.scaling.attn_factor", "wanted 1, found " + std::to_string(*scale));
+  }
+}
+
+/// What positions are divided by. As in llama.cpp, a factor without a type is a linear one, 0 is
+/// none, and `rope.scale_linear` is the factor's old name.
+double read_rope_scale(const Gguf& gguf, const std::string& prefix) {
+  const std::string type_key = prefix + "rope.scaling.type";
+  const auto type = gguf.string(type_key).value_or("linear");
+  if (type == "none") return 1;
+  if (type != "linear") {
+    throw Error(gguf.file_name(), "key '" + type_key + "': wanted none or linear, found '" +
+                                      std::string(type) + "', which " +
+                                      std::string(rope_scaling_obstacle(type)));
+  }
+  const auto factor = gguf.real(prefix + "rope.scaling.factor");
+  const double scale = factor ? *factor : gguf.real(prefix + "rope.scale_linear").value_or(1);
+  return scale == 0 ? 1 : scale;
+}
+
 }  // namespace
+
+std::string_view rope_scaling_obstacle(std::string_view type) {
+  if (type == "yarn") return "scales attention scores as well";
+  if (type == "dynamic") return "changes frequencies as the text grows, under keys already cached";
+  if (type == "longrope" || type == "su") return "has other frequencies for long texts";
+  return "is unknown";
+}
 
 std::string_view name(Gate::Source source) {
   return source_names[static_cast<size_t>(source)];
@@ -131,6 +176,7 @@ Config read_config(const Gguf& gguf) {
     return gguf.real(prefix + std::string(suffix));
   };
 
+  refuse_unsupported(gguf, prefix);
   c.model_name = gguf.string("general.name").value_or("");
   c.context_length = required("context_length");
   c.hidden_size = required("embedding_length");
@@ -152,20 +198,8 @@ Config read_config(const Gguf& gguf) {
                 "key '" + prefix + "attention.value_length': wanted the key length " +
                     std::to_string(c.head_dim) + ", found " + std::to_string(*value_dim));
   }
-  const std::string scaling_key = prefix + "rope.scaling.type";
-  const auto scaling = gguf.string(scaling_key).value_or("none");
-  if (scaling == "linear") {
-    c.rope_scale = gguf.required(prefix + "rope.scaling.factor", real("rope.scaling.factor"));
-  } else if (scaling != "none") {
-    throw Error(gguf.file_name(), "key '" + scaling_key + "': wanted none or linear, found '" +
-                                      std::string(scaling) + "'");
-  }
-  if (const auto window = number("attention.sliding_window"); window && *window != 0) {
-    throw Error(gguf.file_name(), "key '" + prefix +
-                                      "attention.sliding_window': sliding-window models are not "
-                                      "supported, found a window of " +
-                                      std::to_string(*window));
-  }
+  c.rope_scale = read_rope_scale(gguf, prefix);
+  c.rope_factors = gguf.find_tensor("rope_freqs.weight") != nullptr;
 
   if (const auto vocab = number("vocab_size")) {
     c.vocab_size = *vocab;

@@ -51,6 +51,8 @@ struct Config {
   size_t rope_dim = 0;  // even, at most head_dim: the leading part of each head that is rotated
   double rope_theta = 10000;
   double rope_scale = 1;  // positions are divided by it (linear scaling)
+  bool rope_factors =
+      false;  // each frequency has a divisor of its own, in Weights (llama3 scaling)
   float rms_eps = 1e-5f;
   bool tied_embeddings = false;  // the output matrix is the embedding
   AttentionGate gate;
@@ -62,6 +64,9 @@ struct Config {
   size_t gate_inputs() const;
   size_t n_gates() const;
 };
+
+/// Why a model with the RoPE scaling that files call `type` cannot run: "scales attention as well".
+std::string_view rope_scaling_obstacle(std::string_view type);
 
 /// Limits no real model of this family comes near; they keep every size product far from overflow.
 constexpr size_t max_layers = 1024;

@@ -43,12 +43,14 @@ void validate(const SessionOptions& o, const Config& config) {
   }
 }
 
-/// Radians per position of each rotated pair: theta^(-2i / rope_dim) / scale.
-std::vector<double> rope_frequencies(const Config& c) {
+/// Radians per position of each rotated pair: theta^(-2i / rope_dim) / (scale * factor i).
+std::vector<double> rope_frequencies(const Config& c, const Weights& weights) {
+  const auto* factors = reinterpret_cast<const float*>(weights.rope_factors.data);
   std::vector<double> frequencies(c.rope_dim / 2);
   for (size_t i = 0; i < frequencies.size(); ++i) {
     const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(c.rope_dim);
     frequencies[i] = std::pow(c.rope_theta, exponent) / c.rope_scale;
+    if (factors != nullptr) frequencies[i] /= double{factors[i]};
   }
   return frequencies;
 }
@@ -68,7 +70,7 @@ struct Session::Impl {
         cache(ops->new_cache(cache_shape(config, options))),
         activations(config, *ops, options.max_batch, false),
         context(context_of(config, options)),
-        frequencies(rope_frequencies(config)),
+        frequencies(rope_frequencies(config, weights)),
         lengths(options.n_sequences) {}
 
   void plan(std::span<const Row> rows);

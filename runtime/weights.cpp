@@ -1,5 +1,7 @@
 #include "weights.h"
 
+#include <cmath>
+#include <cstring>
 #include <set>
 
 #include "error.h"
@@ -12,6 +14,9 @@ enum class Role { vector, gate, matrix };
 /// Names every weight of a model once: visit(name, tensor, rows, cols, role).
 template <class Visit>
 void visit_weights(Weights& w, const Config& c, Visit&& visit) {
+  if (c.rope_factors) {
+    visit("rope_freqs.weight", w.rope_factors, 1, c.rope_dim / 2, Role::vector);
+  }
   visit("token_embd.weight", w.token_embd, c.vocab_size, c.hidden_size, Role::matrix);
   w.blocks.resize(c.n_layers);
   for (size_t i = 0; i < c.n_layers; ++i) {
@@ -51,7 +56,7 @@ std::string shape_text(const GgufTensor& t) {
   return text;
 }
 
-/// RoPE frequencies that some converters store; ours come from rope_theta.
+/// Frequencies that old converters stored with each block; they follow from rope_theta.
 bool is_ignored(std::string_view name) {
   return name.ends_with("attn_rot_embd");
 }
@@ -79,15 +84,25 @@ Tensor bind(const Gguf& gguf, const std::string& name, size_t rows, size_t cols,
   return {*type, rows, cols, found->data.data()};
 }
 
+void check_rope_factors(const Tensor& factors, const std::string& file) {
+  for (size_t i = 0; i < factors.cols; ++i) {
+    float factor = 0;
+    std::memcpy(&factor, factors.data + i * sizeof factor, sizeof factor);
+    if (std::isfinite(factor) && factor > 0) continue;
+    throw Error(file, "tensor 'rope_freqs.weight': wanted positive numbers, found " +
+                          std::to_string(factor) + " at " + std::to_string(i));
+  }
+}
+
 }  // namespace
 
 std::vector<WeightSpec> weight_specs(const Config& config) {
   std::vector<WeightSpec> specs;
   Weights unused;
-  visit_weights(unused, config,
-                [&](std::string name, Tensor&, size_t rows, size_t cols, Role role) {
-                  specs.push_back({std::move(name), rows, cols, role != Role::matrix});
-                });
+  visit_weights(
+      unused, config, [&](std::string name, Tensor&, size_t rows, size_t cols, Role role) {
+        specs.push_back({std::move(name), rows, cols, role == Role::vector, role != Role::matrix});
+      });
   return specs;
 }
 
@@ -108,6 +123,7 @@ Weights bind_weights(const Gguf& gguf, const Config& config) {
                                         "describes it");
     }
   }
+  if (config.rope_factors) check_rope_factors(weights.rope_factors, gguf.file_name());
   if (config.tied_embeddings) weights.output = weights.token_embd;
   return weights;
 }

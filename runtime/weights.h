@@ -24,9 +24,10 @@ struct BlockWeights {
 };
 
 struct Weights {
-  Tensor token_embd;   // (vocab_size, hidden_size)
-  Tensor output_norm;  // (hidden_size)
-  Tensor output;       // (vocab_size, hidden_size); the embedding itself when tied
+  Tensor rope_factors;  // (rope_dim / 2) divisors of RoPE's frequencies, absent where all are 1
+  Tensor token_embd;    // (vocab_size, hidden_size)
+  Tensor output_norm;   // (hidden_size)
+  Tensor output;        // (vocab_size, hidden_size); the embedding itself when tied
   std::vector<BlockWeights> blocks;
 };
 
@@ -35,6 +36,7 @@ struct WeightSpec {
   std::string name;  // llama.cpp's: "blk.0.attn_q.weight"
   size_t rows;       // 1 for a vector
   size_t cols;
+  bool is_vector;   // of one dimension
   bool keep_float;  // vectors and gates: stored as f32, never quantized
 };
 std::vector<WeightSpec> weight_specs(const Config& config);

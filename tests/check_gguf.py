@@ -61,7 +61,19 @@ def permute(matrix, n_heads):
     return matrix.reshape(n_heads, 2, -1, matrix.shape[1]).swapaxes(1, 2).reshape(matrix.shape)
 
 
+def rope_factors(config):
+    """What llama3 scaling divides the frequencies by."""
+    scaling = config["rope_scaling"]
+    frequency = config["rope_theta"] ** (-np.arange(0, config["head_dim"], 2) / config["head_dim"])
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * frequency / (2 * np.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 / ((1 - kept) / scaling["factor"] + kept)).astype(np.float32)
+
+
 def expected_tensors(folder, config):
+    if config.get("rope_scaling", {}).get("rope_type") == "llama3":
+        yield "rope_freqs.weight", rope_factors(config)
     for shard in sorted(folder.glob("*.safetensors")):
         for name, array in read_safetensors(shard):
             if config["model_type"] == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
@@ -86,6 +98,9 @@ def check(converter, folder, kind, file):
                       "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta"}.items():
         found = value(reader, f"{arch}.{key}")
         assert np.float32(found) == np.float32(config[name]), (key, found, config[name])
+    if config.get("rope_scaling", {}).get("rope_type") == "linear":
+        assert value(reader, f"{arch}.rope.scaling.type") == "linear"
+        assert value(reader, f"{arch}.rope.scaling.factor") == config["rope_scaling"]["factor"]
     if arch == "vga":
         gate = {"placement": "output", "granularity": "head", **config["attention_gate"]}
         for key in ("source", "placement", "granularity"):

@@ -355,13 +355,57 @@ json good_config(bool llama) {
   return config;
 }
 
+/// Llama 3.2's own, with one key changed.
+json llama3_scaling(const char* key, const json& value) {
+  json scaling = {{"rope_type", "llama3"},
+                  {"factor", 32.0},
+                  {"low_freq_factor", 1.0},
+                  {"high_freq_factor", 4.0},
+                  {"original_max_position_embeddings", 8192}};
+  scaling[key] = value;
+  return scaling;
+}
+
+TEST(ConvertConfig, Llama3ScalingLeavesFastFrequenciesAndDividesSlowOnes) {
+  json fields = good_config(true);
+  fields["head_dim"] = 64;
+  // Where theta stands does not matter.
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    json config = fields;
+    config[key] = llama3_scaling("factor", 32);
+    (config.contains("rope_parameters") ? config[key] : config)["rope_theta"] = 500000.0;
+    const std::string dump = config.dump();
+    const ConfigJson parsed = parse_config_json(bytes_of(dump), "config.json");
+    ASSERT_TRUE(parsed.config.rope_factors);
+    EXPECT_EQ(parsed.config.rope_theta, 500000);
+    ASSERT_EQ(parsed.rope_factors.size(), 32u);
+    // Within 8192 positions pair 14 turns 4.19 times, 15 2.78, 16 1.84, 17 1.22, 18 0.81 times.
+    for (size_t i = 0; i < 15; ++i) EXPECT_EQ(parsed.rope_factors[i], 1) << i;
+    EXPECT_NEAR(parsed.rope_factors[15], 1.65133, 1e-5);
+    EXPECT_NEAR(parsed.rope_factors[16], 3.29226, 1e-5);
+    EXPECT_NEAR(parsed.rope_factors[17], 9.66673, 1e-5);
+    for (size_t i = 18; i < 32; ++i) EXPECT_EQ(parsed.rope_factors[i], 32) << i;
+  }
+}
+
+TEST(ConvertConfig, MistralIsALlama) {
+  for (const json& window : {json(nullptr), json(0)}) {
+    json config = good_config(true);
+    config["model_type"] = "mistral";
+    config["sliding_window"] = window;
+    const std::string dump = config.dump();
+    EXPECT_EQ(parse_config_json(bytes_of(dump), "config.json").config.architecture,
+              Config::Architecture::llama);
+  }
+}
+
 TEST(ConvertConfig, RefusesWhatItCannotRepresent) {
   struct Row {
     const char* path;
     json value;
     const char* says;
   };
-  const std::vector<Row> rows = {{"/model_type", "gpt2", "vga or llama"},
+  const std::vector<Row> rows = {{"/model_type", "gpt2", "vga, llama or mistral"},
                                  {"/model_type", nullptr, "'model_type' is missing"},
                                  {"/hidden_size", -8, "hidden_size"},
                                  {"/hidden_size", 8.5, "hidden_size"},
@@ -374,8 +418,18 @@ TEST(ConvertConfig, RefusesWhatItCannotRepresent) {
                                  {"/vocab_size", nullptr, "'vocab_size' is missing"},
                                  {"/rms_norm_eps", -1, "rms_norm_eps"},
                                  {"/rope_theta", 0, "rope_theta"},
-                                 {"/rope_scaling", {{"type", "yarn"}, {"factor", 2}}, "yarn"},
+                                 {"/rope_scaling", {{"type", "yarn"}, {"factor", 2}}, "scores"},
+                                 {"/rope_scaling", {{"type", "dynamic"}}, "grows"},
+                                 {"/rope_scaling", {{"rope_type", "longrope"}}, "long texts"},
+                                 {"/rope_scaling", {{"rope_type", "mine"}}, "unknown"},
                                  {"/rope_scaling", {{"factor", 2}}, "rope_type"},
+                                 {"/rope_scaling", {{"rope_type", "llama3"}}, "factor"},
+                                 {"/rope_scaling", llama3_scaling("factor", 0.5), "factor"},
+                                 {"/rope_scaling", llama3_scaling("factor", nullptr), "factor"},
+                                 {"/rope_scaling", llama3_scaling("high_freq_factor", 1), "more"},
+                                 {"/rope_scaling", llama3_scaling("beta", 1), "'beta'"},
+                                 {"/rope_parameters", {{"full_attention", json::object()}}, "full"},
+                                 {"/rope_parameters", {{"partial_rotary_factor", 0.5}}, "rotary"},
                                  {"/attention_bias", true, "attention_bias"},
                                  {"/mlp_bias", true, "mlp_bias"},
                                  {"/hidden_act", "gelu", "hidden_act"},
@@ -423,7 +477,7 @@ TEST(ConvertLlama2c, ChecksItsSize) {
 TEST(ConvertNames, MapsAndRenames) {
   for (const WeightSpec& spec : weight_specs([] {
          const std::string dump = good_config(false).dump();
-         return parse_config_json(bytes_of(dump), "config.json");
+         return parse_config_json(bytes_of(dump), "config.json").config;
        }())) {
     EXPECT_EQ(gguf_name(hugging_face_name(spec.name)), spec.name);
   }
@@ -458,7 +512,8 @@ struct Folder {
     const char* type_name = type == DType::f32 ? "F32" : type == DType::f16 ? "F16" : "BF16";
     std::string header = "{";
     std::string data;
-    for (const WeightSpec& spec : weight_specs(parse_config_json(bytes_of(dump), "config.json"))) {
+    for (const WeightSpec& spec :
+         weight_specs(parse_config_json(bytes_of(dump), "config.json").config)) {
       const bool vector = spec.name.ends_with("norm.weight") || spec.name.ends_with(".bias");
       const size_t begin = data.size();
       std::vector<float> values(spec.rows * spec.cols);

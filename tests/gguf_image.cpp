@@ -46,6 +46,12 @@ void GgufImage::set_strings(std::string_view key, const std::vector<std::string>
   set_array(key, GgufType::string, strings.size(), payload);
 }
 
+void GgufImage::set_rope_factors(const std::vector<float>& factors) {
+  TensorImage tensor{"rope_freqs.weight", {factors.size()}, 0, {}, {}};
+  for (const float factor : factors) tensor.data += raw(factor);
+  tensors.push_back(std::move(tensor));
+}
+
 std::string GgufImage::bytes() const {
   const auto pad = [&](std::string& text) {
     if (alignment > 0) text.append((alignment - text.size() % alignment) % alignment, '\0');
@@ -125,10 +131,9 @@ GgufImage tiny_model(size_t vocab, AttentionGate gate) {
   std::normal_distribution<float> normal;
   for (const WeightSpec& spec : weight_specs(config)) {
     GgufImage::TensorImage tensor{spec.name, {spec.cols}, 0, {}, {}};
-    const bool is_vector = spec.name.ends_with("norm.weight") || spec.name.ends_with(".bias");
-    if (!is_vector) tensor.dims.push_back(spec.rows);
+    if (!spec.is_vector) tensor.dims.push_back(spec.rows);
     for (size_t i = 0; i < spec.rows * spec.cols; ++i) {
-      tensor.data += raw(is_vector ? 1.0f : normal(random) * 0.3f);
+      tensor.data += raw(spec.is_vector ? 1.0f : normal(random) * 0.3f);
     }
     image.tensors.push_back(std::move(tensor));
   }

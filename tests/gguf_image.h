@@ -61,6 +61,9 @@ struct GgufImage {
   void set_array(std::string_view key, GgufType element, uint64_t count, std::string_view payload);
   void set_strings(std::string_view key, const std::vector<std::string>& values);
 
+  /// Adds the tensor that llama3 scaling is stored as.
+  void set_rope_factors(const std::vector<float>& factors);
+
   std::string bytes() const;
 };
 

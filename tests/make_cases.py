@@ -41,6 +41,10 @@ def tiny(hidden, mlp, layers, heads, kv_heads, head_dim, vocab=101, tied=True, t
     return Config(hidden, mlp, layers, heads, kv_heads, head_dim, vocab, 64, 1e-5, theta, tied, gate)
 
 
+def scaled(config, **scaling):
+    return dataclasses.replace(config, rope_scaling=scaling)
+
+
 VGA = tiny(64, 72, 2, 2, 1, 32, gate="value output head bias")
 CASES = {
     "value_output_head_bias": Case(VGA, "f32 f16 bf16 q8_0", torch.float32),
@@ -57,6 +61,10 @@ CASES = {
     "vga_without_gate": Case(tiny(48, 72, 1, 4, 2, 32),
                              fields={"model_type": "vga", "attention_gate": {"source": "none"}}),
     "llama": Case(tiny(64, 72, 1, 2, 1, 32, tied=False), "f32 f16 bf16 q8_0", torch.float32),
+    # Of the 32 frequencies that 20 positions are scaled by, some stay, some are divided, some lie between.
+    "rope_llama3": Case(scaled(tiny(64, 72, 1, 2, 1, 64), rope_type="llama3", factor=8.0, low_freq_factor=0.25,
+                               high_freq_factor=2.0, original_max_position_embeddings=20)),
+    "rope_linear": Case(scaled(tiny(64, 72, 1, 2, 1, 32), rope_type="linear", factor=4.0)),
     "shards": Case(tiny(48, 72, 3, 2, 1, 32, gate="value output head bias"), container="shards"),
     "stored_bf16": Case(VGA, stored=torch.bfloat16),
     "stored_f16": Case(VGA, stored=torch.float16),

@@ -70,6 +70,10 @@ std::string with_vga(const char* key, float value) {
   return changed([&](GgufImage& g) { g.set(std::string("vga.") + key, value); });
 }
 
+std::string rope_factors(const std::vector<float>& factors) {
+  return changed([&](GgufImage& g) { g.set_rope_factors(factors); });
+}
+
 std::vector<std::string> byte_vocab(const char* odd) {
   std::vector<std::string> tokens = {"<unk>", "<s>", "</s>", odd};
   while (tokens.size() < 32)
@@ -285,7 +289,48 @@ const std::vector<BadModel> bad_models = {
      {"vga.attention.layer_norm_rms_epsilon"}},
     {"RopeScalingUnknown",
      [] { return changed([](auto& g) { g.set("vga.rope.scaling.type", "yarn"); }); },
-     {"vga.rope.scaling.type", "yarn"}},
+     {"vga.rope.scaling.type", "yarn", "scores"}},
+    {"RopeScaleNegative",
+     [] { return with_vga("rope.scaling.factor", -2.f); },
+     {"vga.rope.scaling.factor"}},
+    {"RopeScaleAttention",
+     [] { return with_vga("rope.scaling.attn_factor", 1.2f); },
+     {"vga.rope.scaling.attn_factor"}},
+    {"RopeFactorsTooMany",
+     [] {
+       return rope_factors({1, 2, 3, 4, 5});
+     },
+     {"rope_freqs.weight", "(4)", "(5)"}},
+    {"RopeFactorZero",
+     [] {
+       return rope_factors({1, 2, 0, 4});
+     },
+     {"rope_freqs.weight", "0.0", "at 2"}},
+    {"RopeFactorNegative",
+     [] {
+       return rope_factors({1, 2, 3, -4});
+     },
+     {"rope_freqs.weight", "-4"}},
+    {"RopeFactorNan",
+     [] {
+       return rope_factors({1, std::nanf(""), 3, 4});
+     },
+     {"rope_freqs.weight"}},
+    {"RopeFactorInfinite",
+     [] {
+       return rope_factors({INFINITY, 2, 3, 4});
+     },
+     {"rope_freqs.weight"}},
+    {"SlidingWindow",
+     [] { return with_vga("attention.sliding_window", 4096u); },
+     {"vga.attention.sliding_window", "4096"}},
+    {"Experts", [] { return with_vga("expert_count", 8u); }, {"vga.expert_count", "8 experts"}},
+    {"NotCausal",
+     [] {
+       return changed(
+           [](auto& g) { g.set("vga.attention.causal", GgufType::boolean, std::string(1, '\0')); });
+     },
+     {"vga.attention.causal"}},
     {"HiddenDiffersFromWeights",
      [] { return with_vga("embedding_length", 32u); },
      {"token_embd.weight", "(32, 32)", "(32, 24)"}},

@@ -47,11 +47,14 @@ class Config:
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = True
     gate: Gate = dataclasses.field(default_factory=Gate)
+    rope_scaling: dict | None = dataclasses.field(default=None, repr=False)     # as in config.json; "linear" or "llama3"
 
     def to_json(self):
         """The dictionary of config.json. Without a gate this is an ordinary Llama and says so."""
         fields = dataclasses.asdict(self)
         gate = fields.pop("gate")
+        if self.rope_scaling is None:
+            del fields["rope_scaling"]
         if gate["source"] == "none":
             head = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
             tail = {}
@@ -89,9 +92,26 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
+def scale_frequencies(frequency, scaling):
+    """RoPE's frequencies for positions beyond those first trained for, (E/2). "llama3" is Llama 3.1's: wavelengths much
+    shorter than the original context stay, those longer than it are stretched by `factor`, those between in part."""
+    if scaling is None or scaling["rope_type"] == "default":
+        return frequency
+    if scaling["rope_type"] == "linear":
+        return frequency / scaling["factor"]
+    if scaling["rope_type"] != "llama3":
+        raise ValueError(f"rope_type {scaling['rope_type']!r} is not default, linear or llama3")
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    wavelength = 2 * math.pi / frequency
+    smooth = (scaling["original_max_position_embeddings"] / wavelength - low) / (high - low)
+    smooth = smooth.clamp(0, 1)
+    return (1 - smooth) * frequency / scaling["factor"] + smooth * frequency
+
+
 def rope_table(config, length, dtype=torch.float32):
     """cos and sin, (T, E/2). The angles are computed in float64: they are the same in every precision of the model."""
     frequency = config.rope_theta ** (-torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim)
+    frequency = scale_frequencies(frequency, config.rope_scaling)
     angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
