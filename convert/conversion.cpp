@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "encode.h"
 #include "error.h"
 #include "sentencepiece_model.h"
 
@@ -69,8 +70,22 @@ uint32_t file_type(DType type) {
       return 0;
     case DType::f16:
       return 1;
+    case DType::q4_0:
+      return 2;
+    case DType::q4_1:
+      return 3;
     case DType::q8_0:
       return 7;
+    case DType::q5_0:
+      return 8;
+    case DType::q5_1:
+      return 9;
+    case DType::q4_k:
+      return 15;
+    case DType::q5_k:
+      return 17;
+    case DType::q6_k:
+      return 18;
     case DType::bf16:
       return 32;
   }
@@ -106,6 +121,13 @@ float overflow(DType type) {
   constexpr float f16_overflow = 65520;
   switch (type) {
     case DType::f16:
+    case DType::q4_0:
+    case DType::q4_1:
+    case DType::q5_0:
+    case DType::q5_1:
+    case DType::q4_k:
+    case DType::q5_k:
+    case DType::q6_k:
       return f16_overflow;
     case DType::q8_0:  // its scale, max / 127, is an f16
       return f16_overflow * 127;

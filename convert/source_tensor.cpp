@@ -2,6 +2,8 @@
 
 #include <cassert>
 
+#include "decode.h"
+
 namespace vga {
 
 std::string SourceTensor::shape_text() const {

@@ -7,6 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "decode.h"
 #include "gguf.h"
 #include "program.h"
 #include "terminal.h"

@@ -4,7 +4,8 @@
 #include <array>
 #include <cassert>
 #include <cmath>
-#include <cstring>
+
+#include "blocks.h"
 
 namespace vga {
 namespace {
@@ -16,11 +17,18 @@ struct DTypeInfo {
   size_t block_bytes;
 };
 
+template <class Block>
+constexpr DTypeInfo of_blocks(DType type, std::string_view name) {
+  return {type, name, Block::elements, sizeof(Block)};
+}
+
 constexpr std::array dtypes = {
-    DTypeInfo{DType::f32, "f32", 1, 4},
-    DTypeInfo{DType::f16, "f16", 1, 2},
-    DTypeInfo{DType::bf16, "bf16", 1, 2},
-    DTypeInfo{DType::q8_0, "q8_0", 32, sizeof(BlockQ8_0)},
+    DTypeInfo{DType::f32, "f32", 1, 4},        DTypeInfo{DType::f16, "f16", 1, 2},
+    DTypeInfo{DType::bf16, "bf16", 1, 2},      of_blocks<BlockQ8_0>(DType::q8_0, "q8_0"),
+    of_blocks<BlockQ4_0>(DType::q4_0, "q4_0"), of_blocks<BlockQ4_1>(DType::q4_1, "q4_1"),
+    of_blocks<BlockQ5_0>(DType::q5_0, "q5_0"), of_blocks<BlockQ5_1>(DType::q5_1, "q5_1"),
+    of_blocks<BlockQ4_K>(DType::q4_k, "q4_k"), of_blocks<BlockQ5_K>(DType::q5_k, "q5_k"),
+    of_blocks<BlockQ6_K>(DType::q6_k, "q6_k"),
 };
 
 const DTypeInfo& info(DType type) {
@@ -37,32 +45,20 @@ constexpr std::array<std::string_view, 40> gguf_names = {
     "I8",      "I16",    "I32",     "I64",   "F64",    "IQ1_M", "BF16",  "",
     "",        "",       "TQ1_0",   "TQ2_0", "",       "",      "",      "MXFP4"};
 
-template <class T>
-T load(const std::byte* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
-void encode_q8_0(std::span<const float> in, std::byte* row) {
-  for (size_t i = 0; i < in.size(); i += 32, row += sizeof(BlockQ8_0)) {
-    float max = 0;
-    for (const float x : in.subspan(i, 32)) max = std::max(max, std::fabs(x));
-    const float d = max / 127;
-    const float inverse = d != 0 ? 1 / d : 0;
-    BlockQ8_0 block{f16_from_f32(d), {}};
-    for (size_t j = 0; j < 32; ++j) {
-      block.q[j] = static_cast<int8_t>(std::clamp(std::round(in[i + j] * inverse), -127.f, 127.f));
-    }
-    std::memcpy(row, &block, sizeof block);
-  }
-}
-
 }  // namespace
 
 std::string_view name(DType type) {
   return info(type).name;
 }
+std::string dtype_names() {
+  std::string names;
+  for (const DTypeInfo& type : dtypes) {
+    if (!names.empty()) names += ", ";
+    names += type.name;
+  }
+  return names;
+}
+
 size_t block_elements(DType type) {
   return info(type).block_elements;
 }
@@ -118,45 +114,6 @@ uint16_t f16_from_f32(float x) {
   }
   const uint32_t rounded = magnitude + 0xFFF + (magnitude >> 13 & 1);
   return static_cast<uint16_t>(sign | ((rounded >> 13) - (112 << 10)));
-}
-
-void decode_row(DType type, const std::byte* row, std::span<float> out) {
-  switch (type) {
-    case DType::f32:
-      std::memcpy(out.data(), row, out.size_bytes());
-      return;
-    case DType::f16:
-      for (size_t i = 0; i < out.size(); ++i) out[i] = f32_from_f16(load<uint16_t>(row + 2 * i));
-      return;
-    case DType::bf16:
-      for (size_t i = 0; i < out.size(); ++i) out[i] = f32_from_bf16(load<uint16_t>(row + 2 * i));
-      return;
-    case DType::q8_0:
-      for (size_t i = 0; i < out.size(); i += 32, row += sizeof(BlockQ8_0)) {
-        const auto block = load<BlockQ8_0>(row);
-        const float d = f32_from_f16(block.d);
-        for (size_t j = 0; j < 32; ++j) out[i + j] = d * block.q[j];
-      }
-      return;
-  }
-}
-
-void encode_row(DType type, std::span<const float> in, std::byte* row) {
-  switch (type) {
-    case DType::f32:
-      std::memcpy(row, in.data(), in.size_bytes());
-      return;
-    case DType::f16:
-    case DType::bf16:
-      for (size_t i = 0; i < in.size(); ++i) {
-        const uint16_t half = type == DType::f16 ? f16_from_f32(in[i]) : bf16_from_f32(in[i]);
-        std::memcpy(row + 2 * i, &half, 2);
-      }
-      return;
-    case DType::q8_0:
-      encode_q8_0(in, row);
-      return;
-  }
 }
 
 }  // namespace vga

@@ -76,7 +76,7 @@ Tensor bind(const Gguf& gguf, const std::string& name, size_t rows, size_t cols,
   }
   const auto type = dtype_from_gguf(found->type);
   if (!type) {
-    throw Error(where, "wanted f32, f16, bf16 or q8_0, found " + gguf_type_name(found->type));
+    throw Error(where, "wanted one of " + dtype_names() + ", found " + gguf_type_name(found->type));
   }
   if (vector && *type != DType::f32) {
     throw Error(where, "a vector must be f32, found " + std::string(vga::name(*type)));

@@ -8,6 +8,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
+#include "encode.h"
 
 namespace vga::cpu {
 namespace {

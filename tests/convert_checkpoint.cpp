@@ -13,6 +13,8 @@
 #include "checkpoint.h"
 #include "config_json.h"
 #include "conversion.h"
+#include "decode.h"
+#include "encode.h"
 #include "error.h"
 #include "gguf_image.h"
 #include "llama2c.h"

@@ -8,6 +8,8 @@
 #include <gtest/gtest.h>
 
 #include "cpu/kernels.h"
+#include "decode.h"
+#include "encode.h"
 
 namespace vga::cpu {
 namespace {

@@ -4,6 +4,7 @@
 #include <cassert>
 #include <vector>
 
+#include "../decode.h"
 #include "attention.h"
 #include "threads.h"
 

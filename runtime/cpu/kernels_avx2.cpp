@@ -6,6 +6,7 @@
 
 #include <immintrin.h>
 
+#include "../blocks.h"
 #include "kernels.h"
 
 namespace vga::cpu {
@@ -318,6 +319,8 @@ void project(DType type, const std::byte* w, size_t n_rows, size_t cols, const f
       return project_with<BF16>(p, scratch);
     case DType::q8_0:
       return project_with<Q8_0>(p, scratch);
+    default:
+      return scalar_kernels.project(type, w, n_rows, cols, x, n_tokens, out, out_stride, scratch);
   }
 }
 

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "../decode.h"
 #include "kernels.h"
 
 namespace vga::cpu {
