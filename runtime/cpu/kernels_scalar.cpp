@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "../decode.h"
+#include "../encode.h"
 #include "kernels.h"
 
 namespace vga::cpu {
