@@ -1,24 +1,31 @@
-#include <cassert>
-#include <cmath>
+#include <limits>
 
 #include "cpu/cpu_backend.h"
 #include "forward.h"
+#include "kv_window.h"
 #include "model.h"
+#include "rope.h"
 #include "vga.h"
 
 namespace vga {
 namespace {
 
-size_t context_of(const Config& config, const SessionOptions& options) {
-  return options.context == 0 ? config.context_length : options.context;
+/// Without a window, one that never gets to slide.
+KvWindow window_of(const Config& config, const SessionOptions& options) {
+  if (options.window > 0) {
+    return {static_cast<int64_t>(options.window), static_cast<int64_t>(options.keep)};
+  }
+  return {static_cast<int64_t>(options.context == 0 ? config.context_length : options.context)};
 }
 
 CacheShape cache_shape(const Config& config, const SessionOptions& options) {
-  const size_t spans = (context_of(config, options) - 1) / cache_span + 1;
+  const KvWindow window = window_of(config, options);
+  const auto n_ring = static_cast<size_t>(
+      options.window > 0 ? window.ring_positions(options.max_batch) : window.size);
   return {.n_layers = config.n_layers,
           .n_lanes = options.n_sequences,
-          .n_kept = 0,
-          .n_ring = spans * cache_span,
+          .n_kept = static_cast<size_t>(window.keep),
+          .n_ring = ((n_ring - 1) / cache_span + 1) * cache_span,
           .n_kv_heads = config.n_kv_heads,
           .head_dim = config.head_dim,
           .type = options.cache_type};
@@ -31,6 +38,14 @@ void validate(const SessionOptions& o, const Config& config) {
                             ", found " + std::to_string(value));
   };
   in_range("context", o.context, 0, max_context);
+  in_range("window", o.window, 0, max_context);
+  if (o.window > 0 && o.context > 0) {
+    throw Error("window", "a session has a context or a window, found both");
+  }
+  if (o.keep > 0 && o.keep >= o.window) {
+    throw Error("keep", "wanted less than the window of " + std::to_string(o.window) +
+                            " tokens, found " + std::to_string(o.keep));
+  }
   in_range("sequences", o.n_sequences, 1, 4096);
   in_range("threads", o.n_threads, 0, 1024);
   in_range("batch", o.max_batch, 1, 1 << 16);
@@ -43,16 +58,9 @@ void validate(const SessionOptions& o, const Config& config) {
   }
 }
 
-/// Radians per position of each rotated pair: theta^(-2i / rope_dim) / (scale * factor i).
-std::vector<double> rope_frequencies(const Config& c, const Weights& weights) {
-  const auto* factors = reinterpret_cast<const float*>(weights.rope_factors.data);
-  std::vector<double> frequencies(c.rope_dim / 2);
-  for (size_t i = 0; i < frequencies.size(); ++i) {
-    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(c.rope_dim);
-    frequencies[i] = std::pow(c.rope_theta, exponent) / c.rope_scale;
-    if (factors != nullptr) frequencies[i] /= double{factors[i]};
-  }
-  return frequencies;
+std::span<const float> rope_factors(const Weights& weights) {
+  const Tensor& factors = weights.rope_factors;
+  return {reinterpret_cast<const float*>(factors.data), factors.cols};
 }
 
 }  // namespace
@@ -68,11 +76,19 @@ struct Session::Impl {
         options(session_options),
         ops(cpu::new_backend(options.n_threads)),
         cache(ops->new_cache(cache_shape(config, options))),
-        activations(config, *ops, options.max_batch, false),
-        context(context_of(config, options)),
-        frequencies(rope_frequencies(config, weights)),
-        lengths(options.n_sequences) {}
+        activations(config, *ops, options.max_batch, options.keep > 0),
+        window(window_of(config, options)),
+        rope(config, rope_factors(weights)),
+        sequences(options.n_sequences) {}
 
+  struct Sequence {
+    int64_t length = 0;     // position of the next token
+    int64_t forgotten = 0;  // positions before it are out of sight unless they are kept
+    int64_t written = 0;    // one more than the highest position the cache has seen
+  };
+
+  bool slides() const { return options.window > 0; }
+  Sequence& sequence(uint32_t index);
   void plan(std::span<const Row> rows);
 
   const Config& config;
@@ -81,18 +97,27 @@ struct Session::Impl {
   std::unique_ptr<Backend> ops;
   std::unique_ptr<Cache> cache;
   Activations activations;
-  size_t context;                   // tokens a sequence can hold
-  std::vector<double> frequencies;  // (rope_dim / 2)
-  std::vector<int64_t> lengths;     // (n_sequences) tokens held
+  KvWindow window;
+  Rope rope;
+  std::vector<Sequence> sequences;  // (n_sequences)
 
   // The batch in progress.
   std::vector<BatchRow> rows_;      // (rows)
   std::vector<float> angles_;       // (rows, rope_dim / 2, 2)
+  std::vector<float> kept_angles_;  // the same for queries that meet kept keys
   std::vector<uint32_t> wanted_;    // (n_wanted)
-  std::vector<int64_t> next_;       // (n_sequences) lengths once the batch is done
+  std::vector<Sequence> next_;      // (n_sequences) once the batch is done
   std::unique_ptr<Buffer> logits_;  // (n_wanted, vocab_size), grown as callers want more rows
   std::vector<float> host_logits_;  // the same, where the caller can read it
 };
+
+Session::Impl::Sequence& Session::Impl::sequence(uint32_t index) {
+  if (index >= sequences.size()) {
+    throw Error("sequence", "wanted 0 to " + std::to_string(sequences.size() - 1) + ", found " +
+                                std::to_string(index));
+  }
+  return sequences[index];
+}
 
 /// Checks the rows and works out angles and what each row sees.
 void Session::Impl::plan(std::span<const Row> rows) {
@@ -102,34 +127,31 @@ void Session::Impl::plan(std::span<const Row> rows) {
   }
   rows_.clear();
   angles_.clear();
+  kept_angles_.clear();
   wanted_.clear();
-  next_ = lengths;
+  next_ = sequences;
   for (const Row& row : rows) {
     if (row.token < 0 || static_cast<size_t>(row.token) >= config.vocab_size) {
       throw Error("token", "wanted 0 to " + std::to_string(config.vocab_size - 1) + ", found " +
                                std::to_string(row.token));
     }
-    if (row.sequence >= lengths.size()) {
-      throw Error("sequence", "wanted 0 to " + std::to_string(lengths.size() - 1) + ", found " +
-                                  std::to_string(row.sequence));
-    }
-    int64_t& next = next_[row.sequence];
-    if (row.position != next) {
-      throw Error("position", "wanted " + std::to_string(next) + ", the end of sequence " +
+    sequence(row.sequence);
+    Sequence& next = next_[row.sequence];
+    if (row.position != next.length) {
+      throw Error("position", "wanted " + std::to_string(next.length) + ", the end of sequence " +
                                   std::to_string(row.sequence) + ", found " +
                                   std::to_string(row.position));
     }
-    if (next >= static_cast<int64_t>(context)) {
-      throw ContextFull("the context of " + std::to_string(context) + " tokens is full");
+    if (!slides() && next.length >= window.size) {
+      throw ContextFull("the context of " + std::to_string(window.size) + " tokens is full");
     }
-    ++next;
+    const KvWindow::View view = window.view(row.position, next.forgotten);
+    ++next.length;
+    next.written = std::max(next.written, next.length);
     if (row.wants_logits) wanted_.push_back(static_cast<uint32_t>(rows_.size()));
-    rows_.push_back({row.token, row.sequence, row.position, 0});
-    for (const double frequency : frequencies) {
-      const double angle = static_cast<double>(row.position) * frequency;
-      angles_.push_back(static_cast<float>(std::cos(angle)));
-      angles_.push_back(static_cast<float>(std::sin(angle)));
-    }
+    rows_.push_back({row.token, row.sequence, row.position, view.first});
+    rope.append(row.position, angles_);
+    if (window.keep > 0) rope.append(view.index, kept_angles_);
   }
 }
 
@@ -140,7 +162,13 @@ Session& Session::operator=(Session&&) noexcept = default;
 Session::~Session() = default;
 
 size_t Session::context() const {
-  return impl_->context;
+  return static_cast<size_t>(impl_->window.size);
+}
+bool Session::slides() const {
+  return impl_->slides();
+}
+size_t Session::keep() const {
+  return static_cast<size_t>(impl_->window.keep);
 }
 size_t Session::max_batch() const {
   return impl_->options.max_batch;
@@ -153,16 +181,44 @@ uint64_t Session::cache_bytes() const {
 }
 
 int64_t Session::length(uint32_t sequence) const {
-  return impl_->lengths.at(sequence);
+  return impl_->sequence(sequence).length;
+}
+
+int64_t Session::room(uint32_t sequence) const {
+  if (impl_->slides()) return std::numeric_limits<int64_t>::max();
+  return impl_->window.size - length(sequence);
 }
 
 void Session::truncate(int64_t length, uint32_t sequence) {
-  int64_t& held = impl_->lengths.at(sequence);
-  if (length < 0 || length > held) {
+  Impl& s = *impl_;
+  Impl::Sequence& held = s.sequence(sequence);
+  if (length < 0 || length > held.length) {
     throw Error("length",
-                "wanted 0 to " + std::to_string(held) + ", found " + std::to_string(length));
+                "wanted 0 to " + std::to_string(held.length) + ", found " + std::to_string(length));
   }
-  held = length;  // what lies behind the end is simply written again
+  const auto n_ring = static_cast<int64_t>(s.cache->shape().n_ring);
+  const int64_t forgotten = std::min(held.forgotten, length);
+  if (!s.window.holds(length, forgotten, n_ring, held.written)) {
+    const int64_t least = held.written - n_ring + s.window.size - s.window.keep - 1;
+    throw Error("length", "the window has slid over what a token at position " +
+                              std::to_string(length) + " would see; wanted 0 to " +
+                              std::to_string(s.window.keep) + ", or at least " +
+                              std::to_string(least));
+  }
+  // What lies behind the end is simply written again.
+  held.length = length;
+  held.forgotten = forgotten;
+  if (length <= s.window.keep) held.written = length;  // and all of the ring before it is seen
+}
+
+void Session::forget(int64_t position, uint32_t sequence) {
+  Impl::Sequence& held = impl_->sequence(sequence);
+  if (!slides()) throw Error("forget", "wanted a session with a window");
+  if (position < 0 || position > held.length) {
+    throw Error("forget", "wanted a position from 0 to " + std::to_string(held.length) +
+                              ", found " + std::to_string(position));
+  }
+  held.forgotten = std::max(held.forgotten, position);
 }
 
 std::span<const float> Session::decode(std::span<const Row> rows) {
@@ -172,12 +228,13 @@ std::span<const float> Session::decode(std::span<const Row> rows) {
   if (s.logits_ == nullptr || s.logits_->rows() < n_wanted) {
     s.logits_ = s.ops->new_buffer(n_wanted, s.config.vocab_size);
   }
-  forward(s.config, s.weights, *s.ops,
-          {.rows = s.rows_, .angles = s.angles_, .kept_angles = {}, .wanted = s.wanted_}, *s.cache,
-          s.activations, *s.logits_);
+  forward(
+      s.config, s.weights, *s.ops,
+      {.rows = s.rows_, .angles = s.angles_, .kept_angles = s.kept_angles_, .wanted = s.wanted_},
+      *s.cache, s.activations, *s.logits_);
   s.host_logits_.resize(n_wanted * s.config.vocab_size);
   if (n_wanted > 0) s.ops->read(*s.logits_, s.host_logits_);
-  s.lengths = s.next_;
+  s.sequences = s.next_;
   return s.host_logits_;
 }
 
@@ -189,11 +246,10 @@ std::span<const float> Session::decode(Token token, uint32_t sequence) {
 std::span<const float> Session::prefill(std::span<const Token> tokens, uint32_t sequence,
                                         const std::function<bool(size_t)>& progress) {
   if (tokens.empty()) throw Error("prompt", "is empty, wanted at least one token");
-  const auto room = static_cast<int64_t>(context()) - length(sequence);
-  if (static_cast<int64_t>(tokens.size()) > room) {
+  if (static_cast<int64_t>(tokens.size()) > room(sequence)) {
     throw ContextFull("the prompt has " + std::to_string(tokens.size()) +
                       " tokens, the context of " + std::to_string(context()) + " has room for " +
-                      std::to_string(room));
+                      std::to_string(room(sequence)));
   }
   std::span<const float> logits;
   std::vector<Row> rows;

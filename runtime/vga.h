@@ -61,6 +61,8 @@ class Model {
 
 struct SessionOptions {
   size_t context = 0;      // tokens a sequence can hold; 0 is what the model was trained for
+  size_t window = 0;       // instead of a context: how far a token sees; 0 is without a window
+  size_t keep = 0;         // with a window: the first tokens that stay in sight, less than window
   size_t n_sequences = 1;  // independent sequences, each with `context` tokens
   size_t n_threads = 0;    // 0 is one per physical core
   size_t max_batch = 256;  // rows computed at once: bounds scratch memory, sets prefill chunks
@@ -87,6 +89,13 @@ class ContextFull : public Error {
 ///
 /// Results depend on the tokens alone: not on how they were cut into batches, not on the number of
 /// threads, not on what other sequences a batch holds.
+///
+/// Without a window a sequence ends where its context does. With one it never ends: memory and time
+/// per token stay what they are, and each token sees `window` tokens, the first `keep` of the
+/// sequence and the last window - keep up to itself. What left the window is forgotten. Kept tokens
+/// are seen as if the others followed them directly, at the positions StreamingLLM gives them
+/// (arXiv 2309.17453); otherwise scores depend on distances alone, so nothing drifts, ever. Choose
+/// the window shorter than the context that the model was trained for.
 class Session {
  public:
   explicit Session(const Model& model, const SessionOptions& options = {});
@@ -94,17 +103,29 @@ class Session {
   Session& operator=(Session&&) noexcept;
   ~Session();
 
+  /// Tokens that a sequence can hold or, with a window, that one token sees.
   size_t context() const;
+  /// Whether a window slides, and how many tokens it keeps for good.
+  bool slides() const;
+  size_t keep() const;
   size_t max_batch() const;
   /// Where and how it computes: "cpu avx2, 2 threads".
   std::string description() const;
   /// Bytes of the KV cache when full.
   uint64_t cache_bytes() const;
 
-  /// Tokens that `sequence` holds: the position its next token takes.
+  /// Tokens that `sequence` holds or has held: the position its next token takes.
   int64_t length(uint32_t sequence = 0) const;
-  /// Forgets everything from position `length` on.
+  /// Tokens that still fit. With a window there is always room.
+  int64_t room(uint32_t sequence = 0) const;
+  /// Takes back everything from position `length` on. A window may have slid over what would come
+  /// into sight again: max_batch() tokens can always be taken back, all of them too, and beyond
+  /// that an Error says what is left. Nothing is changed then.
   void truncate(int64_t length, uint32_t sequence = 0);
+  /// With a window: everything before `position` but the kept tokens leaves the sight of the tokens
+  /// to come at once, which is how a chat forgets whole turns. An Error without a window, or if
+  /// `position` is not in the sequence.
+  void forget(int64_t position, uint32_t sequence = 0);
 
   /// Runs up to max_batch() rows. Rows of one sequence stand in the order of their positions and
   /// continue it without a gap. Returns the logits of the rows that want them, in order:

@@ -73,7 +73,7 @@ std::string GgufImage::bytes() const {
   return header + data + trailing;
 }
 
-GgufImage tiny_model(size_t vocab, AttentionGate gate) {
+GgufImage tiny_model(size_t vocab, AttentionGate gate, size_t head_dim) {
   Config config;
   config.model_name = "tiny";
   config.vocab_size = vocab;
@@ -83,8 +83,8 @@ GgufImage tiny_model(size_t vocab, AttentionGate gate) {
   config.n_layers = 2;
   config.n_heads = 4;
   config.n_kv_heads = 2;
-  config.head_dim = 8;
-  config.rope_dim = 8;
+  config.head_dim = head_dim;
+  config.rope_dim = head_dim;
   config.tied_embeddings = true;
   config.gate = gate;
 

@@ -68,8 +68,9 @@ struct GgufImage {
 };
 
 /// A tiny gated model with random weights, a tokenizer of `vocab` tokens (at least 16) and every
-/// key a good file has.
-GgufImage tiny_model(size_t vocab = 32, AttentionGate gate = {AttentionGate::Source::value});
+/// key a good file has. `head_dim` is even.
+GgufImage tiny_model(size_t vocab = 32, AttentionGate gate = {AttentionGate::Source::value},
+                     size_t head_dim = 8);
 
 /// A directory that is removed with everything in it when the test is over.
 class TemporaryDirectory {
