@@ -1,20 +1,14 @@
 #include "encode.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cmath>
 #include <cstring>
 
 #include "blocks.h"
+#include "encode_k.h"
 
 namespace vga {
 namespace {
-
-/// 1 / d; 0 where d is too small to divide by, whose block holds nothing that f16 scales can say.
-float reciprocal(float d) {
-  const float inverse = 1 / d;
-  return std::isfinite(inverse) ? inverse : 0;
-}
 
 /// The integer part of `x` >= 0, at most `max`.
 uint8_t level(float x, int max) {
@@ -26,7 +20,7 @@ float peak(const float* x, size_t n) {
   return *std::max_element(x, x + n, [](float a, float b) { return std::fabs(a) < std::fabs(b); });
 }
 
-void encode(const float* x, BlockQ8_0& b) {
+void encode_block(const float* x, BlockQ8_0& b) {
   const float d = std::fabs(peak(x, 32)) / 127;
   const float inverse = reciprocal(d);
   b.d = f16_from_f32(d);
@@ -77,13 +71,13 @@ void store_five_bit_levels(const uint8_t (&levels)[32], Block& b) {
   }
 }
 
-void encode(const float* x, BlockQ4_0& b) {
+void encode_block(const float* x, BlockQ4_0& b) {
   uint8_t levels[32];
   b.d = f16_from_f32(encode_symmetric<4>(x, levels));
   store_levels(levels, b);
 }
 
-void encode(const float* x, BlockQ4_1& b) {
+void encode_block(const float* x, BlockQ4_1& b) {
   uint8_t levels[32];
   const auto [d, min] = encode_range<4>(x, levels);
   b.d = f16_from_f32(d);
@@ -91,13 +85,13 @@ void encode(const float* x, BlockQ4_1& b) {
   store_levels(levels, b);
 }
 
-void encode(const float* x, BlockQ5_0& b) {
+void encode_block(const float* x, BlockQ5_0& b) {
   uint8_t levels[32];
   b.d = f16_from_f32(encode_symmetric<5>(x, levels));
   store_five_bit_levels(levels, b);
 }
 
-void encode(const float* x, BlockQ5_1& b) {
+void encode_block(const float* x, BlockQ5_1& b) {
   uint8_t levels[32];
   const auto [d, min] = encode_range<5>(x, levels);
   b.d = f16_from_f32(d);
@@ -109,7 +103,7 @@ template <class Block>
 void encode_blocks(std::span<const float> in, std::byte* row) {
   for (size_t i = 0; i < in.size(); i += Block::elements, row += sizeof(Block)) {
     Block block{};
-    encode(&in[i], block);
+    encode_block(&in[i], block);
     std::memcpy(row, &block, sizeof block);
   }
 }
@@ -139,10 +133,11 @@ void encode_row(DType type, std::span<const float> in, std::byte* row) {
     case DType::q5_1:
       return encode_blocks<BlockQ5_1>(in, row);
     case DType::q4_k:
+      return encode_blocks<BlockQ4_K>(in, row);
     case DType::q5_k:
+      return encode_blocks<BlockQ5_K>(in, row);
     case DType::q6_k:
-      assert(false && "not written yet");
-      return;
+      return encode_blocks<BlockQ6_K>(in, row);
   }
 }
 
