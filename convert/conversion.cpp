@@ -6,7 +6,7 @@
 
 #include "encode.h"
 #include "error.h"
-#include "sentencepiece_model.h"
+#include "vocabulary.h"
 
 namespace vga {
 namespace {

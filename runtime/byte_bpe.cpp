@@ -3,40 +3,17 @@
 #include <algorithm>
 #include <functional>
 
-#include "config.h"
 #include "error.h"
 #include "text.h"
 
 namespace vga {
 namespace {
 
-using PieceType = SentencePieceModel::PieceType;
-
-constexpr std::string_view pre_key = "tokenizer.ggml.pre";
-constexpr std::string_view tokens_key = "tokenizer.ggml.tokens";
-constexpr std::string_view merges_key = "tokenizer.ggml.merges";
-constexpr std::string_view types_key = "tokenizer.ggml.token_type";
-constexpr std::string_view bos_key = "tokenizer.ggml.bos_token_id";
-constexpr std::string_view eos_key = "tokenizer.ggml.eos_token_id";
-constexpr std::string_view eot_key = "tokenizer.ggml.eot_token_id";
-constexpr std::string_view unknown_key = "tokenizer.ggml.unknown_token_id";
-constexpr std::string_view padding_key = "tokenizer.ggml.padding_token_id";
-constexpr std::string_view add_bos_key = "tokenizer.ggml.add_bos_token";
-
 constexpr std::string_view replacement_character = "\uFFFD";
 
 /// A longer word is merged in stretches of this size, so that memory stays small whatever the text.
 constexpr size_t max_word_bytes = 1 << 20;
 constexpr uint32_t none = UINT32_MAX;
-
-std::string where(const Gguf& gguf, std::string_view key) {
-  return gguf.file_name() + ": key '" + std::string(key) + "'";
-}
-
-std::string entry(std::string_view what, size_t index, std::string_view text) {
-  return std::string(what) + " " + std::to_string(index) + " '" + std::string(text.substr(0, 40)) +
-         "' ";
-}
 
 /// Code point to byte in GPT-2's spelling, -1 where there is none: printable Latin-1 characters
 /// stand for themselves, the other bytes for code points from 256 on.
@@ -51,43 +28,33 @@ constexpr auto byte_of_code = [] {
   return table;
 }();
 
-/// The bytes that `spelling` stands for; nullopt if some character of it stands for none.
-std::optional<std::string> spelled_bytes(std::string_view spelling) {
-  std::string bytes;
-  while (!spelling.empty()) {
-    const int length = utf8_length(spelling);
-    const auto lead = static_cast<unsigned char>(spelling[0]);
-    size_t code = lead;
-    if (length == 2) code = (lead & 0x1Fu) << 6 | (static_cast<unsigned char>(spelling[1]) & 0x3Fu);
-    if (length < 1 || length > 2 || code >= byte_of_code.size() || byte_of_code[code] < 0) {
-      return std::nullopt;
-    }
-    bytes += static_cast<char>(byte_of_code[code]);
-    spelling.remove_prefix(static_cast<size_t>(length));
+/// The inverse.
+constexpr auto code_of_byte = [] {
+  std::array<uint32_t, 256> table{};
+  for (uint32_t code = 0; code < byte_of_code.size(); ++code) {
+    if (byte_of_code[code] >= 0) table[static_cast<size_t>(byte_of_code[code])] = code;
   }
-  return bytes;
+  return table;
+}();
+
+/// Calls byte(b) for every byte that `spelling`, UTF-8, stands for; false, and it stops, at a
+/// character that stands for none.
+template <class Byte>
+bool for_each_spelled_byte(std::string_view spelling, Byte&& byte) {
+  for (size_t i = 0; i < spelling.size(); ++i) {
+    size_t code = static_cast<unsigned char>(spelling[i]);
+    if (code >= 0xE0) return false;
+    if (code >= 0xC0)
+      code = (code & 0x1F) << 6 | (static_cast<unsigned char>(spelling[++i]) & 0x3F);
+    if (code >= byte_of_code.size() || byte_of_code[code] < 0) return false;
+    byte(static_cast<char>(byte_of_code[code]));
+  }
+  return true;
 }
 
-PieceType piece_type(int64_t number, std::string_view text, const std::string& key, size_t index) {
-  if (number < 1 || number > 5) {
-    throw Error(key, entry("token", index, text) + "wanted a type from 1 to 5, found " +
-                         std::to_string(number));
-  }
-  const auto type = static_cast<PieceType>(number);
-  if (type == PieceType::unknown || (type == PieceType::user_defined && looks_like_control(text))) {
-    return PieceType::control;
-  }
-  return type;
-}
-
-std::optional<Token> read_id(const Gguf& gguf, std::string_view key, size_t vocab) {
-  const auto id = gguf.integer(key);
-  if (!id) return std::nullopt;
-  if (*id >= vocab) {
-    throw Error(where(gguf, key), "wanted a token id below " + std::to_string(vocab) + ", found " +
-                                      std::to_string(*id));
-  }
-  return static_cast<Token>(*id);
+void spell(std::string_view bytes, std::string& out) {
+  out.clear();
+  for (const char c : bytes) append_utf8(out, code_of_byte[static_cast<unsigned char>(c)]);
 }
 
 std::string replace_invalid(std::string_view text) {
@@ -108,92 +75,84 @@ uint64_t pair_key(Token left, Token right) {
 }  // namespace
 
 ByteBpe::ByteBpe(const Gguf& gguf) {
-  const std::string_view pre = gguf.required(pre_key, gguf.string(pre_key));
+  namespace key = vocabulary_key;
+  const std::string_view pre = gguf.required(key::pre, gguf.string(key::pre));
   pretokenizer_ = Pretokenizer::find(pre);
   if (!pretokenizer_) {
     throw Error(
-        where(gguf, pre_key),
+        key_in(gguf, key::pre),
         "'" + std::string(pre) + "' is not supported, wanted one of " + Pretokenizer::names());
   }
-  read_tokens(gguf);
+  const Vocabulary vocabulary = read_vocabulary(gguf);
+  read_tokens(gguf, vocabulary);
   read_merges(gguf);
-  bos_ = read_id(gguf, bos_key, pieces_.size());
-  eos_ = read_id(gguf, eos_key, pieces_.size());
-  eot_ = read_id(gguf, eot_key, pieces_.size());
-  read_id(gguf, unknown_key, pieces_.size());
-  read_id(gguf, padding_key, pieces_.size());
-  adds_bos_ = gguf.boolean(add_bos_key).value_or(pretokenizer_->adds_bos());
+  bos_ = vocabulary.bos;
+  eos_ = vocabulary.eos;
+  eot_ = vocabulary.eot;
+  adds_bos_ = vocabulary.adds_bos.value_or(pretokenizer_->adds_bos());
 }
 
-void ByteBpe::read_tokens(const Gguf& gguf) {
-  const std::string key = where(gguf, tokens_key);
-  const auto tokens = gguf.required(tokens_key, gguf.strings(tokens_key));
-  const auto types = gguf.required(types_key, gguf.integers(types_key));
-  if (tokens.empty() || tokens.size() > max_vocab) {
-    throw Error(key, "wanted 1 to " + std::to_string(max_vocab) + " tokens, found " +
-                         std::to_string(tokens.size()));
-  }
-  if (types.size() != tokens.size()) {
-    throw Error(where(gguf, types_key), "wanted one value for each of the " +
-                                            std::to_string(tokens.size()) + " tokens, found " +
-                                            std::to_string(types.size()));
-  }
-  pieces_.reserve(tokens.size());
-  bytes_.reserve(tokens.size());
-  by_bytes_ = FlatMap<std::string_view>(tokens.size());
-  FlatMap<std::string_view> texts(tokens.size());
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    const std::string_view text = tokens[i];
-    const auto fail = [&](const std::string& what) {
-      throw Error(key, entry("token", i, text) + what);
+void ByteBpe::read_tokens(const Gguf& gguf, const Vocabulary& vocabulary) {
+  const size_t n = vocabulary.texts.size();
+  size_t size = 0;
+  for (const std::string_view text : vocabulary.texts) size += text.size();
+  storage_.reserve(size);
+  texts_.reserve(n);
+  types_ = vocabulary.types;
+  by_text_ = HashIndex(n);
+  const auto text_of = [&](int32_t i) { return texts_[static_cast<size_t>(i)]; };
+  for (size_t i = 0; i < n; ++i) {
+    const std::string_view text = vocabulary.texts[i];
+    const auto fail = [&](std::string_view key, const std::string& what) {
+      throw Error(key_in(gguf, key), entry_name("token", i, text) + what);
     };
-    if (text.empty()) fail("is empty");
-    if (text.size() > max_piece_bytes) {
-      fail("has " + std::to_string(text.size()) + " bytes, wanted at most " +
-           std::to_string(max_piece_bytes));
+    const std::string problem = piece_problem(text);
+    if (!problem.empty()) fail(vocabulary_key::tokens, problem);
+    if (types_[i] == PieceType::byte) {
+      fail(vocabulary_key::types, "wanted a type from 1 to 5, found 6");
     }
-    if (!is_utf8(text)) fail("is not UTF-8");
-    if (!texts.insert(text, static_cast<int32_t>(i))) fail("is there twice");
-
-    const PieceType type = piece_type(types[i], text, where(gguf, types_key), i);
-    pieces_.push_back({std::string(text), 0.f, type});
-    std::string& bytes = bytes_.emplace_back();
-    if (type == PieceType::normal) {
-      auto spelled = spelled_bytes(text);
-      if (!spelled) fail("has a character that stands for no byte");
-      bytes = *std::move(spelled);
-    } else if (type == PieceType::user_defined) {
-      bytes = text;
+    if (types_[i] == PieceType::unknown) types_[i] = PieceType::control;
+    if (types_[i] == PieceType::normal && !for_each_spelled_byte(text, [](char) {})) {
+      fail(vocabulary_key::tokens, "has a character that stands for no byte");
     }
-    // A user-defined token may spell the bytes of a normal one, "  " and "ĠĠ"; never mind which.
-    if (!bytes.empty()) by_bytes_.insert(bytes, static_cast<Token>(i));
+    storage_ += text;
+    texts_.push_back(std::string_view(storage_).substr(storage_.size() - text.size()));
+    if (!by_text_.insert(texts_.back(), static_cast<Token>(i), text_of)) {
+      fail(vocabulary_key::tokens, "is there twice");
+    }
+    max_text_ = std::max(max_text_, text.size());
   }
 
+  std::string spelling;
   for (size_t byte = 0; byte < byte_tokens_.size(); ++byte) {
     const char c = static_cast<char>(byte);
-    byte_tokens_[byte] = by_bytes_.find({&c, 1});
+    spell({&c, 1}, spelling);
+    byte_tokens_[byte] = find(spelling);
     const bool needed = (byte >= 0x20 && byte < 0x7F) || c == '\n' || c == '\t';
     if (needed && byte_tokens_[byte] < 0) {
-      throw Error(key, "wanted a token for every ASCII character, found none for byte " +
-                           std::to_string(byte));
+      throw Error(
+          key_in(gguf, vocabulary_key::tokens),
+          "wanted a token for every ASCII character, found none for byte " + std::to_string(byte));
     }
   }
 }
 
 void ByteBpe::read_merges(const Gguf& gguf) {
-  const auto merges = gguf.required(merges_key, gguf.strings(merges_key));
-  const std::string key = where(gguf, merges_key);
-  if (merges.size() > INT32_MAX) throw Error(key, "has too many entries");
+  const std::string_view key = vocabulary_key::merges;
+  const auto merges = gguf.required(key, gguf.strings(key));
+  if (merges.size() > INT32_MAX) throw Error(key_in(gguf, key), "has too many entries");
   merges_.reserve(merges.size());
-  merge_of_pair_ = FlatMap<uint64_t>(merges.size());
+  merge_of_pair_ = HashIndex(merges.size());
+  std::string made;
+  Token last = 0;  // that a merge made
   for (size_t i = 0; i < merges.size(); ++i) {
     const std::string_view text = merges[i];
     const auto fail = [&](const std::string& what) {
-      throw Error(key, entry("merge", i, text) + what);
+      throw Error(key_in(gguf, key), entry_name("merge", i, text) + what);
     };
-    const auto find = [&](const std::string& bytes, const char* part) {
-      const Token token = by_bytes_.find(bytes);
-      if (token < 0) fail(std::string(part) + " that is not in the vocabulary");
+    const auto token_of = [&](std::string_view part, const char* what) {
+      const Token token = find(part);
+      if (token < 0) fail(std::string(what) + " that is not in the vocabulary");
       return token;
     };
     const size_t space = text.find(' ');
@@ -201,15 +160,44 @@ void ByteBpe::read_merges(const Gguf& gguf) {
         text.find(' ', space + 1) != std::string_view::npos) {
       fail("is not two tokens with a space between them");
     }
-    const auto left = spelled_bytes(text.substr(0, space));
-    const auto right = spelled_bytes(text.substr(space + 1));
-    if (!left || !right) fail("has a character that stands for no byte");
-    const Merge merge{find(*left, "has a left part"), find(*right, "has a right part"),
-                      find(*left + *right, "makes a token")};
-    if (!merge_of_pair_.insert(pair_key(merge.left, merge.right), static_cast<int32_t>(i))) {
-      fail("is there twice");
-    }
-    merges_.push_back(merge);
+    const std::string_view left = text.substr(0, space);
+    const std::string_view right = text.substr(space + 1);
+    made.assign(left).append(right);
+    const Token left_token = token_of(left, "has a left part");
+    const Token right_token = token_of(right, "has a right part");
+    // Vocabularies list what merges make in the order of the merges: one look instead of a search.
+    const auto next = static_cast<size_t>(last) + 1;
+    const bool in_order = next < texts_.size() && texts_[next] == made && is_part(next);
+    last = in_order ? static_cast<Token>(next) : token_of(made, "makes a token");
+    merges_.push_back({left_token, right_token, last});
+    const auto index = static_cast<int32_t>(i);
+    const bool is_new =
+        merge_of_pair_.insert(pair_of(index), index, [this](int32_t m) { return pair_of(m); });
+    if (!is_new) fail("is there twice");
+  }
+}
+
+bool ByteBpe::is_part(size_t token) const {
+  return types_[token] == PieceType::normal || types_[token] == PieceType::user_defined;
+}
+
+Token ByteBpe::find(std::string_view text) const {
+  const Token token =
+      by_text_.find(text, [&](int32_t i) { return texts_[static_cast<size_t>(i)]; });
+  return token >= 0 && is_part(static_cast<size_t>(token)) ? token : -1;
+}
+
+uint64_t ByteBpe::pair_of(int32_t merge) const {
+  const auto& [left, right, merged] = merges_[static_cast<size_t>(merge)];
+  return pair_key(left, right);
+}
+
+void ByteBpe::append_bytes(Token token, std::string& out) const {
+  const auto i = static_cast<size_t>(token);
+  if (types_[i] == PieceType::normal) {
+    for_each_spelled_byte(texts_[i], [&](char byte) { out += byte; });
+  } else if (types_[i] == PieceType::user_defined) {
+    out += texts_[i];
   }
 }
 
@@ -218,8 +206,9 @@ void ByteBpe::encode(std::string_view text, std::vector<Token>& out) const {
   if (!is_utf8(text)) text = replaced = replace_invalid(text);
   Scratch scratch;
   pretokenizer_->split(text, [&](std::string_view word) {
-    if (pretokenizer_->keeps_whole_words()) {
-      if (const Token whole = by_bytes_.find(word); whole >= 0) {
+    if (pretokenizer_->keeps_whole_words() && word.size() <= max_text_) {
+      spell(word, scratch.spelling);
+      if (const Token whole = find(scratch.spelling); whole >= 0) {
         out.push_back(whole);
         return;
       }
@@ -249,7 +238,8 @@ void ByteBpe::merge(std::string_view word, Scratch& scratch, std::vector<Token>&
   const auto enqueue = [&](uint32_t left) {
     const Symbol& symbol = symbols[left];
     if (symbol.next == none) return false;
-    const int32_t found = merge_of_pair_.find(pair_key(symbol.token, symbols[symbol.next].token));
+    const int32_t found = merge_of_pair_.find(pair_key(symbol.token, symbols[symbol.next].token),
+                                              [this](int32_t m) { return pair_of(m); });
     if (found < 0) return false;
     queue.push_back(static_cast<uint64_t>(found) << 32 | left);
     return true;

@@ -8,11 +8,11 @@
 #include <string_view>
 #include <vector>
 
-#include "flat_map.h"
 #include "gguf.h"
+#include "hash_index.h"
 #include "pretokenizer.h"
-#include "sentencepiece_model.h"
 #include "token.h"
+#include "vocabulary.h"
 
 namespace vga {
 
@@ -22,23 +22,22 @@ namespace vga {
 /// usable from many threads.
 class ByteBpe {
  public:
-  using Piece = SentencePieceModel::Piece;
-
-  /// Reads and checks the `tokenizer.ggml.*` keys. An Error naming file, key and entry. Tokens that
-  /// are template markers by their look, such as <|im_start|>, count as control tokens, as in
-  /// read_tokenizer(); so do tokens of type unknown.
+  /// Reads and checks the `tokenizer.ggml.*` keys. An Error naming file, key and entry. Tokens of
+  /// type unknown count as control tokens.
   explicit ByteBpe(const Gguf& gguf);
   ByteBpe(const ByteBpe&) = delete;
   ByteBpe& operator=(const ByteBpe&) = delete;
 
-  const std::vector<Piece>& pieces() const { return pieces_; }
+  /// By token; texts as the file spells them.
+  const std::vector<std::string_view>& texts() const { return texts_; }
+  const std::vector<PieceType>& types() const { return types_; }
   std::optional<Token> bos() const { return bos_; }
   std::optional<Token> eos() const { return eos_; }
   std::optional<Token> eot() const { return eot_; }
   bool adds_bos() const { return adds_bos_; }
 
-  /// What `token` stands for: any bytes. Empty for control and unused tokens.
-  std::string_view bytes(Token token) const { return bytes_[static_cast<size_t>(token)]; }
+  /// Appends what `token` stands for: any bytes. None for control and unused tokens.
+  void append_bytes(Token token, std::string& out) const;
 
   /// Appends the tokens of `text`, which is taken as it is: control and user-defined tokens are not
   /// looked for. A byte that no UTF-8 character starts with is read as U+FFFD, as SentencePiece and
@@ -61,18 +60,27 @@ class ByteBpe {
   struct Scratch {
     std::vector<Symbol> symbols;
     std::vector<uint64_t> queue;
+    std::string spelling;
   };
 
-  void read_tokens(const Gguf& gguf);
+  void read_tokens(const Gguf& gguf, const Vocabulary& vocabulary);
   void read_merges(const Gguf& gguf);
+  /// Whether words are made of it.
+  bool is_part(size_t token) const;
+  /// The token with this text that words are made of, -1 if there is none.
+  Token find(std::string_view text) const;
+  /// What merge_of_pair_ finds a merge by.
+  uint64_t pair_of(int32_t merge) const;
   void merge(std::string_view word, Scratch& scratch, std::vector<Token>& out) const;
 
-  std::vector<Piece> pieces_;
-  std::vector<std::string> bytes_;        // by token
-  FlatMap<std::string_view> by_bytes_;    // keys are bytes_' texts
+  std::string storage_;                  // all texts, end to end
+  std::vector<std::string_view> texts_;  // by token, in storage_
+  std::vector<PieceType> types_;
+  size_t max_text_ = 0;                   // bytes of the longest
+  HashIndex by_text_;                     // of texts_
   std::array<Token, 256> byte_tokens_{};  // -1 where there is none
   std::vector<Merge> merges_;             // the first goes first
-  FlatMap<uint64_t> merge_of_pair_;       // index into merges_
+  HashIndex merge_of_pair_;               // index into merges_
   std::optional<Pretokenizer> pretokenizer_;
   std::optional<Token> bos_;
   std::optional<Token> eos_;

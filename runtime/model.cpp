@@ -2,10 +2,12 @@
 
 #include <utility>
 
+#include "vocabulary.h"
+
 namespace vga {
 namespace {
 
-constexpr std::string_view tokenizer_key = "tokenizer.ggml.model";
+constexpr std::string_view tokenizer_key = vocabulary_key::model;
 
 }  // namespace
 

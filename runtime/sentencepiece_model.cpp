@@ -4,10 +4,10 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <unordered_set>
 
 #include "config.h"
 #include "error.h"
+#include "hash_index.h"
 #include "text.h"
 
 namespace vga {
@@ -15,7 +15,6 @@ namespace {
 
 using Algorithm = SentencePieceModel::Algorithm;
 using Piece = SentencePieceModel::Piece;
-using PieceType = SentencePieceModel::PieceType;
 
 // Sizes of the library's own fixed tables: results of one look-up in the rules and among the user
 // defined pieces. It reads past their end when there are more.
@@ -188,13 +187,6 @@ std::optional<uint8_t> byte_of_piece(std::string_view text) {
   return static_cast<uint8_t>(value);
 }
 
-PieceType to_piece_type(int64_t number, const std::string& where) {
-  if (number < 1 || number > 6) {
-    throw Error(where, "wanted a type from 1 to 6, found " + std::to_string(number));
-  }
-  return static_cast<PieceType>(number);
-}
-
 /// One unit of a darts-clone double array, as the library decodes it.
 struct TrieUnit {
   uint32_t bits;
@@ -286,26 +278,23 @@ void check_pieces(const SentencePieceModel& model, const std::string& where) {
     throw Error(where, "wanted at most " + std::to_string(max_vocab) + " pieces, found " +
                            std::to_string(model.pieces.size()));
   }
-  std::unordered_set<std::string_view> texts;
-  texts.reserve(model.pieces.size());
+  HashIndex texts(model.pieces.size());
+  const auto text_of = [&](int32_t i) {
+    return std::string_view(model.pieces[static_cast<size_t>(i)].text);
+  };
   std::vector<std::string_view> user_defined;
   size_t n_unknown = 0;
   size_t n_bytes = 0;
   for (size_t i = 0; i < model.pieces.size(); ++i) {
     const Piece& piece = model.pieces[i];
     const auto fail = [&](const std::string& what) {
-      throw Error(where,
-                  "piece " + std::to_string(i) + " '" + piece.text.substr(0, 40) + "' " + what);
+      throw Error(where, entry_name("piece", i, piece.text) + what);
     };
-    if (piece.text.empty()) fail("is empty");
-    if (piece.text.size() > max_piece_bytes) {
-      fail("has " + std::to_string(piece.text.size()) + " bytes, wanted at most " +
-           std::to_string(max_piece_bytes));
-    }
+    if (const std::string problem = piece_problem(piece.text); !problem.empty()) fail(problem);
     if (piece.text.find('\0') != std::string::npos) fail("holds a NUL character");
-    if (!is_utf8(piece.text)) fail("is not UTF-8");
     if (!std::isfinite(piece.score)) fail("has a score that is not a finite number");
-    if (!texts.insert(piece.text).second) fail("is there twice");
+    if (!texts.insert(std::string_view(piece.text), static_cast<int32_t>(i), text_of))
+      fail("is there twice");
     switch (piece.type) {
       case PieceType::unknown:
         ++n_unknown;
@@ -340,30 +329,6 @@ void check_pieces(const SentencePieceModel& model, const std::string& where) {
   check_nesting(user_defined, where);
 }
 
-/// The one gate that every model passes, wherever it came from.
-void validate(SentencePieceModel& model, const std::string& where) {
-  check_pieces(model, where);
-  if (model.unk_surface.size() > max_piece_bytes || !is_utf8(model.unk_surface) ||
-      model.unk_surface.find('\0') != std::string::npos) {
-    throw Error(where, "unk_surface is not short UTF-8 text");
-  }
-  // An invalid byte becomes U+FFFD, a space "▁": three bytes each.
-  model.max_expansion = 3;
-  if (!model.charsmap.empty()) {
-    model.max_expansion =
-        std::max(model.max_expansion, check_charsmap(model.charsmap, where + ": charsmap"));
-  }
-}
-
-/// An id from the file as a token; `name` is the field or key that holds it.
-Token checked_id(uint64_t id, size_t vocab, const std::string& where, std::string_view name) {
-  if (id >= vocab) {
-    throw Error(where, std::string(name) + ": wanted a token id below " + std::to_string(vocab) +
-                           ", found " + std::to_string(id));
-  }
-  return static_cast<Token>(id);
-}
-
 // ---- tokenizer.model
 
 Piece parse_piece(std::string_view bytes, const std::string& where) {
@@ -378,7 +343,11 @@ Piece parse_piece(std::string_view bytes, const std::string& where) {
         piece.score = in.real();
         break;
       case field::type:
-        piece.type = to_piece_type(in.int32(), where);
+        if (const auto type = to_piece_type(in.int32())) {
+          piece.type = *type;
+        } else {
+          throw Error(where, "wanted a type from 1 to 6, found " + std::to_string(in.int32()));
+        }
         break;
       default:
         break;
@@ -470,99 +439,20 @@ std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// ---- GGUF keys
-
-constexpr std::string_view model_key = "tokenizer.ggml.model";
-constexpr std::string_view pre_key = "tokenizer.ggml.pre";
-constexpr std::string_view tokens_key = "tokenizer.ggml.tokens";
-constexpr std::string_view scores_key = "tokenizer.ggml.scores";
-constexpr std::string_view types_key = "tokenizer.ggml.token_type";
-constexpr std::string_view bos_key = "tokenizer.ggml.bos_token_id";
-constexpr std::string_view eos_key = "tokenizer.ggml.eos_token_id";
-constexpr std::string_view unknown_key = "tokenizer.ggml.unknown_token_id";
-constexpr std::string_view padding_key = "tokenizer.ggml.padding_token_id";
-constexpr std::string_view eot_key = "tokenizer.ggml.eot_token_id";
-constexpr std::string_view add_bos_key = "tokenizer.ggml.add_bos_token";
-constexpr std::string_view add_eos_key = "tokenizer.ggml.add_eos_token";
-constexpr std::string_view space_prefix_key = "tokenizer.ggml.add_space_prefix";
-constexpr std::string_view extra_whitespaces_key = "tokenizer.ggml.remove_extra_whitespaces";
-constexpr std::string_view charsmap_key = "tokenizer.ggml.precompiled_charsmap";
-constexpr std::string_view original_key = "tokenizer.sentencepiece.model";
-
-std::string key_name(std::string_view key) {
-  return "key '" + std::string(key) + "'";
-}
-
-void check_count(const Gguf& gguf, std::string_view key, size_t found, size_t wanted) {
-  if (found == wanted) return;
-  throw Error(gguf.file_name(), key_name(key) + ": wanted one value for each of the " +
-                                    std::to_string(wanted) + " tokens, found " +
-                                    std::to_string(found));
-}
-
-/// The id at `key`; where it is absent `fallback`, which must be in range as well.
-std::optional<Token> read_id(const Gguf& gguf, std::string_view key, size_t vocab,
-                             std::optional<Token> fallback) {
-  if (const auto id = gguf.integer(key)) {
-    return checked_id(*id, vocab, gguf.file_name(), key_name(key));
-  }
-  if (!fallback) return std::nullopt;
-  return checked_id(static_cast<uint64_t>(*fallback), vocab, gguf.file_name(),
-                    "default of the absent " + key_name(key));
-}
-
-void check_agreement(const Gguf& gguf, const SentencePieceModel& model,
-                     const std::vector<std::string_view>& tokens) {
-  check_count(gguf, original_key, model.pieces.size(), tokens.size());
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (model.pieces[i].text != tokens[i]) {
-      throw Error(gguf.file_name(), key_name(original_key) + ": piece " + std::to_string(i) + " '" +
-                                        model.pieces[i].text + "' is '" + std::string(tokens[i]) +
-                                        "' in " + key_name(tokens_key));
-    }
-  }
-}
-
-/// The vocabulary and normalizer from the standard arrays; `unknown` is used if no type says it.
-SentencePieceModel rebuild(const Gguf& gguf, const std::vector<std::string_view>& tokens,
-                           Algorithm algorithm, Token unknown) {
-  const std::string& file = gguf.file_name();
-  const auto scores = gguf.required(scores_key, gguf.floats(scores_key));
-  const auto types = gguf.required(types_key, gguf.integers(types_key));
-  check_count(gguf, scores_key, scores.size(), tokens.size());
-  check_count(gguf, types_key, types.size(), tokens.size());
-
-  SentencePieceModel model;
-  model.algorithm = algorithm;
-  model.pieces.reserve(tokens.size());
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    PieceType type =
-        to_piece_type(types[i], file + ": " + key_name(types_key) + ", token " + std::to_string(i));
-    if (type == PieceType::user_defined && looks_like_control(tokens[i])) {
-      type = PieceType::control;
-    }
-    model.byte_fallback |= type == PieceType::byte;
-    model.pieces.push_back({std::string(tokens[i]), scores[i], type});
-  }
-  if (std::ranges::find(model.pieces, PieceType::unknown, &Piece::type) == model.pieces.end()) {
-    model.pieces[static_cast<size_t>(unknown)].type = PieceType::unknown;
-  }
-  model.add_dummy_prefix = gguf.boolean(space_prefix_key).value_or(algorithm == Algorithm::bpe);
-  model.remove_extra_whitespaces = gguf.boolean(extra_whitespaces_key).value_or(false);
-  if (const auto charsmap = gguf.raw(charsmap_key)) model.charsmap = as_text(*charsmap);
-  validate(model, file + ": " + key_name(tokens_key));
-  return model;
-}
-
 }  // namespace
 
-bool looks_like_control(std::string_view piece) {
-  return piece.size() > 4 && piece.starts_with("<|") && piece.ends_with("|>");
-}
-
-bool is_end_of_turn_name(std::string_view piece) {
-  return piece == "<|im_end|>" || piece == "<|eot_id|>" || piece == "<|end|>" ||
-         piece == "<|endoftext|>";
+void validate(SentencePieceModel& model, const std::string& where) {
+  check_pieces(model, where);
+  if (model.unk_surface.size() > max_piece_bytes || !is_utf8(model.unk_surface) ||
+      model.unk_surface.find('\0') != std::string::npos) {
+    throw Error(where, "unk_surface is not short UTF-8 text");
+  }
+  // An invalid byte becomes U+FFFD, a space "▁": three bytes each.
+  model.max_expansion = 3;
+  if (!model.charsmap.empty()) {
+    model.max_expansion =
+        std::max(model.max_expansion, check_charsmap(model.charsmap, where + ": charsmap"));
+  }
 }
 
 SentencePieceModel parse_sentencepiece(std::span<const std::byte> proto, std::string_view where) {
@@ -595,8 +485,8 @@ SentencePieceModel parse_sentencepiece(std::span<const std::byte> proto, std::st
   validate(model, file);
   const auto check = [&](int32_t id, const char* name) -> std::optional<Token> {
     if (id < 0) return std::nullopt;
-    return checked_id(static_cast<uint64_t>(id), model.pieces.size(), file + ": trainer_spec",
-                      name);
+    return checked_token(static_cast<uint64_t>(id), model.pieces.size(), file + ": trainer_spec",
+                         name);
   };
   check(ids.unk, "unk_id");
   model.bos = check(ids.bos, "bos_id");
@@ -635,73 +525,6 @@ std::string serialize(const SentencePieceModel& model) {
   normalizer.number(field::escape_whitespaces, model.escape_whitespaces);
   out.bytes(field::normalizer, normalizer.take());
   return out.take();
-}
-
-void write_tokenizer(const SentencePieceModel& model, std::span<const std::byte> original,
-                     GgufWriter& writer) {
-  std::vector<std::string> tokens;
-  std::vector<float> scores;
-  std::vector<int32_t> types;
-  for (const Piece& piece : model.pieces) {
-    tokens.push_back(piece.text);
-    scores.push_back(piece.score);
-    types.push_back(static_cast<int32_t>(piece.type));
-  }
-  const auto unknown = std::ranges::find(types, static_cast<int32_t>(PieceType::unknown));
-  const auto add_id = [&](std::string_view key, std::optional<Token> token) {
-    if (token) writer.add(key, static_cast<uint32_t>(*token));
-  };
-  writer.add(model_key, model.algorithm == Algorithm::bpe ? "llama" : "t5");
-  writer.add(pre_key, "default");
-  writer.add(tokens_key, std::span<const std::string>(tokens));
-  writer.add(scores_key, std::span<const float>(scores));
-  writer.add(types_key, std::span<const int32_t>(types));
-  add_id(bos_key, model.bos);
-  add_id(eos_key, model.eos);
-  add_id(unknown_key, static_cast<Token>(unknown - types.begin()));
-  add_id(padding_key, model.pad);
-  add_id(eot_key, model.eot);
-  writer.add(add_bos_key, model.add_bos);
-  writer.add(add_eos_key, false);
-  writer.add(space_prefix_key, model.add_dummy_prefix);
-  writer.add(extra_whitespaces_key, model.remove_extra_whitespaces);
-  if (!model.charsmap.empty()) {
-    writer.add(charsmap_key, std::as_bytes(std::span(model.charsmap)));
-  }
-  writer.add(original_key, original);
-}
-
-SentencePieceModel read_tokenizer(const Gguf& gguf) {
-  const std::string& file = gguf.file_name();
-  const std::string_view kind = gguf.required(model_key, gguf.string(model_key));
-  if (kind != "llama" && kind != "t5") {
-    throw Error(file, key_name(model_key) + ": '" + std::string(kind) +
-                          "' is not supported, wanted a SentencePiece tokenizer: 'llama' or 't5'");
-  }
-  const auto tokens = gguf.required(tokens_key, gguf.strings(tokens_key));
-  if (tokens.empty()) throw Error(file, key_name(tokens_key) + ": has no tokens");
-  const size_t vocab = tokens.size();
-  const bool bpe = kind == "llama";
-  SentencePieceModel model;
-  if (const auto original = gguf.raw(original_key)) {
-    model = parse_sentencepiece(*original, file + ": " + key_name(original_key));
-    check_agreement(gguf, model, tokens);
-    read_id(gguf, unknown_key, vocab, std::nullopt);
-  } else {
-    // The defaults are what llama.cpp takes for absent keys.
-    const Token unknown = *read_id(gguf, unknown_key, vocab, bpe ? 0 : 2);
-    model = rebuild(gguf, tokens, bpe ? Algorithm::bpe : Algorithm::unigram, unknown);
-    if (bpe) model.bos = 1;
-    model.eos = bpe ? 2 : 1;
-    if (!bpe) model.pad = 0;
-    model.add_bos = bpe;
-  }
-  model.bos = read_id(gguf, bos_key, vocab, model.bos);
-  model.eos = read_id(gguf, eos_key, vocab, model.eos);
-  model.pad = read_id(gguf, padding_key, vocab, model.pad);
-  model.eot = read_id(gguf, eot_key, vocab, std::nullopt);
-  model.add_bos = gguf.boolean(add_bos_key).value_or(model.add_bos);
-  return model;
 }
 
 }  // namespace vga

@@ -9,17 +9,13 @@
 
 #include "byte_bpe.h"
 #include "error.h"
-#include "flat_map.h"
+#include "hash_index.h"
 #include "sentencepiece_model.h"
 #include "text.h"
+#include "vocabulary.h"
 
 namespace vga {
 namespace {
-
-using Piece = SentencePieceModel::Piece;
-using PieceType = SentencePieceModel::PieceType;
-
-constexpr std::string_view model_key = "tokenizer.ggml.model";
 
 constexpr std::string_view space_symbol = "\u2581";
 constexpr std::string_view replacement_character = "\uFFFD";
@@ -59,56 +55,57 @@ struct Tokenizer::Impl {
   /// space is dropped; it says afterwards whether another one would be.
   virtual void append_text(Token token, bool& at_start, std::string& text) const = 0;
 
-  const Piece& at(Token token) const;
-  bool is_control(Token token) const { return at(token).type == PieceType::control; }
-  /// Fills the tables from `pieces` and adds the end-of-turn tokens to `ends`.
-  void index(bool user_defined_are_marks);
+  /// `token` as an index into the tables; an Error if it is out of range.
+  size_t at(Token token) const;
+  bool is_control(Token token) const { return types[at(token)] == PieceType::control; }
+  /// Finds the marks, and the tokens that end an answer beside `eos` and `eot`.
+  void index(bool user_defined_are_marks, std::optional<Token> eot);
   /// Length of the longest mark that `text` starts with, and its token; 0 if none. Control tokens
   /// are marks only within the first `trusted` bytes.
   std::pair<size_t, Token> mark_at(std::string_view text, size_t trusted) const;
 
-  std::span<const Piece> pieces;  // of the model in the derived class
+  // By token; the derived class fills them and holds what the texts view.
+  std::vector<std::string_view> texts;
+  std::string_view text_of(Token token) const { return texts[static_cast<size_t>(token)]; }
+  std::vector<PieceType> types;
   std::optional<Token> bos;
   std::optional<Token> eos;
   bool add_bos = false;
   std::vector<Token> ends;
 
-  FlatMap<std::string_view> by_text;  // keys are pieces' texts
   // Marks are tokens that are looked for in a text before all else: the control tokens, and the
   // user-defined ones where the algorithm does not see to them itself.
-  FlatMap<std::string_view> marks;
+  HashIndex marks;
   std::vector<size_t> mark_lengths;  // distinct, longest first
   std::bitset<256> mark_starts;      // first bytes
   bool has_user_marks = false;
 };
 
-const Piece& Tokenizer::Impl::at(Token token) const {
-  if (token < 0 || static_cast<size_t>(token) >= pieces.size()) {
-    throw Error("token", "wanted 0 to " + std::to_string(pieces.size() - 1) + ", found " +
+size_t Tokenizer::Impl::at(Token token) const {
+  if (token < 0 || static_cast<size_t>(token) >= texts.size()) {
+    throw Error("token", "wanted 0 to " + std::to_string(texts.size() - 1) + ", found " +
                              std::to_string(token));
   }
-  return pieces[static_cast<size_t>(token)];
+  return static_cast<size_t>(token);
 }
 
-void Tokenizer::Impl::index(bool user_defined_are_marks) {
-  by_text = FlatMap<std::string_view>(pieces.size());
-  const auto is_mark = [&](const Piece& piece) {
-    return piece.type == PieceType::control ||
-           (user_defined_are_marks && piece.type == PieceType::user_defined);
-  };
-  marks = FlatMap<std::string_view>(static_cast<size_t>(std::ranges::count_if(pieces, is_mark)));
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    const Piece& piece = pieces[i];
+void Tokenizer::Impl::index(bool user_defined_are_marks, std::optional<Token> eot) {
+  if (eos) ends.push_back(*eos);
+  if (eot) ends.push_back(*eot);
+  std::vector<Token> found;
+  for (size_t i = 0; i < types.size(); ++i) {
+    const bool control = types[i] == PieceType::control;
+    if (!control && !(user_defined_are_marks && types[i] == PieceType::user_defined)) continue;
     const auto token = static_cast<Token>(i);
-    by_text.insert(piece.text, token);
-    if (!is_mark(piece)) continue;
-    const bool control = piece.type == PieceType::control;
-    marks.insert(piece.text, token);
-    mark_lengths.push_back(piece.text.size());
-    mark_starts.set(static_cast<unsigned char>(piece.text[0]));
+    found.push_back(token);
+    mark_lengths.push_back(texts[i].size());
+    mark_starts.set(static_cast<unsigned char>(texts[i][0]));
     has_user_marks |= !control;
-    if (control && is_end_of_turn_name(piece.text)) ends.push_back(token);
+    if (control && is_end_of_turn_name(texts[i])) ends.push_back(token);
   }
+  marks = HashIndex(found.size());
+  for (const Token token : found)
+    marks.insert(text_of(token), token, [&](Token t) { return text_of(t); });
   std::ranges::sort(mark_lengths, std::greater());
   mark_lengths.erase(std::unique(mark_lengths.begin(), mark_lengths.end()), mark_lengths.end());
 }
@@ -117,7 +114,7 @@ std::pair<size_t, Token> Tokenizer::Impl::mark_at(std::string_view text, size_t 
   if (!mark_starts.test(static_cast<unsigned char>(text[0]))) return {0, 0};
   for (const size_t length : mark_lengths) {
     if (length > text.size()) continue;
-    const Token token = marks.find(text.substr(0, length));
+    const Token token = marks.find(text.substr(0, length), [&](Token t) { return text_of(t); });
     if (token < 0) continue;
     if (length <= trusted || !is_control(token)) return {length, token};
   }
@@ -128,7 +125,7 @@ struct Tokenizer::Impl::SentencePiece final : Impl {
   SentencePiece(SentencePieceModel model_, std::string_view where);
 
   void encode_text(std::string_view text, std::vector<Token>& out) const override;
-  bool is_bytes(Token token) const override { return at(token).type == PieceType::byte; }
+  bool is_bytes(Token token) const override { return types[at(token)] == PieceType::byte; }
   void append_text(Token token, bool& at_start, std::string& text) const override;
 
   SentencePieceModel model;
@@ -148,13 +145,14 @@ Tokenizer::Impl::SentencePiece::SentencePiece(SentencePieceModel model_, std::st
   }
   if (!problem.empty()) throw Error(where, "SentencePiece refuses it: " + problem);
 
-  pieces = model.pieces;
+  for (const SentencePieceModel::Piece& piece : model.pieces) {
+    texts.push_back(piece.text);
+    types.push_back(piece.type);
+  }
   bos = model.bos;
   eos = model.eos;
   add_bos = model.add_bos;
-  index(false);
-  if (model.eos) ends.push_back(*model.eos);
-  if (model.eot) ends.push_back(*model.eot);
+  index(false, model.eot);
 }
 
 void Tokenizer::Impl::SentencePiece::encode_text(std::string_view text,
@@ -173,13 +171,13 @@ void Tokenizer::Impl::SentencePiece::encode_text(std::string_view text,
 
 void Tokenizer::Impl::SentencePiece::append_text(Token token, bool& at_start,
                                                  std::string& text) const {
-  const Piece& piece = at(token);
-  if (piece.type == PieceType::byte) {
-    text += byte_of(piece.text);
-  } else if (piece.type == PieceType::unknown) {
+  const size_t i = at(token);
+  if (types[i] == PieceType::byte) {
+    text += byte_of(texts[i]);
+  } else if (types[i] == PieceType::unknown) {
     text += model.unk_surface;
   } else {
-    std::string_view rest = piece.text;
+    std::string_view rest = texts[i];
     const bool drops_space = model.add_dummy_prefix || model.remove_extra_whitespaces;
     if (at_start && drops_space && rest.starts_with(space_symbol)) {
       rest.remove_prefix(space_symbol.size());
@@ -192,13 +190,12 @@ void Tokenizer::Impl::SentencePiece::append_text(Token token, bool& at_start,
 
 struct Tokenizer::Impl::ByteLevel final : Impl {
   explicit ByteLevel(const Gguf& gguf) : bpe(gguf) {
-    pieces = bpe.pieces();
+    texts = bpe.texts();
+    types = bpe.types();
     bos = bpe.bos();
     eos = bpe.eos();
     add_bos = bpe.adds_bos();
-    index(true);
-    if (bpe.eos()) ends.push_back(*bpe.eos());
-    if (bpe.eot()) ends.push_back(*bpe.eot());
+    index(true, bpe.eot());
   }
 
   void encode_text(std::string_view text, std::vector<Token>& out) const override {
@@ -206,7 +203,7 @@ struct Tokenizer::Impl::ByteLevel final : Impl {
   }
   bool is_bytes(Token token) const override { return !is_control(token); }
   void append_text(Token token, bool&, std::string& text) const override {
-    text += bpe.bytes(token);
+    bpe.append_bytes(token, text);
   }
 
   ByteBpe bpe;
@@ -218,13 +215,14 @@ Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
 Tokenizer Tokenizer::from_gguf(const Gguf& gguf) {
-  const std::string_view kind = gguf.required(model_key, gguf.string(model_key));
+  constexpr std::string_view key = vocabulary_key::model;
+  const std::string_view kind = gguf.required(key, gguf.string(key));
   if (kind == "gpt2") return Tokenizer(std::make_unique<Impl::ByteLevel>(gguf));
   if (kind == "llama" || kind == "t5") {
     return Tokenizer(std::make_unique<Impl::SentencePiece>(read_tokenizer(gguf), gguf.file_name()));
   }
-  throw Error(gguf.file_name(), "key '" + std::string(model_key) + "': '" + std::string(kind) +
-                                    "' is not supported, wanted 'llama', 't5' or 'gpt2'");
+  throw Error(key_in(gguf, key),
+              "'" + std::string(kind) + "' is not supported, wanted 'llama', 't5' or 'gpt2'");
 }
 
 Tokenizer Tokenizer::from_sentencepiece(std::span<const std::byte> model, std::string_view where) {
@@ -232,7 +230,7 @@ Tokenizer Tokenizer::from_sentencepiece(std::span<const std::byte> model, std::s
 }
 
 size_t Tokenizer::vocab_size() const {
-  return impl_->pieces.size();
+  return impl_->texts.size();
 }
 std::optional<Token> Tokenizer::bos() const {
   return impl_->bos;
@@ -250,13 +248,13 @@ bool Tokenizer::is_control(Token token) const {
   return impl_->is_control(token);
 }
 std::string_view Tokenizer::piece(Token token) const {
-  return impl_->at(token).text;
+  return impl_->texts[impl_->at(token)];
 }
 
 std::optional<Token> Tokenizer::find(std::string_view piece) const {
-  const Token token = impl_->by_text.find(piece);
-  if (token < 0) return std::nullopt;
-  return token;
+  const auto found = std::ranges::find(impl_->texts, piece);
+  if (found == impl_->texts.end()) return std::nullopt;
+  return static_cast<Token>(found - impl_->texts.begin());
 }
 
 std::vector<Token> Tokenizer::encode(std::string_view text, Special special) const {

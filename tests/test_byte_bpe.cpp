@@ -404,7 +404,7 @@ TEST(ByteBpe, RefusesBadVocabularies) {
        {"tokenizer.ggml.merges", "merge 0 'q q'"}},
       {"merge that spells no bytes",
        [](auto&, auto& image) { image.set_strings("tokenizer.ggml.merges", {"\u4E00 a"}); },
-       {"tokenizer.ggml.merges", "merge 0", "no byte"}},
+       {"tokenizer.ggml.merges", "merge 0", "left part"}},
       {"merge there twice",
        [](auto& v, auto& image) {
          v.merges.push_back(v.merges[0]);
