@@ -21,6 +21,9 @@ enum class PieceType : uint32_t {
   byte = 6,
 };
 
+/// SentencePiece's spelling of a space.
+constexpr std::string_view space_symbol = "\u2581";
+
 /// Longer pieces are refused: building SentencePiece's tries recurses once per byte.
 constexpr size_t max_piece_bytes = 4096;
 

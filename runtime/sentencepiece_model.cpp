@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cmath>
 #include <cstring>
 
@@ -329,6 +330,28 @@ void check_pieces(const SentencePieceModel& model, const std::string& where) {
   check_nesting(user_defined, where);
 }
 
+/// BPE merges within a word if no piece spans two. Unigram adds up scores along the whole text, in
+/// floats: their rounding is a part of what the library computes.
+bool has_independent_words(const SentencePieceModel& model) {
+  const bool plain = model.algorithm == Algorithm::bpe && model.charsmap.empty() &&
+                     model.escape_whitespaces && !model.treat_whitespace_as_suffix;
+  // The space that begins a part must be neither lost nor doubled.
+  const bool keeps_space = model.add_dummy_prefix || !model.remove_extra_whitespaces;
+  return plain && keeps_space && std::ranges::none_of(model.pieces, [](const Piece& piece) {
+           std::string_view text = piece.text;
+           while (text.starts_with(space_symbol)) text.remove_prefix(space_symbol.size());
+           return text.find(space_symbol) != std::string_view::npos ||
+                  text.find(' ') != std::string_view::npos;
+         });
+}
+
+/// Whether `text` can be cut at `at`: before a space behind a character that is none.
+bool is_between_words(std::string_view text, size_t at) {
+  if (at == 0 || at + 1 >= text.size() || text[at] != ' ') return false;
+  const std::string_view before = text.substr(0, at);
+  return before.back() != ' ' && !before.ends_with(space_symbol);
+}
+
 // ---- tokenizer.model
 
 Piece parse_piece(std::string_view bytes, const std::string& where) {
@@ -453,6 +476,18 @@ void validate(SentencePieceModel& model, const std::string& where) {
     model.max_expansion =
         std::max(model.max_expansion, check_charsmap(model.charsmap, where + ": charsmap"));
   }
+  model.words_are_independent = has_independent_words(model);
+}
+
+std::string_view take_part(std::string_view& text, size_t size, const SentencePieceModel& model) {
+  assert(model.words_are_independent && size > 0);
+  size_t end = std::min(size, text.size());
+  while (end < text.size() && !is_between_words(text, end)) ++end;
+  const std::string_view part = text.substr(0, end);
+  // The prefix of the next part is this space.
+  if (end < text.size() && model.add_dummy_prefix) ++end;
+  text.remove_prefix(end);
+  return part;
 }
 
 SentencePieceModel parse_sentencepiece(std::span<const std::byte> proto, std::string_view where) {

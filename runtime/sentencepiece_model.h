@@ -40,9 +40,18 @@ struct SentencePieceModel {
   bool remove_extra_whitespaces = true;
   bool escape_whitespaces = true;
   bool treat_whitespace_as_suffix = false;
+
+  // What follows from the fields above; validate() sets it.
   /// The most bytes that normalization can make of one byte of text.
   size_t max_expansion = 3;
+  /// Whether the words of a text are independent of each other, so that it can be cut into parts.
+  bool words_are_independent = false;
 };
+
+/// Cuts a text whose words are independent, so that the pieces of the parts, one part after the
+/// other, are those of the whole. A part has `size` bytes and goes on to the next place between
+/// two words; it may be much longer where there is none. `text` becomes what follows the part.
+std::string_view take_part(std::string_view& text, size_t size, const SentencePieceModel& model);
 
 /// From the bytes of a `tokenizer.model`. Fields that we do not know are dropped. `where` names the
 /// file in messages.
@@ -51,8 +60,7 @@ SentencePieceModel parse_sentencepiece(std::span<const std::byte> proto, std::st
 /// A ModelProto of exactly the fields above.
 std::string serialize(const SentencePieceModel& model);
 
-/// The one gate that every model passes, wherever it came from; sets max_expansion. An Error that
-/// begins with `where`.
+/// The one gate that every model passes, wherever it came from. An Error that begins with `where`.
 void validate(SentencePieceModel& model, const std::string& where);
 
 }  // namespace vga

@@ -17,7 +17,8 @@
 namespace vga {
 namespace {
 
-constexpr std::string_view space_symbol = "\u2581";
+/// SentencePiece needs some 200 bytes for each byte of what it encodes at once.
+constexpr size_t part_bytes = 1 << 16;
 constexpr std::string_view replacement_character = "\uFFFD";
 
 std::string with_spaces(std::string_view piece) {
@@ -159,14 +160,19 @@ void Tokenizer::Impl::SentencePiece::encode_text(std::string_view text,
                                                  std::vector<Token>& out) const {
   // The library counts bytes of the normalized text, and a prefix of its own, in an int.
   const size_t limit = INT_MAX / model.max_expansion - 16;
-  if (text.size() > limit) {
-    throw Error("text", "wanted at most " + std::to_string(limit) + " bytes, found " +
-                            std::to_string(text.size()));
-  }
   std::vector<int> ids;
-  const auto status = processor.Encode(text, &ids);
-  if (!status.ok()) throw Error("text", "SentencePiece cannot encode it: " + status.ToString());
-  out.insert(out.end(), ids.begin(), ids.end());
+  while (!text.empty()) {
+    const std::string_view part = model.words_are_independent
+                                      ? take_part(text, part_bytes, model)
+                                      : std::exchange(text, std::string_view());
+    if (part.size() > limit) {
+      throw Error("text", "wanted at most " + std::to_string(limit) + " bytes, found " +
+                              std::to_string(part.size()));
+    }
+    const auto status = processor.Encode(part, &ids);
+    if (!status.ok()) throw Error("text", "SentencePiece cannot encode it: " + status.ToString());
+    out.insert(out.end(), ids.begin(), ids.end());
+  }
 }
 
 void Tokenizer::Impl::SentencePiece::append_text(Token token, bool& at_start,

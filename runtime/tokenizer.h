@@ -59,7 +59,7 @@ class Tokenizer {
   /// Without bos() and eos(). Each stretch of text between two control tokens is encoded as a text
   /// of its own, so it starts with the vocabulary's space prefix if there is one, as in llama.cpp.
   /// User-defined tokens are found in any text. Bytes that are not UTF-8 are read as U+FFFD.
-  /// Thread-safe. An Error if the text is too long for SentencePiece, about 700 MB.
+  /// Thread-safe. An Error if there are 700 MB that SentencePiece would have to encode at once.
   std::vector<Token> encode(std::string_view text, Special special = Special::as_text) const;
   /// The parts as one text: a word may well join the end of one part and the start of the next, but
   /// control tokens are only found inside a part that is to be parsed.

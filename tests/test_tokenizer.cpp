@@ -1,6 +1,7 @@
 /// Ids and text against libsentencepiece itself, loaded from the untouched bytes, on models that
 /// the test trains; bad tokenizer.model and GGUF vocabularies, one row each.
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -84,6 +85,7 @@ struct TrainedModel {
 const std::vector<TrainedModel>& trained_models() {
   static const std::vector<TrainedModel> models = {
       {"bpe, bytes, identity", train("bpe", "identity", true, false)},
+      {"bpe, identity, plain spaces", train("bpe", "identity", false, true)},
       {"bpe, nmt_nfkc", train("bpe", "nmt_nfkc", false, true)},
       {"unigram, bytes, nmt_nfkc", train("unigram", "nmt_nfkc", true, true)},
       {"unigram, nfkc_cf", train("unigram", "nfkc_cf", false, false)},
@@ -196,6 +198,63 @@ TEST(Tokenizer, EqualsTheLibraryOnTrainedModels) {
   }
 }
 
+TEST(Tokenizer, EqualsTheLibraryOnLongTexts) {
+  // Longer than what goes to the library at once, with places to cut of every kind.
+  std::mt19937 random(23);
+  std::string text;
+  for (const std::string& part : hard_texts(10'000)) {
+    text += part;
+    text += std::array{" ", "  ", "\n", " \u2581", "\u2581 ", "x y"}[random() % 6];
+  }
+  ASSERT_GT(text.size(), 400'000u);
+  size_t n_cut = 0;
+  for (const auto& [name, bytes] : trained_models()) {
+    SCOPED_TRACE(name);
+    n_cut += parse_sentencepiece(as_bytes(bytes), name).words_are_independent;
+    SentencePieceProcessor library;
+    ASSERT_TRUE(library.LoadFromSerializedProto(bytes).ok());
+    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(bytes), name);
+    EXPECT_EQ(tokenizer.encode(text), library.EncodeAsIds(text));
+  }
+  EXPECT_EQ(n_cut, 2u);
+}
+
+TEST(Tokenizer, CutsTextsOnlyWhereThePartsAreIndependent) {
+  SentencePieceModel model = parse_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+  ASSERT_TRUE(model.words_are_independent);
+  // In parts as short as can be, so that every place where a text may be cut is tried.
+  for (const auto& [name, bytes] : trained_models()) {
+    model = parse_sentencepiece(as_bytes(bytes), name);
+    if (!model.words_are_independent) continue;
+    SentencePieceProcessor library;
+    ASSERT_TRUE(library.LoadFromSerializedProto(bytes).ok());
+    for (const std::string& text : hard_texts(2000)) {
+      std::vector<int> ids;
+      for (std::string_view rest = text; !rest.empty();) {
+        const auto part = library.EncodeAsIds(std::string(take_part(rest, 1, model)));
+        ids.insert(ids.end(), part.begin(), part.end());
+      }
+      ASSERT_EQ(ids, library.EncodeAsIds(text)) << printable(text);
+    }
+  }
+  // A piece that spans two words, a piece with a space, rules, other algorithms: never.
+  const auto independent = [](auto&& change) {
+    SentencePieceModel changed = parse_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+    change(changed);
+    validate(changed, "test");
+    return changed.words_are_independent;
+  };
+  using Model = SentencePieceModel;
+  EXPECT_TRUE(independent([](Model& m) { m.pieces.back().text = "\u2581\u2581zz"; }));
+  EXPECT_FALSE(independent([](Model& m) { m.pieces.back().text = "z\u2581z"; }));
+  EXPECT_FALSE(independent([](Model& m) { m.pieces.back().text = "z z"; }));
+  EXPECT_FALSE(independent([](Model& m) { m.algorithm = Model::Algorithm::unigram; }));
+  EXPECT_FALSE(independent([](Model& m) { m.treat_whitespace_as_suffix = true; }));
+  EXPECT_FALSE(independent([](Model& m) { m.escape_whitespaces = false; }));
+  EXPECT_FALSE(
+      independent([](Model& m) { m.add_dummy_prefix = false, m.remove_extra_whitespaces = true; }));
+}
+
 TEST(Tokenizer, EqualsTheLibraryThroughGguf) {
   const auto texts = hard_texts(1000);
   for (const auto& [name, bytes] : trained_models()) {
@@ -292,7 +351,7 @@ TEST(Tokenizer, PartsAreOneText) {
 
 TEST(Tokenizer, IsUsableFromManyThreads) {
   const Tokenizer tokenizer =
-      Tokenizer::from_sentencepiece(as_bytes(trained_models()[2].bytes), "test");
+      Tokenizer::from_sentencepiece(as_bytes(trained_models()[3].bytes), "test");
   const auto texts = hard_texts(100);
   std::vector<std::vector<Token>> wanted;
   for (const std::string& text : texts) wanted.push_back(tokenizer.encode(text));
