@@ -19,7 +19,7 @@ constexpr const char* help_text =
     "/help            this\n"
     "/clear           forget the conversation\n"
     "/system TEXT     set the system prompt and start over; without TEXT show it\n"
-    "/save FILE       write the conversation to a file\n"
+    "/save FILE       write the conversation to a file, as far as the model sees it\n"
     "/load FILE       go on with a saved one\n"
     "/stats           speed, tokens, memory\n"
     "/exit            leave; Ctrl-D does too\n"
@@ -96,8 +96,9 @@ class Chat {
     const vga::Config& config = model_.config();
     const std::string& name = config.model_name.empty() ? model_.file_name() : config.model_name;
     const auto format = conversation_.format();
-    notice(name + ", " + conversation_.session().description() + ", context " +
-           std::to_string(conversation_.session().context()));
+    const vga::Session& session = conversation_.session();
+    notice(name + ", " + session.description() + (session.slides() ? ", window " : ", context ") +
+           std::to_string(session.context()));
     notice(format
                ? "chat format " + std::string(vga::name(*format)) + ", /help for commands"
                : "no chat template: what you write is continued as it stands, /help for commands");
@@ -116,7 +117,26 @@ class Chat {
     stats_.prefill_seconds += answer.prefill_seconds;
     stats_.decode_seconds += answer.decode_seconds;
     if (vga::interrupted()) notice("stopped");
-    if (answer.context_full) notice("the context is full; /clear starts over");
+    if (answer.context_full) {
+      notice(conversation_.session().slides() ? "this turn alone fills the window, so it ends here"
+                                              : "the context is full; /clear starts over");
+    }
+    if (!said_that_it_forgets_ && conversation_.forgotten_tokens() > 0) {
+      said_that_it_forgets_ = true;
+      notice("the window is full: " + what_left() + "; /stats counts on");
+    }
+  }
+
+  /// What the model no longer sees.
+  std::string what_left() const {
+    const size_t keep = conversation_.session().keep();
+    const size_t turns = conversation_.forgotten_turns();
+    const int64_t tokens = conversation_.forgotten_tokens();
+    std::string text = tokens == 0 ? "nothing left it yet" : std::to_string(tokens) + " tokens ";
+    if (turns > 0) text += "of " + std::to_string(turns) + (turns == 1 ? " turn " : " turns ");
+    if (tokens > 0) text += "left it and are forgotten";
+    if (keep > 0) text += ", the first " + std::to_string(keep) + " are kept";
+    return text;
   }
 
   /// Runs a command; false to leave.
@@ -192,9 +212,11 @@ class Chat {
       return vga::short_number(seconds > 0 ? static_cast<double>(n) / seconds : 0) + " tok/s";
     };
     const vga::Session& session = conversation_.session();
-    notice("context " + std::to_string(session.length()) + " of " +
-           std::to_string(session.context()) + " tokens, cache " +
-           vga::human_bytes(session.cache_bytes()) + "; read " +
+    notice((session.slides() ? "window " + std::to_string(session.context()) + ", " + what_left() +
+                                   "; " + std::to_string(session.length()) + " tokens so far"
+                             : "context " + std::to_string(session.length()) + " of " +
+                                   std::to_string(session.context()) + " tokens") +
+           ", cache " + vga::human_bytes(session.cache_bytes()) + "; read " +
            std::to_string(stats_.prompt_tokens) + " tokens at " +
            rate(stats_.prompt_tokens, stats_.prefill_seconds) + ", wrote " +
            std::to_string(stats_.tokens) + " at " + rate(stats_.tokens, stats_.decode_seconds));
@@ -205,6 +227,7 @@ class Chat {
   size_t max_answer_;
   bool on_terminal_;
   bool colour_;
+  bool said_that_it_forgets_ = false;
   Stats stats_;
 };
 
@@ -226,7 +249,7 @@ std::optional<vga::ChatFormat> choose_format(const vga::Model& model, const std:
 int chat(const Flags& flags) {
   const vga::Model model = flags.model.load();
   vga::Conversation conversation(model, flags.model.session, flags.sampler.resolve(),
-                                 choose_format(model, flags.format));
+                                 choose_format(model, flags.format), !flags.model.keep_given);
   if (!flags.system.empty()) conversation.set_system(flags.system);
   // Plain continuation has no natural end of a turn: a paragraph or two is a good answer.
   const size_t by_default = conversation.format() ? SIZE_MAX : 120;
@@ -244,10 +267,13 @@ int main(int argc, char** argv) {
       "line of stdin is one turn and stdout gets the answers alone.\n\n"
       "  vga-chat -m stories.gguf\n"
       "  vga-chat -m assistant.gguf --system 'Answer in one sentence.'\n"
+      "  vga-chat -m assistant.gguf --window 1024     # never ends: the oldest turns are "
+      "forgotten\n"
       "  printf 'The fox\\n/exit\\n' | vga-chat -m stories.gguf --seed 1",
       "vga-chat");
   Flags flags;
   flags.model.add_to(app);
+  flags.model.add_window_to(app, "the system prompt and what else stands before the first message");
   app.add_option("--chat-template", flags.format,
                  "How turns are marked: " + vga::chat_format_names() +
                      ", none (default: what the file's template asks for)")

@@ -1,5 +1,7 @@
 #include "conversation.h"
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 
 namespace vga {
@@ -11,19 +13,31 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+/// Length of the longest common beginning.
+size_t common_prefix(std::span<const Token> a, std::span<const Token> b) {
+  return static_cast<size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
+}
+
 }  // namespace
 
 Conversation::Conversation(const Model& model, const SessionOptions& session,
-                           const SamplerOptions& sampler, std::optional<ChatFormat> format)
-    : model_(&model), session_(model, session), sampler_(sampler), format_(format) {}
+                           const SamplerOptions& sampler, std::optional<ChatFormat> format,
+                           bool keeps_opening)
+    : model_(&model),
+      options_(session),
+      keeps_opening_(keeps_opening && format && session.window > 0),
+      sampler_(sampler),
+      format_(format) {
+  start_over("");
+}
 
-/// The tokens that stand between the end of the last answer and the beginning of the next.
-std::vector<Token> Conversation::render(const std::string& user) const {
-  const bool first = turns_.empty();
+/// The tokens of a turn from the end of the last answer to the beginning of the next.
+std::vector<Token> Conversation::render(bool first, const std::string& system,
+                                        const std::string& user) const {
   std::vector<Tokenizer::Part> parts;
   if (format_) {
     if (!first) parts.push_back(render_end(*format_));
-    for (Tokenizer::Part& part : render_turn(*format_, first, system_, user)) {
+    for (Tokenizer::Part& part : render_turn(*format_, first, system, user)) {
       parts.push_back(std::move(part));
     }
   } else {
@@ -36,16 +50,102 @@ std::vector<Token> Conversation::render(const std::string& user) const {
   return tokens;
 }
 
+/// How many tokens of render() stand before the user's words. A vocabulary may join a marker and a
+/// word into one token, so this is what stays the same with other words.
+size_t Conversation::words_begin(bool first, const std::string& system,
+                                 const std::string& user) const {
+  const std::string other = user.starts_with('x') ? "y" : "x";
+  return common_prefix(render(first, system, user), render(first, system, other));
+}
+
+/// An empty session with room for what is to be kept.
+void Conversation::start_over(const std::string& system) {
+  SessionOptions options = options_;
+  if (keeps_opening_) {
+    options.keep = words_begin(true, system, "y");
+    if (options.keep >= options.window) {
+      throw Error("system prompt", "takes " + std::to_string(options.keep) +
+                                       " tokens, a window of " + std::to_string(options.window) +
+                                       " has no room for turns behind it");
+    }
+  }
+  if (session_ && session_->keep() == options.keep) {
+    session_->truncate(0);
+  } else {
+    session_.reset();  // its memory first
+    session_.emplace(*model_, options);
+  }
+  system_ = system;
+  turns_.clear();
+  begins_.clear();
+  forgotten_turns_ = 0;
+}
+
+int64_t Conversation::forgotten_tokens() const {
+  const auto keep = static_cast<int64_t>(session_->keep());
+  if (by_turns()) return begins_.empty() ? 0 : std::max<int64_t>(0, begins_.front() - keep);
+  if (!session_->slides()) return 0;
+  return std::max<int64_t>(0, session_->length() + 1 - static_cast<int64_t>(session_->context()));
+}
+
+/// Lets the oldest turns go until the sequence may grow to n_tokens without a part of a turn in
+/// view. False if the current turn, which stays, is too long for that by itself.
+bool Conversation::make_room(int64_t n_tokens) {
+  if (!session_->slides()) return n_tokens <= session_->length() + session_->room();
+  const auto keep = static_cast<int64_t>(session_->keep());
+  const int64_t first = n_tokens - (static_cast<int64_t>(session_->context()) - keep);
+  // By turns, one must go before its beginning does; else once its end has.
+  const auto oldest_goes = [&] {
+    return by_turns() ? std::max(begins_[0], keep) < first : begins_[1] <= first;
+  };
+  while (begins_.size() > 1 && oldest_goes()) {
+    begins_.pop_front();
+    turns_.pop_front();
+    ++forgotten_turns_;
+  }
+  if (!by_turns()) return true;
+  session_->forget(begins_.front());
+  return std::max(begins_.front(), keep) >= first;
+}
+
+/// Feeds what stands before an answer and enters the turn. Throws ContextFull before anything is
+/// changed.
+std::span<const float> Conversation::begin_turn(const std::string& user,
+                                                std::span<const Token> prompt) {
+  if (prompt.empty()) throw Error("message", "is empty, wanted at least one token");
+  const int64_t length = session_->length();
+  // Where the turn comes into view. Kept tokens that are not the opening know of no marker.
+  size_t begin = 0;
+  if (by_turns() && keeps_opening_) {
+    begin = words_begin(length == 0, system_, user);
+  } else if (by_turns() && length > 0) {
+    begin = common_prefix(prompt, model_->tokenizer().encode(std::array{render_end(*format_)}));
+  }
+  const size_t room =
+      by_turns() ? session_->context() - session_->keep() : static_cast<size_t>(session_->room());
+  const size_t needed = by_turns() ? prompt.size() - begin : prompt.size();
+  if (needed > room) {
+    throw ContextFull("the message takes " + std::to_string(needed) + " tokens, the " +
+                      (session_->slides() ? "window" : "context") + " has room for " +
+                      std::to_string(room));
+  }
+  // The end of the last turn belongs to that one.
+  if (begin > 0) session_->prefill(prompt.first(begin));
+  turns_.push_back({user, ""});
+  begins_.push_back(length + static_cast<int64_t>(begin));
+  make_room(length + static_cast<int64_t>(prompt.size()));
+  return session_->prefill(prompt.subspan(begin));
+}
+
 Conversation::Answer Conversation::ask(const std::string& user, size_t max_tokens,
                                        const std::function<void(std::string_view)>& on_text,
                                        const std::function<bool()>& keep_going) {
   const Tokenizer& tokenizer = model_->tokenizer();
-  const std::vector<Token> prompt = render(user);
+  const std::vector<Token> prompt = render(session_->length() == 0, system_, user);
   Answer answer;
   answer.prompt_tokens = prompt.size();
   auto start = Clock::now();
-  // Without a progress callback the prompt goes in whole or, when it does not fit, not at all.
-  std::span<const float> logits = session_.prefill(prompt);
+  std::span<const float> logits = begin_turn(user, prompt);
   for (const Token token : prompt) sampler_.accept(token);
   answer.prefill_seconds = seconds_since(start);
 
@@ -56,7 +156,7 @@ Conversation::Answer Conversation::ask(const std::string& user, size_t max_token
   };
   start = Clock::now();
   while (answer.tokens < max_tokens && keep_going()) {
-    if (session_.length() == static_cast<int64_t>(session_.context())) {
+    if (!make_room(session_->length() + 1)) {
       answer.context_full = true;
       break;
     }
@@ -64,42 +164,42 @@ Conversation::Answer Conversation::ask(const std::string& user, size_t max_token
     if (tokenizer.is_end(token)) break;  // the next turn's render_end() feeds it
     sampler_.accept(token);
     emit(decoder.add(token));
-    logits = session_.decode(token);
+    logits = session_->decode(token);
     ++answer.tokens;
   }
   emit(decoder.finish());
   answer.decode_seconds = seconds_since(start);
-  turns_.push_back({user, answer.text});
+  turns_.back().answer = answer.text;
   return answer;
 }
 
 void Conversation::clear() {
-  session_.truncate(0);
-  turns_.clear();
+  start_over(system_);
 }
 
 void Conversation::set_system(const std::string& system) {
   if (!format_) {
     throw Error("system prompt", "this model has no chat format, so there is no place for one");
   }
-  clear();
-  system_ = system;
+  start_over(system);
 }
 
 void Conversation::replay(const std::string& system, const std::vector<Turn>& turns) {
   if (system.empty()) {
-    system_.clear();
+    start_over("");
   } else {
     set_system(system);
   }
-  clear();
   try {
     for (const Turn& turn : turns) {
-      std::vector<Token> tokens = render(turn.user);
+      begin_turn(turn.user, render(session_->length() == 0, system_, turn.user));
+      turns_.back().answer = turn.answer;
       const std::vector<Token> answer = model_->tokenizer().encode(turn.answer);
-      tokens.insert(tokens.end(), answer.begin(), answer.end());
-      session_.prefill(tokens);
-      turns_.push_back(turn);
+      if (!make_room(session_->length() + static_cast<int64_t>(answer.size()))) {
+        throw ContextFull("a turn of the saved conversation is longer than the " +
+                          std::string(session_->slides() ? "window" : "context has room for"));
+      }
+      if (!answer.empty()) session_->prefill(answer);
     }
   } catch (const ContextFull&) {
     clear();

@@ -21,8 +21,9 @@ struct Flags {
   vga::ModelFlags model;
   vga::SamplerFlags sampler;
   vga::TextFlags prompt;
-  size_t n_predict = 256;
+  int64_t n_predict = 256;  // -1: no limit
   bool special = false;
+  bool ignore_end = false;
   bool no_echo = false;
   bool quiet = false;
 };
@@ -49,6 +50,10 @@ void print(const Stats& s, const vga::Model& model, const vga::Session& session,
             << ", " << vga::short_number(gigabytes) << " GB/s of weights\n"
             << session.description() << " | seed " << seed << " | stopped: " << why_it_stopped
             << '\n';
+  if (const auto context = static_cast<int64_t>(session.context()); session.length() > context) {
+    std::cerr << "window " << context << ", the first " << session.keep() << " kept | "
+              << session.length() - context << " tokens left it and were forgotten\n";
+  }
 }
 
 int generate(const Flags& flags) {
@@ -87,14 +92,12 @@ int generate(const Flags& flags) {
   std::string_view why_it_stopped;
   while (true) {
     if (vga::interrupted()) why_it_stopped = "interrupted";
-    if (stats.new_tokens == flags.n_predict) why_it_stopped = "-n reached";
-    if (session.length() == static_cast<int64_t>(session.context())) {
-      why_it_stopped = "the context is full";
-    }
+    if (static_cast<int64_t>(stats.new_tokens) == flags.n_predict) why_it_stopped = "-n reached";
+    if (session.room() == 0) why_it_stopped = "the context is full, --window would go on";
     if (!why_it_stopped.empty()) break;
     const vga::Token token = sampler.sample(logits);
     sampler.accept(token);
-    if (tokenizer.is_end(token)) {
+    if (tokenizer.is_end(token) && !flags.ignore_end) {
       why_it_stopped = "the model ended its text";
       break;
     }
@@ -116,13 +119,20 @@ int main(int argc, char** argv) {
       "Continue a text with a language model. The text goes to stdout, all else to stderr.\n\n"
       "  vga-generate -m stories.gguf -p 'Once upon a time'\n"
       "  vga-generate -m stories.gguf -f beginning.txt -n 500 --temp 0 > story.txt\n"
+      "  vga-generate -m stories.gguf -p 'Once' --window 256 -n -1 --ignore-end   # Ctrl-C ends "
+      "it\n"
       "  echo 'The fox said' | vga-generate -m stories.gguf --seed 7 --quiet",
       "vga-generate");
   Flags flags;
   flags.model.add_to(app);
+  flags.model.add_window_to(app);
   flags.prompt.add_to(app, "Text to continue");
-  app.add_option("-n,--predict", flags.n_predict, "Tokens to generate at most")
-      ->capture_default_str();
+  app.add_option("-n,--predict", flags.n_predict,
+                 "Tokens to generate at most; -1: until the text ends, or Ctrl-C")
+      ->check(CLI::Range(int64_t{-1}, INT64_MAX))
+      ->capture_default_str()
+      ->type_name("N");
+  app.add_flag("--ignore-end", flags.ignore_end, "Go on when the model ends its text");
   app.add_flag("--special", flags.special, "Read control tokens such as </s> in the prompt");
   app.add_flag("--no-echo", flags.no_echo, "Print only what the model adds");
   app.add_flag("-q,--quiet", flags.quiet, "No statistics at the end");

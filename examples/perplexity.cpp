@@ -1,6 +1,5 @@
 /// vga-perplexity: how well does a model predict a text?
 
-#include <cmath>
 #include <iostream>
 
 #include <nlohmann/json.hpp>
@@ -8,6 +7,7 @@
 #include "file.h"
 #include "npy.h"
 #include "program.h"
+#include "score.h"
 #include "terminal.h"
 #include "text.h"
 
@@ -23,38 +23,10 @@ struct Flags {
   bool json = false;
 };
 
-/// -log softmax(logits)[target], in double.
-double negative_log_likelihood(std::span<const float> logits, vga::Token target) {
-  const double max = *std::ranges::max_element(logits);
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - max);
-  return std::log(sum) + max - logits[static_cast<size_t>(target)];
-}
-
-/// Sums of nll and nll^2 over the scored tokens.
-struct Score {
-  size_t tokens = 0;
-  double sum = 0;
-  double sum_of_squares = 0;
-
-  void add(double nll) {
-    ++tokens;
-    sum += nll;
-    sum_of_squares += nll * nll;
-  }
-  double mean() const { return sum / static_cast<double>(tokens); }
-  double perplexity() const { return std::exp(mean()); }
-  /// Standard error of the mean, carried over to the perplexity.
-  double error() const {
-    const auto n = static_cast<double>(tokens);
-    const double variance = std::max(0.0, sum_of_squares / n - mean() * mean());
-    return tokens > 1 ? perplexity() * std::sqrt(variance / (n - 1)) : 0;
-  }
-};
-
-/// Runs `tokens` from an empty session; visit(i, logits) for every i >= first.
+/// Runs `tokens` from an empty session; visit(i, logits) for every i >= first. False if interrupted
+/// before all are done.
 template <class Visit>
-void each_logits(vga::Session& session, std::span<const vga::Token> tokens, size_t first,
+bool each_logits(vga::Session& session, std::span<const vga::Token> tokens, size_t first,
                  Visit&& visit) {
   session.truncate(0);
   std::vector<vga::Row> rows;
@@ -71,13 +43,16 @@ void each_logits(vga::Session& session, std::span<const vga::Token> tokens, size
     for (size_t i = 0; i < n_wanted; ++i) {
       visit(begin + rows.size() - n_wanted + i, logits.subspan(i * n_vocab, n_vocab));
     }
+    if (vga::interrupted()) return begin + rows.size() == tokens.size();
   }
+  return true;
 }
 
 void save_logits(const vga::Model& model, vga::Session& session, std::span<const vga::Token> tokens,
                  const std::string& path) {
-  if (tokens.empty() || tokens.size() > session.context()) {
-    throw vga::Error("--save-logits", "wanted 1 to " + std::to_string(session.context()) +
+  const auto room = static_cast<size_t>(session.room());
+  if (tokens.empty() || tokens.size() > room) {
+    throw vga::Error("--save-logits", "wanted 1 to " + std::to_string(room) +
                                           " tokens (-c sets the context), found " +
                                           std::to_string(tokens.size()));
   }
@@ -113,8 +88,17 @@ std::vector<Chunk> chunks_of_text(const vga::Tokenizer& tokenizer,
   return chunks;
 }
 
+/// One running text read through a window: every token counts but the first, which nothing
+/// predicts.
+std::vector<Chunk> whole_text(std::span<const vga::Token> tokens) {
+  if (tokens.size() < 2) {
+    throw vga::Error("text", "wanted at least 2 tokens, found " + std::to_string(tokens.size()));
+  }
+  return {{{tokens.begin(), tokens.end()}, 0}};
+}
+
 /// Documents that stand for themselves: each begins with <s> and ends with </s>, all of it counts.
-/// Longer ones are cut into pieces that each begin with <s> again.
+/// Longer ones than `context` are cut into pieces that each begin with <s> again.
 std::vector<Chunk> chunks_of_documents(const vga::Tokenizer& tokenizer, std::string_view text,
                                        const std::string& separator, size_t context) {
   if (!tokenizer.bos() || !tokenizer.eos()) {
@@ -141,50 +125,64 @@ std::vector<Chunk> chunks_of_documents(const vga::Tokenizer& tokenizer, std::str
   return chunks;
 }
 
-Score score_chunks(vga::Session& session, std::span<const Chunk> chunks) {
-  vga::Progress progress("scoring", chunks.size());
-  Score score;
+vga::Score score_chunks(vga::Session& session, std::span<const Chunk> chunks) {
+  size_t total = 0;
+  for (const Chunk& chunk : chunks) total += chunk.tokens.size();
+  vga::Progress progress("scoring", total);
+  vga::Score score;
   size_t done = 0;
   for (const Chunk& chunk : chunks) {
     // The last token is only predicted: nothing comes after it.
     const auto inputs = std::span(chunk.tokens).first(chunk.tokens.size() - 1);
-    each_logits(session, inputs, chunk.first, [&](size_t i, std::span<const float> logits) {
-      score.add(negative_log_likelihood(logits, chunk.tokens[i + 1]));
-    });
-    progress.update(++done, "perplexity " + vga::short_number(score.perplexity()) + " ± " +
-                                vga::short_number(score.error()));
-    if (vga::interrupted()) break;
+    const bool complete =
+        each_logits(session, inputs, chunk.first, [&](size_t i, std::span<const float> logits) {
+          score.add(vga::negative_log_likelihood(logits, chunk.tokens[i + 1]));
+          progress.update(done + i, "perplexity " + vga::short_number(score.perplexity()) + " ± " +
+                                        vga::short_number(score.error()));
+        });
+    done += chunk.tokens.size();
+    if (!complete) break;
   }
   return score;
 }
 
-void print(const Flags& flags, const Score& score, size_t n_chunks, size_t context) {
+void print(const Flags& flags, const vga::Score& score, size_t n_chunks,
+           const vga::Session& session) {
   if (flags.json) {
-    const nlohmann::ordered_json out = {
-        {"model", flags.model.file}, {"perplexity", score.perplexity()}, {"error", score.error()},
-        {"nll", score.mean()},       {"tokens", score.tokens},           {"chunks", n_chunks},
-        {"context", context}};
+    nlohmann::ordered_json out = {{"model", flags.model.file}, {"perplexity", score.perplexity()},
+                                  {"error", score.error()},    {"nll", score.mean()},
+                                  {"tokens", score.tokens},    {"chunks", n_chunks}};
+    out[session.slides() ? "window" : "context"] = session.context();
+    if (session.slides()) out["keep"] = session.keep();
     std::cout << out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  } else if (session.slides()) {
+    std::printf(
+        "perplexity %.4f ± %.4f  (nll %.4f, %zu tokens scored through a window of %zu, of "
+        "which the first %zu are kept)\n",
+        score.perplexity(), score.error(), score.mean(), score.tokens, session.context(),
+        session.keep());
   } else {
     std::printf(
         "perplexity %.4f ± %.4f  (nll %.4f, %zu tokens scored in %zu pieces of up to %zu)\n",
-        score.perplexity(), score.error(), score.mean(), score.tokens, n_chunks, context);
+        score.perplexity(), score.error(), score.mean(), score.tokens, n_chunks, session.context());
   }
 }
 
 int perplexity(Flags flags) {
   const vga::Model model = flags.model.load();
+  vga::SessionOptions& options = flags.model.session;
   // 512 is what published figures mostly use; a longer context is asked for with -c.
-  if (flags.model.session.context == 0) {
-    flags.model.session.context = std::min<size_t>(512, model.config().context_length);
+  if (options.window == 0 && options.context == 0) {
+    options.context = std::min<size_t>(512, model.config().context_length);
   }
-  vga::Session session(model, flags.model.session);
+  vga::Session session(model, options);
   const size_t context = session.context();
-  if (context < 4) throw vga::Error("--context", "wanted at least 4 tokens");
+  if (!session.slides() && context < 4) throw vga::Error("--context", "wanted at least 4 tokens");
 
   std::vector<Chunk> chunks;
   if (!flags.separator.empty()) {
-    chunks = chunks_of_documents(model.tokenizer(), flags.text.read(), flags.separator, context);
+    chunks = chunks_of_documents(model.tokenizer(), flags.text.read(), flags.separator,
+                                 session.slides() ? SIZE_MAX : context);
   } else {
     const std::vector<vga::Token> tokens =
         !flags.tokens.empty() ? flags.tokens : model.tokenizer().encode_prompt(flags.text.read());
@@ -192,13 +190,14 @@ int perplexity(Flags flags) {
       save_logits(model, session, tokens, flags.save_logits);
       return 0;
     }
-    chunks = chunks_of_text(model.tokenizer(), tokens, context);
+    chunks =
+        session.slides() ? whole_text(tokens) : chunks_of_text(model.tokenizer(), tokens, context);
   }
   if (flags.max_chunks > 0) chunks.resize(std::min(chunks.size(), flags.max_chunks));
 
   vga::catch_interrupts();
-  const Score score = score_chunks(session, chunks);
-  print(flags, score, chunks.size(), context);
+  const vga::Score score = score_chunks(session, chunks);
+  print(flags, score, chunks.size(), session);
   if (vga::interrupted()) std::cerr << "interrupted: this is the value so far\n";
   return vga::interrupted() ? 130 : 0;
 }
@@ -210,13 +209,16 @@ int main(int argc, char** argv) {
       "Perplexity of a text under a model, with its standard error.\n"
       "The text is cut into chunks of the context's length, each started with <s> if the model\n"
       "wants one; the tokens of each second half are scored, so every one has at least half a\n"
-      "context before it. llama.cpp's llama-perplexity measures the same.\n\n"
+      "context before it. llama.cpp's llama-perplexity measures the same. With --window the text\n"
+      "is read in one piece and every token scored, however long it is.\n\n"
       "  vga-perplexity -m stories.gguf -f book.txt\n"
+      "  vga-perplexity -m stories.gguf -f book.txt --window 256 --keep 4\n"
       "  vga-perplexity -m stories.gguf -f stories.txt --documents '<|endoftext|>'\n"
       "  vga-perplexity -m stories.gguf --tokens 1,403,261 --save-logits logits.npy",
       "vga-perplexity");
   Flags flags;
   flags.model.add_to(app);
+  flags.model.add_window_to(app);
   flags.text.add_to(app, "Text to score");
   app.add_option("--tokens", flags.tokens, "Token ids instead of a text, separated by commas")
       ->delimiter(',')

@@ -35,22 +35,46 @@ void ModelFlags::add_to(CLI::App& app) {
       ->type_name("N");
   app.add_option_function<std::string>(
          "--cache-type",
-         [this](const std::string& type) {
-           session.cache_type = type == "f32" ? DType::f32 : DType::f16;
-         },
-         "Precision of the KV cache: f16 (default) or f32")
-      ->check(CLI::IsMember({"f16", "f32"}))
+         [this](const std::string& type) { session.cache_type = *dtype_from_name(type); },
+         "Precision of the KV cache: f16 (default), f32 or q8_0")
+      ->check(CLI::IsMember({"f16", "f32", "q8_0"}))
       ->type_name("TYPE");
   app.add_flag_callback(
       "--no-mmap", [this] { model.mmap = false; },
       "Read the file into memory instead of mapping it");
 }
 
+void ModelFlags::add_window_to(CLI::App& app, const std::string& keep_by_default) {
+  const std::string group = "Streaming";
+  auto* window = app.add_option("--window", session.window,
+                                "Go on for ever in constant memory: each token sees the last W "
+                                "tokens, what left the window is forgotten")
+                     ->check(CLI::PositiveNumber)
+                     ->excludes("--context")
+                     ->type_name("W")
+                     ->group(group);
+  app.add_option_function<size_t>(
+         "--keep",
+         [this](size_t keep) {
+           session.keep = keep;
+           keep_given = true;
+         },
+         "Of these W the first N tokens are never forgotten (default: " + keep_by_default + ")")
+      ->needs(window)
+      ->type_name("N")
+      ->group(group);
+}
+
 Model ModelFlags::load() const {
   if (!cpu::has_avx2()) {
     std::cerr << "note: this CPU lacks AVX2, FMA or F16C; running the slow scalar path\n";
   }
-  return Model::load(file, model);
+  Model loaded = Model::load(file, model);
+  if (session.window >= loaded.config().context_length) {
+    std::cerr << "note: the model was trained on " << loaded.config().context_length
+              << " tokens at once; a window should be shorter, found " << session.window << '\n';
+  }
+  return loaded;
 }
 
 void SamplerFlags::add_to(CLI::App& app) {

@@ -17,10 +17,15 @@ struct ModelFlags {
   std::string file;
   SessionOptions session;
   ModelOptions model;
+  bool keep_given = false;  // --keep was
 
   /// Adds -m, -c, -t, --cache-type and --no-mmap.
   void add_to(CLI::App& app);
-  /// Loads the model; says on stderr if this CPU runs only the slow reference path.
+  /// Adds --window and --keep, for programs whose text may go on for ever. `keep_by_default` says
+  /// what is kept without --keep.
+  void add_window_to(CLI::App& app, const std::string& keep_by_default = "0");
+  /// Loads the model; says on stderr if this CPU runs only the slow reference path, or if the
+  /// window is as long as what the model was trained on.
   Model load() const;
 };
 

@@ -1,0 +1,162 @@
+/// A chat whose oldest turns leave the window: what the model still sees must be a conversation as
+/// its format has it, the opening and whole turns.
+
+#include <algorithm>
+
+#include <gtest/gtest.h>
+
+#include "conversation.h"
+#include "gguf_image.h"
+
+namespace vga::test {
+namespace {
+
+/// One layer, so that what is cached of a token does not depend on what that token saw: a
+/// conversation that forgot turns must then equal one that never had them.
+GgufImage one_layer_model() {
+  constexpr size_t vocab = 48;
+  GgufImage image = tiny_model(vocab);
+  image.set("vga.block_count", uint32_t{1});
+  std::erase_if(image.tensors, [](const auto& t) { return t.name.starts_with("blk.1."); });
+  std::vector<std::string> tokens = {"<unk>",
+                                     "<s>",
+                                     "</s>",
+                                     "<|im_start|>",
+                                     "<|im_end|>",
+                                     "[INST]",
+                                     "[/INST]",
+                                     "<<SYS>>",
+                                     "<</SYS>>",
+                                     "<|eot_id|>",
+                                     "<|start_header_id|>",
+                                     "<|end_header_id|>",
+                                     "\xE2\x96\x81"};
+  const size_t n_marks = tokens.size() - 1;
+  for (char c = 'a'; c <= 'z'; ++c) tokens.push_back(std::string(1, c));
+  while (tokens.size() < vocab)
+    tokens.push_back(std::string(1, static_cast<char>('0' + vocab - tokens.size())));
+  std::string types;
+  for (size_t i = 0; i < vocab; ++i) types += raw<int32_t>(i == 0 ? 2 : i < n_marks ? 3 : 1);
+  image.set_strings("tokenizer.ggml.tokens", tokens);
+  image.set_array("tokenizer.ggml.token_type", GgufType::i32, vocab, types);
+  return image;
+}
+
+const std::vector<std::string> messages = {"who are you",
+                                           "tell me more",
+                                           "xylophones",
+                                           "and then",
+                                           "why",
+                                           "no",
+                                           "a much longer message than the others",
+                                           "go on",
+                                           "hm",
+                                           "what",
+                                           "the last but one",
+                                           "yes"};
+
+class ConversationTest : public testing::TestWithParam<ChatFormat> {
+ protected:
+  static constexpr size_t window = 160;
+
+  Conversation conversation(size_t n_window = window, bool keeps_opening = true, size_t keep = 0) {
+    const SessionOptions options{.window = n_window,
+                                 .keep = keep,
+                                 .n_threads = 1,
+                                 .max_batch = 32,
+                                 .cache_type = DType::f32};
+    return Conversation(model_, options, {.temperature = 0}, GetParam(), keeps_opening);
+  }
+  static std::string ask(Conversation& chat, const std::string& message, size_t n) {
+    return chat
+        .ask(
+            message, n, [](std::string_view) {}, [] { return true; })
+        .text;
+  }
+
+  TemporaryDirectory directory_;
+  Model model_ = Model::load(directory_.write("one.gguf", one_layer_model().bytes()));
+};
+
+TEST_P(ConversationTest, WhatIsForgottenLeavesAWholeConversation) {
+  size_t compared = 0;
+  for (size_t n = 1; n <= 2 * messages.size(); ++n) {
+    const auto start = [&] {
+      Conversation chat = conversation();
+      chat.set_system("be kind");
+      return chat;
+    };
+    Conversation chat = start();
+    for (size_t i = 0; i < n; ++i) ask(chat, messages[i % messages.size()], 0);
+    EXPECT_EQ(chat.turns().size() + chat.forgotten_turns(), n);
+    EXPECT_EQ(chat.forgotten_turns() > 0, chat.forgotten_tokens() > 0);
+
+    // Only the turns in view, from the beginning.
+    Conversation fresh = start();
+    for (const Turn& turn : chat.turns()) ask(fresh, turn.user, 0);
+    EXPECT_EQ(fresh.forgotten_turns(), 0u);
+    const std::string answer = ask(chat, "one more", 6);
+    EXPECT_EQ(answer, ask(fresh, "one more", 6)) << n;
+    compared += chat.forgotten_turns() > 0 && !answer.empty() ? 1 : 0;
+  }
+  EXPECT_GT(compared, messages.size() / 2);
+}
+
+TEST_P(ConversationTest, GoesOnForEverInBoundedMemory) {
+  for (const bool keeps_opening : {true, false}) {
+    Conversation chat = conversation(window, keeps_opening, keeps_opening ? 0 : 4);
+    size_t longest = 0;
+    for (size_t i = 0; i < 200; ++i) {
+      ask(chat, messages[i % messages.size()], 20);
+      longest = std::max(longest, chat.turns().size());
+    }
+    EXPECT_LT(longest, 20u);
+    EXPECT_EQ(chat.turns().size() + chat.forgotten_turns(), 200u);
+    EXPECT_EQ(chat.turns().back().user, messages[199 % messages.size()]);
+  }
+}
+
+TEST_P(ConversationTest, ATurnThatFillsTheWindowEndsThere) {
+  Conversation chat = conversation();
+  ask(chat, "who are you", 3);
+  // The tiny model may end an answer by itself; ask until one is cut.
+  bool cut = false;
+  for (size_t i = 0; i < messages.size() && !cut; ++i) {
+    const auto answer = chat.ask(
+        messages[i], SIZE_MAX, [](std::string_view) {}, [] { return true; });
+    cut = answer.context_full;
+    EXPECT_TRUE(!cut || chat.turns().size() == 1);
+  }
+  ask(chat, "go on", 3);
+  EXPECT_EQ(chat.turns().back().user, "go on");
+}
+
+TEST_P(ConversationTest, WhatDoesNotFitIsRefusedBeforeAnythingChanges) {
+  Conversation chat = conversation();
+  ask(chat, "who are you", 3);
+  const int64_t length = chat.session().length();
+  EXPECT_THROW(ask(chat, std::string(400, 'a'), 3), ContextFull);
+  EXPECT_EQ(chat.session().length(), length);
+  EXPECT_EQ(chat.turns().size(), 1u);
+  EXPECT_THROW(chat.set_system(std::string(400, 'a')), Error);
+  EXPECT_EQ(chat.system(), "");
+  EXPECT_EQ(chat.turns().size(), 1u);
+}
+
+TEST_P(ConversationTest, ASavedConversationMayBeLongerThanTheWindow) {
+  Conversation chat = conversation();
+  std::vector<Turn> turns;
+  for (const std::string& message : messages) turns.push_back({message, "abc"});
+  chat.replay("be kind", turns);
+  EXPECT_GT(chat.forgotten_turns(), 0u);
+  EXPECT_EQ(chat.turns().back().user, messages.back());
+  EXPECT_EQ(chat.turns().back().answer, "abc");
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, ConversationTest,
+                         testing::Values(ChatFormat::chatml, ChatFormat::llama2, ChatFormat::llama3,
+                                         ChatFormat::zephyr, ChatFormat::mistral),
+                         [](const auto& row) { return std::string(name(row.param)); });
+
+}  // namespace
+}  // namespace vga::test
