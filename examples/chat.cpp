@@ -30,7 +30,7 @@ struct Flags {
   vga::ModelFlags model;
   vga::SamplerFlags sampler;
   std::string format;
-  std::string system;
+  std::optional<std::string> system;
   size_t n_predict = 0;
 };
 
@@ -99,9 +99,12 @@ class Chat {
     const vga::Session& session = conversation_.session();
     notice(name + ", " + session.description() + (session.slides() ? ", window " : ", context ") +
            std::to_string(session.context()));
-    notice(format
-               ? "chat format " + std::string(vga::name(*format)) + ", /help for commands"
-               : "no chat template: what you write is continued as it stands, /help for commands");
+    notice(
+        format
+            ? "chat format " + std::string(vga::name(*format)) +
+                  (conversation_.system().empty() ? "" : ", a system prompt (/system shows it)") +
+                  ", /help for commands"
+            : "no chat template: what you write is continued as it stands, /help for commands");
   }
 
   void answer(const std::string& message) {
@@ -248,9 +251,12 @@ std::optional<vga::ChatFormat> choose_format(const vga::Model& model, const std:
 
 int chat(const Flags& flags) {
   const vga::Model model = flags.model.load();
-  vga::Conversation conversation(model, flags.model.session, flags.sampler.resolve(),
-                                 choose_format(model, flags.format), !flags.model.keep_given);
-  if (!flags.system.empty()) conversation.set_system(flags.system);
+  const auto format = choose_format(model, flags.format);
+  vga::Conversation conversation(model, flags.model.session, flags.sampler.resolve(), format,
+                                 !flags.model.keep_given);
+  const std::string own = format ? vga::own_system_prompt(model.chat_template(), *format) : "";
+  const std::string system = flags.system.value_or(own);
+  if (!system.empty()) conversation.set_system(system);
   // Plain continuation has no natural end of a turn: a paragraph or two is a good answer.
   const size_t by_default = conversation.format() ? SIZE_MAX : 120;
   vga::catch_interrupts();
@@ -278,7 +284,10 @@ int main(int argc, char** argv) {
                  "How turns are marked: " + vga::chat_format_names() +
                      ", none (default: what the file's template asks for)")
       ->type_name("NAME");
-  app.add_option("--system", flags.system, "System prompt")->type_name("TEXT");
+  app.add_option(
+         "--system", flags.system,
+         "System prompt, '' for none (default: the one that the file's template has, if any)")
+      ->type_name("TEXT");
   app.add_option("-n,--predict", flags.n_predict,
                  "Tokens of one answer at most (default: no limit; 120 without a chat template)")
       ->type_name("N");
