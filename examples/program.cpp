@@ -49,7 +49,7 @@ void ModelFlags::add_window_to(CLI::App& app, const std::string& keep_by_default
   auto* window = app.add_option("--window", session.window,
                                 "Go on for ever in constant memory: each token sees the last W "
                                 "tokens, what left the window is forgotten")
-                     ->check(CLI::PositiveNumber)
+                     ->check(CLI::Range(int64_t{1}, int64_t{max_context}))
                      ->excludes("--context")
                      ->type_name("W")
                      ->group(group);
@@ -60,6 +60,7 @@ void ModelFlags::add_window_to(CLI::App& app, const std::string& keep_by_default
            keep_given = true;
          },
          "Of these W the first N tokens are never forgotten (default: " + keep_by_default + ")")
+      ->check(CLI::Range(int64_t{0}, int64_t{max_context}))
       ->needs(window)
       ->type_name("N")
       ->group(group);

@@ -11,7 +11,7 @@ using Gate = AttentionGate;
 /// weights and g = σ(W s + b) for the gate:
 ///   output placement: z_i = g_i Σ_j α_ij V_j      value placement: z_i = Σ_j α_ij g_j V_j
 void attention(const Config& c, const BlockWeights& w, size_t layer, Backend& ops, Cache& cache,
-               Activations& a) {
+               Activations& a, ForwardObserver* observer) {
   ops.rms_norm(*a.x, w.attn_norm, c.rms_eps, *a.h);
   const std::array qkv = {Projection{w.attn_q, *a.q}, Projection{w.attn_k, *a.k},
                           Projection{w.attn_v, *a.v}};
@@ -23,14 +23,16 @@ void attention(const Config& c, const BlockWeights& w, size_t layer, Backend& op
     ops.project(source, gate);
     ops.sigmoid(*a.gate, w.attn_gate_b);
   }
-  if (c.gate && c.gate.placement == Gate::Placement::value) {
-    ops.apply_gate(*a.v, *a.gate, c.head_dim);  // folded into the cache: mixing needs no gate
-  }
 
   const bool half_split = c.architecture == Config::Architecture::vga;
   if (a.q_kept) ops.rope_kept(*a.q, c.head_dim, half_split, *a.q_kept);
   ops.rope(*a.q, c.head_dim, half_split);
   ops.rope(*a.k, c.head_dim, half_split);
+  if (observer != nullptr) observer->attention(layer, ops, a);
+
+  if (c.gate && c.gate.placement == Gate::Placement::value) {
+    ops.apply_gate(*a.v, *a.gate, c.head_dim);  // folded into the cache: mixing needs no gate
+  }
   ops.write_cache(cache, layer, *a.k, *a.v);
   ops.attend(*a.q, a.q_kept.get(), cache, layer, *a.mixed);
 
@@ -68,11 +70,11 @@ Activations::Activations(const Config& c, Backend& ops, size_t max_rows, bool ke
       ffn_up(ops.new_buffer(max_rows, c.ffn_size)) {}
 
 void forward(const Config& c, const Weights& w, Backend& ops, const Batch& batch, Cache& cache,
-             Activations& a, Buffer& logits) {
+             Activations& a, Buffer& logits, ForwardObserver* observer) {
   ops.begin(batch);
   ops.embed(w.token_embd, *a.x);
   for (size_t layer = 0; layer < c.n_layers; ++layer) {
-    attention(c, w.blocks[layer], layer, ops, cache, a);
+    attention(c, w.blocks[layer], layer, ops, cache, a, observer);
     feed_forward(c, w.blocks[layer], ops, a);
   }
   if (batch.wanted.empty()) return;

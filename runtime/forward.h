@@ -25,9 +25,18 @@ struct Activations {
   std::unique_ptr<Buffer> ffn_up;  // (rows, ffn_size)
 };
 
+/// Looks on while forward() runs; what measures models is one of these.
+class ForwardObserver {
+ public:
+  virtual ~ForwardObserver() = default;
+  /// In each layer, before anything is mixed: a.q and a.k after RoPE, a.v before a gate on values,
+  /// a.gate if the model has one.
+  virtual void attention(size_t layer, Backend& ops, const Activations& a) = 0;
+};
+
 /// The transformer. Runs `batch` through all layers, adding its keys and values to `cache`, and
 /// leaves the logits of the wanted rows in `logits` (at least as many rows, vocab_size).
 void forward(const Config& config, const Weights& weights, Backend& ops, const Batch& batch,
-             Cache& cache, Activations& a, Buffer& logits);
+             Cache& cache, Activations& a, Buffer& logits, ForwardObserver* observer = nullptr);
 
 }  // namespace vga

@@ -58,6 +58,32 @@ void validate(const SessionOptions& o, const Config& config) {
   }
 }
 
+/// Copies what attention works with to host memory.
+class Probe : public ForwardObserver {
+ public:
+  std::function<void(const AttentionInputs&)> observer;
+  size_t n_rows = 0;  // of the batch
+
+  void attention(size_t layer, Backend& ops, const Activations& a) override {
+    const auto copied = [&](const Buffer& from, std::vector<float>& to) {
+      to.resize(n_rows * from.cols());
+      ops.read(from, to);
+      return std::span<const float>(to);
+    };
+    observer({.layer = layer,
+              .q = copied(*a.q, q_),
+              .k = copied(*a.k, k_),
+              .v = copied(*a.v, v_),
+              .gate = a.gate ? copied(*a.gate, gate_) : std::span<const float>()});
+  }
+
+ private:
+  std::vector<float> q_;
+  std::vector<float> k_;
+  std::vector<float> v_;
+  std::vector<float> gate_;
+};
+
 std::span<const float> rope_factors(const Weights& weights) {
   const Tensor& factors = weights.rope_factors;
   return {reinterpret_cast<const float*>(factors.data), factors.cols};
@@ -100,6 +126,7 @@ struct Session::Impl {
   KvWindow window;
   Rope rope;
   std::vector<Sequence> sequences;  // (n_sequences)
+  Probe probe;
 
   // The batch in progress.
   std::vector<BatchRow> rows_;      // (rows)
@@ -224,6 +251,7 @@ void Session::forget(int64_t position, uint32_t sequence) {
 std::span<const float> Session::decode(std::span<const Row> rows) {
   Impl& s = *impl_;
   s.plan(rows);
+  s.probe.n_rows = rows.size();
   const size_t n_wanted = s.wanted_.size();
   if (s.logits_ == nullptr || s.logits_->rows() < n_wanted) {
     s.logits_ = s.ops->new_buffer(n_wanted, s.config.vocab_size);
@@ -231,7 +259,7 @@ std::span<const float> Session::decode(std::span<const Row> rows) {
   forward(
       s.config, s.weights, *s.ops,
       {.rows = s.rows_, .angles = s.angles_, .kept_angles = s.kept_angles_, .wanted = s.wanted_},
-      *s.cache, s.activations, *s.logits_);
+      *s.cache, s.activations, *s.logits_, s.probe.observer ? &s.probe : nullptr);
   s.host_logits_.resize(n_wanted * s.config.vocab_size);
   if (n_wanted > 0) s.ops->read(*s.logits_, s.host_logits_);
   s.sequences = s.next_;
@@ -266,6 +294,10 @@ std::span<const float> Session::prefill(std::span<const Token> tokens, uint32_t 
     if (progress && !progress(done)) break;
   }
   return logits;
+}
+
+void Session::observe(std::function<void(const AttentionInputs&)> observer) {
+  impl_->probe.observer = std::move(observer);
 }
 
 }  // namespace vga

@@ -19,6 +19,7 @@ NaiveModel::NaiveModel(const GgufImage& image, const Config& config)
       config_(config),
       keys_(config.n_layers),
       values_(config.n_layers),
+      gates_(config.n_layers),
       weights_(config.n_layers) {}
 
 const float* NaiveModel::tensor(const std::string& name) const {
@@ -76,7 +77,7 @@ NaiveModel::Vector NaiveModel::attention(size_t layer, const Vector& x,
   const std::string block = "blk." + std::to_string(layer) + ".";
   const Vector h = normalise(block + "attn_norm.weight", x);
   const Vector q = multiply(block + "attn_q.weight", h, c.q_size());
-  Vector v = multiply(block + "attn_v.weight", h, c.kv_size());
+  const Vector v = multiply(block + "attn_v.weight", h, c.kv_size());
   Vector gate;
   if (c.gate) {
     gate = multiply(block + "attn_gate.weight", c.gate.source == Gate::Source::value ? v : h,
@@ -85,14 +86,13 @@ NaiveModel::Vector NaiveModel::attention(size_t layer, const Vector& x,
       gate[i] = sigmoid(gate[i] + (c.gate.bias ? tensor(block + "attn_gate.bias")[i] : 0));
     }
   }
-  const auto gate_of = [&](size_t element) {
-    return gate[c.gate.granularity == Gate::Granularity::head ? element / c.head_dim : element];
+  const auto gate_of = [&c](const Vector& g, size_t element) {
+    return g[c.gate.granularity == Gate::Granularity::head ? element / c.head_dim : element];
   };
-  if (c.gate && c.gate.placement == Gate::Placement::value) {
-    for (size_t i = 0; i < v.size(); ++i) v[i] *= gate_of(i);
-  }
   keys_[layer].push_back(multiply(block + "attn_k.weight", h, c.kv_size()));
   values_[layer].push_back(v);
+  gates_[layer].push_back(gate);
+  const bool on_values = c.gate && c.gate.placement == Gate::Placement::value;
 
   Vector mixed(c.q_size());
   weights_[layer].assign(c.n_heads, {});
@@ -110,16 +110,45 @@ NaiveModel::Vector NaiveModel::attention(size_t layer, const Vector& x,
     }
     for (size_t place = 0; place < seen.size(); ++place) {
       weights[place] /= total;
-      const double* value = values_[layer][seen[place]].data() + kv_head * c.head_dim;
       for (size_t i = 0; i < c.head_dim; ++i) {
-        mixed[head * c.head_dim + i] += weights[place] * value[i];
+        const size_t element = kv_head * c.head_dim + i;
+        const double g = on_values ? gate_of(gates_[layer][seen[place]], element) : 1;
+        mixed[head * c.head_dim + i] += weights[place] * g * values_[layer][seen[place]][element];
       }
     }
   }
   if (c.gate && c.gate.placement == Gate::Placement::output) {
-    for (size_t i = 0; i < mixed.size(); ++i) mixed[i] *= gate_of(i);
+    for (size_t i = 0; i < mixed.size(); ++i) mixed[i] *= gate_of(gate, i);
   }
   return multiply(block + "attn_output.weight", mixed, c.hidden_size);
+}
+
+double NaiveModel::gate_on(size_t layer, size_t key, size_t query, size_t head) const {
+  const Config& c = config_;
+  if (!c.gate) return 1;
+  const bool on_output = c.gate.placement == Gate::Placement::output;
+  const Vector& gates = gates_[layer][on_output ? query : key];
+  const size_t gate_head = on_output ? head : head / c.heads_per_kv_head();
+  if (c.gate.granularity == Gate::Granularity::head) return gates[gate_head];
+  double sum = 0;
+  for (size_t i = 0; i < c.head_dim; ++i) sum += gates[gate_head * c.head_dim + i];
+  return sum / static_cast<double>(c.head_dim);
+}
+
+double NaiveModel::value_norm_ratio(size_t layer) const {
+  const auto& values = values_[layer];
+  double first = 0;
+  double others = 0;
+  for (size_t position = 0; position < values.size(); ++position) {
+    for (size_t head = 0; head < config_.n_kv_heads; ++head) {
+      double squares = 0;
+      for (size_t i = 0; i < config_.head_dim; ++i) {
+        squares += std::pow(values[position][head * config_.head_dim + i], 2);
+      }
+      (position == 0 ? first : others) += std::sqrt(squares);
+    }
+  }
+  return first / (others / static_cast<double>(values.size() - 1));
 }
 
 std::vector<double> NaiveModel::add(Token token, std::span<const size_t> seen) {

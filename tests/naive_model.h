@@ -23,6 +23,10 @@ class NaiveModel {
 
   /// Attention weights of the last token: (n_layers, n_heads, seen).
   const std::vector<std::vector<std::vector<double>>>& weights() const { return weights_; }
+  /// The gate, a mean over elements, that scales what `query` gets from `key` in a head.
+  double gate_on(size_t layer, size_t key, size_t query, size_t head) const;
+  /// Norm of the first value, before any gate, over the mean norm of the others; of KV heads.
+  double value_norm_ratio(size_t layer) const;
 
  private:
   using Vector = std::vector<double>;
@@ -36,7 +40,8 @@ class NaiveModel {
   const GgufImage& image_;
   Config config_;
   std::vector<std::vector<Vector>> keys_;    // (n_layers, positions) of (n_kv_heads * head_dim)
-  std::vector<std::vector<Vector>> values_;  // the same, after a gate on values
+  std::vector<std::vector<Vector>> values_;  // the same, before a gate on values
+  std::vector<std::vector<Vector>> gates_;   // (n_layers, positions) of (n_gates)
   std::vector<std::vector<Vector>> weights_;
   std::vector<std::vector<double>> angles_;  // (positions met so far, rope_dim / 2)
 };

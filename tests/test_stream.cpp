@@ -1,0 +1,254 @@
+/// vga-stream and its probe: figures against the naive model's, the program's promises to scripts.
+
+#include <cmath>
+#include <cstdio>
+#include <regex>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <sys/wait.h>
+
+#include "attention_probe.h"
+#include "file.h"
+#include "gguf_image.h"
+#include "naive_model.h"
+#include "score.h"
+#include "vga.h"
+
+namespace vga::test {
+namespace {
+
+using Gate = AttentionGate;
+using nlohmann::json;
+
+struct Outcome {
+  int status;  // exit status, or 128 + signal
+  std::string output;
+  std::string errors;
+};
+
+class StreamProgram : public testing::Test {
+ protected:
+  /// Runs vga-stream on the tiny model.
+  Outcome run(const std::string& arguments) {
+    const auto errors = directory_.path() / "errors";
+    const std::string command = VGA_BIN_DIR "/vga-stream -m '" + model_path_.string() + "' " +
+                                arguments + " 2>'" + errors.string() + "' </dev/null";
+    FILE* pipe = ::popen(command.c_str(), "r");
+    Outcome outcome{};
+    char chunk[4096];
+    while (const size_t n = std::fread(chunk, 1, sizeof chunk, pipe)) {
+      outcome.output.append(chunk, n);
+    }
+    const int status = ::pclose(pipe);
+    outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    outcome.errors = read_text(errors);
+    return outcome;
+  }
+  /// -f and a file of n letters.
+  std::string text(size_t n) {
+    std::string letters;
+    for (size_t i = 0; i < n; ++i) letters += static_cast<char>('a' + (i * i * 7 + i * 3) % 24);
+    return "-f '" + directory_.write("text", letters).string() + "' ";
+  }
+
+  GgufImage image_ = tiny_model();
+  TemporaryDirectory directory_;
+  std::filesystem::path model_path_ = directory_.write("tiny.gguf", image_.bytes());
+};
+
+TEST_F(StreamProgram, PerplexitiesAreThoseOfTheDefinition) {
+  constexpr size_t window = 20;
+  const Outcome outcome =
+      run(text(300) + "-w 20 --keep 2 --full --recompute --json --cache-type f32 --batch 7");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  EXPECT_EQ(outcome.errors, "");
+  const json report = json::parse(outcome.output);
+  const Model model = Model::load(model_path_);
+  const auto tokens = model.tokenizer().encode_prompt(read_text(directory_.path() / "text"));
+  EXPECT_EQ(report.at("window"), window);
+  EXPECT_EQ(report.at("tokens"), tokens.size() - 1);
+
+  // With 0, 2 and 4 kept, then everything, up to four contexts of 64.
+  const auto& policies = report.at("policies");
+  ASSERT_EQ(policies.size(), 5u);
+  const std::vector<size_t> keeps = {0, 2, 4, 0};
+  for (size_t p = 0; p < keeps.size(); ++p) {
+    const bool full = p == 3;
+    EXPECT_EQ(policies[p].at("policy"), full ? "full" : "window");
+    EXPECT_EQ(policies[p].at("keep"), keeps[p]);
+    NaiveModel naive(image_, model.config());
+    Score score;
+    for (size_t i = 0; i < std::min<size_t>(tokens.size() - 1, full ? 256 : 10000); ++i) {
+      std::vector<size_t> seen;
+      for (size_t j = 0; j <= i; ++j) {
+        if (full || j < keeps[p] || i - j < window - keeps[p]) seen.push_back(j);
+      }
+      const auto logits = naive.add(tokens[i], seen);
+      const std::vector<float> rounded(logits.begin(), logits.end());
+      score.add(negative_log_likelihood(rounded, tokens[i + 1]));
+    }
+    EXPECT_EQ(policies[p].at("tokens"), score.tokens);
+    EXPECT_NEAR(policies[p].at("ppl").get<double>() / score.perplexity(), 1, 1e-4);
+    EXPECT_GT(policies[p].at("tokens_per_second").get<double>(), 0);
+    EXPECT_GT(policies[p].at("resident_bytes").get<uint64_t>(), 0u);
+  }
+
+  // Recomputed: each of the samples, here every token from the window's length on.
+  EXPECT_EQ(policies[4].at("policy"), "recompute");
+  Score score;
+  for (size_t i = window; i + 1 < tokens.size(); ++i) {
+    NaiveModel naive(image_, model.config());
+    std::vector<double> logits;
+    std::vector<size_t> seen;
+    for (size_t j = i + 1 - window; j <= i; ++j) {
+      seen.push_back(seen.size());
+      logits = naive.add(tokens[j], seen);
+    }
+    const std::vector<float> rounded(logits.begin(), logits.end());
+    score.add(negative_log_likelihood(rounded, tokens[i + 1]));
+  }
+  EXPECT_EQ(policies[4].at("tokens"), score.tokens);
+  EXPECT_NEAR(policies[4].at("ppl").get<double>() / score.perplexity(), 1, 1e-4);
+}
+
+TEST_F(StreamProgram, TheVerdictFollowsItsRule) {
+  const Outcome outcome = run(text(400) + "-w 16 --keep 0,1,2,4 --json --check");
+  const json report = json::parse(outcome.output);
+  std::map<size_t, double> ppl;
+  for (const auto& policy : report.at("policies")) ppl[policy.at("keep")] = policy.at("ppl");
+  const double ratio = ppl.at(0) / ppl.at(4);
+  EXPECT_DOUBLE_EQ(report.at("ratio"), ratio);
+  const std::string verdict = report.at("verdict");
+  const bool free = ratio <= 1.02 && report.at("worst_stretch_ratio") <= 1.2;
+  EXPECT_EQ(verdict, free ? "sink-free" : ratio <= 1.2 ? "nearly" : "needs-kept");
+  EXPECT_EQ(report.at("needs_keep") == 0, free);
+  EXPECT_EQ(outcome.status, free ? 0 : ratio <= 1.2 ? 2 : 3);
+  EXPECT_EQ(run(text(400) + "-w 16").status, 0);
+}
+
+// Batches and threads change nothing but speed; a text that starts over is the text written twice.
+TEST_F(StreamProgram, ResultsDependOnTheTextAlone) {
+  const auto perplexities = [](const Outcome& outcome) {
+    std::vector<double> all;
+    for (const auto& policy : json::parse(outcome.output).at("policies")) {
+      all.push_back(policy.at("ppl"));
+    }
+    return all;
+  };
+  const auto expected = perplexities(run(text(200) + "-w 24 --json"));
+  EXPECT_EQ(perplexities(run(text(200) + "-w 24 --json --batch 1")), expected);
+  EXPECT_EQ(perplexities(run(text(200) + "-w 24 --json --batch 500 -t 3")), expected);
+  const auto repeated = json::parse(run(text(100) + "-w 24 --json --tokens 1000").output);
+  EXPECT_EQ(repeated.at("tokens"), 1000);
+}
+
+TEST_F(StreamProgram, WritesItsOwnText) {
+  const std::string arguments = "--generate 200 -w 24 --json --seed 5";
+  const json once = json::parse(run(arguments).output);
+  EXPECT_EQ(once.at("tokens"), 200);
+  EXPECT_EQ(json::parse(run(arguments).output).at("policies")[0].at("ppl"),
+            once.at("policies")[0].at("ppl"));
+}
+
+TEST_F(StreamProgram, PlotAndTables) {
+  const auto plot = directory_.path() / "plot.svg";
+  const Outcome outcome = run(text(300) + "-w 30 --full --csv --plot '" + plot.string() + "'");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  EXPECT_TRUE(outcome.output.starts_with("tokens,policy,keep,ppl,ppl_stretch\n30,window,0,"));
+  EXPECT_NE(outcome.output.find("\n256,full,0,"), std::string::npos);
+  const std::string svg = read_text(plot);
+  EXPECT_TRUE(svg.starts_with("<svg"));
+  EXPECT_TRUE(svg.ends_with("</svg>\n"));
+  EXPECT_NE(svg.find("window, 4 kept"), std::string::npos);
+  EXPECT_EQ(svg.find("nan"), std::string::npos);
+
+  const std::string table = run(text(300) + "-w 30").output;
+  EXPECT_NE(table.find("window, 0 kept"), std::string::npos);
+  EXPECT_NE(table.find("verdict: "), std::string::npos);
+  EXPECT_EQ(table.find('\x1b'), std::string::npos);
+}
+
+TEST_F(StreamProgram, SaysWhatIsWrong) {
+  const auto says = [&](const std::string& arguments, const std::string& what) {
+    const Outcome outcome = run(arguments);
+    EXPECT_NE(outcome.status, 0) << arguments;
+    EXPECT_EQ(outcome.output, "");
+    EXPECT_NE(outcome.errors.find(what), std::string::npos) << outcome.errors;
+  };
+  says(text(300) + "-w 4", "--window");
+  says(text(300) + "-w 20 --keep 20", "less than the window of 20");
+  says(text(30) + "-w 20", "at least two windows");
+  says("-w 20", "-f FILE");
+  says(text(300) + "-w 20 --keep -1", "--keep");
+  says("-f /nowhere -w 20", "/nowhere");
+  EXPECT_NE(run(text(300) + "-w 64").errors.find("a window should be shorter"), std::string::npos);
+}
+
+class ProbeTest : public testing::TestWithParam<Gate> {};
+
+TEST_P(ProbeTest, FirstTokenEqualsTheDefinition) {
+  const GgufImage image = tiny_model(32, GetParam());
+  const TemporaryDirectory directory;
+  const Model model = Model::load(directory.write("tiny.gguf", image.bytes()));
+  const Config& c = model.config();
+  std::vector<Token> piece;
+  for (int i = 0; i < 50; ++i) piece.push_back((i * i + 3) % 32);
+
+  NaiveModel naive(image, c);
+  std::vector<FirstTokenUse> expected(c.n_layers);
+  std::vector<size_t> seen;
+  for (size_t i = 0; i < piece.size(); ++i) {
+    seen.push_back(i);
+    naive.add(piece[i], seen);
+    for (size_t layer = 0; layer < c.n_layers && i >= first_probed_query; ++layer) {
+      for (size_t head = 0; head < c.n_heads; ++head) {
+        const double n = static_cast<double>((piece.size() - first_probed_query) * c.n_heads);
+        const double weight = naive.weights()[layer][head][0];
+        expected[layer].first_attention += weight / n;
+        expected[layer].gated_first_attention += weight * naive.gate_on(layer, 0, i, head) / n;
+      }
+    }
+  }
+  const std::array pieces = {piece, piece};
+  const auto found = probe_first_token(model, pieces, 1);
+  ASSERT_EQ(found.size(), c.n_layers);
+  for (size_t layer = 0; layer < c.n_layers; ++layer) {
+    EXPECT_NEAR(found[layer].first_attention, expected[layer].first_attention, 1e-5);
+    EXPECT_NEAR(found[layer].gated_first_attention, expected[layer].gated_first_attention, 1e-5);
+    EXPECT_NEAR(found[layer].value_norm_ratio, naive.value_norm_ratio(layer), 1e-4);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Gates, ProbeTest,
+                         testing::Values(Gate{}, Gate{Gate::Source::value, Gate::Placement::output},
+                                         Gate{Gate::Source::value, Gate::Placement::value},
+                                         Gate{Gate::Source::input, Gate::Placement::output,
+                                              Gate::Granularity::element, true},
+                                         Gate{Gate::Source::input, Gate::Placement::value,
+                                              Gate::Granularity::element}));
+
+TEST(Observer, IsCalledInEachLayerWhileItIsThere) {
+  const TemporaryDirectory directory;
+  const Model model = Model::load(directory.write("tiny.gguf", tiny_model().bytes()));
+  Session session(model, {.n_threads = 1});
+  std::vector<size_t> layers;
+  session.observe([&](const AttentionInputs& in) {
+    layers.push_back(in.layer);
+    EXPECT_EQ(in.q.size(), 3 * model.config().q_size());
+    EXPECT_EQ(in.k.size(), 3 * model.config().kv_size());
+    EXPECT_EQ(in.v.size(), 3 * model.config().kv_size());
+    EXPECT_EQ(in.gate.size(), 3 * model.config().n_gates());
+  });
+  const std::vector<Token> tokens = {1, 2, 3};
+  const auto seen = session.prefill(tokens);
+  const std::vector<float> logits(seen.begin(), seen.end());
+  EXPECT_EQ(layers, (std::vector<size_t>{0, 1}));
+  session.observe({});
+  session.truncate(0);
+  EXPECT_TRUE(std::ranges::equal(session.prefill(tokens), logits));
+  EXPECT_EQ(layers.size(), 2u);
+}
+
+}  // namespace
+}  // namespace vga::test
