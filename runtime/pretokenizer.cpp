@@ -20,6 +20,11 @@ constexpr const char* llama3 = R"((?i:'(?:s|t|re|ve|m|ll|d))|[^\r\n\p{L}\p{N}]?\
                                R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* qwen2 = R"((?i:'(?:s|t|re|ve|m|ll|d))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|)"
                               R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// Words begin where a capital follows a small letter: HelloWorld.
+constexpr const char* tekken =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}|)"
+    R"( ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* digit = R"(\p{N})";
 
 /// PCRE2's \s adds U+180E, which the engines that the tokenizers were trained with count among the
@@ -51,13 +56,19 @@ struct Rules {
   bool adds_bos = false;
 };
 
-constexpr std::array<Rules, 6> known = {{
+// Several names for the same rules: llama.cpp has one for each family of models.
+constexpr std::array<Rules, 11> known = {{
     {"gpt-2", {gpt2, nullptr}},
     {"llama-bpe", {llama3, nullptr}, true, true},
     {"llama-v3", {llama3, nullptr}, true, true},
     {"llama3", {llama3, nullptr}, true, true},
+    {"falcon3", {llama3, nullptr}, true, true},
+    {"pixtral", {llama3, nullptr}, true, true},
+    {"smaug-bpe", {llama3, nullptr}},
     {"qwen2", {qwen2, nullptr}},
     {"smollm", {digit, gpt2}},
+    {"refact", {digit, gpt2}},
+    {"tekken", {tekken, nullptr}, true, true},
 }};
 
 [[noreturn]] void fail(int code) {

@@ -22,7 +22,8 @@ namespace {
 using Special = Tokenizer::Special;
 using Strings = std::vector<std::string>;
 
-constexpr std::array<const char*, 4> pretokenizers = {"gpt-2", "llama-bpe", "smollm", "qwen2"};
+constexpr std::array<const char*, 5> pretokenizers = {"gpt-2", "llama-bpe", "smollm", "qwen2",
+                                                      "tekken"};
 
 /// `bytes` in the spelling of the vocabulary.
 std::string spell(std::string_view bytes) {
@@ -172,8 +173,8 @@ TEST(Pretokenizer, CutsAsTheOriginalsDo) {
   // From the Hugging Face tokenizers.
   struct Row {
     const char* text;
-    std::array<Strings, 4>
-        words;  // in the order of `pretokenizers`; an empty one as the one before
+    // In the order of `pretokenizers`; an empty one is as the one before.
+    std::array<Strings, 5> words;
   };
   const std::vector<Row> table = {
       {"I'm WE'LL don't 'S",
@@ -205,7 +206,8 @@ TEST(Pretokenizer, CutsAsTheOriginalsDo) {
        {{{"\u00E9", " e", "\u0301", " \u180E", "\u3000", "\u0085", "q"},
          {"\u00E9", " e", "\u0301", " \u180E", "\u3000", "\u0085q"},
          {"\u00E9", " e", "\u0301", " \u180E", "\u3000", "\u0085", "q"},
-         {"\u00E9", " e", "\u0301", " \u180E", "\u3000", "\u0085q"}}}},
+         {"\u00E9", " e", "\u0301", " \u180E", "\u3000", "\u0085q"},
+         {"\u00E9", " e\u0301", " \u180E", "\u3000", "\u0085q"}}}},
       {"   1", {{{"  ", " 1"}, {"  ", " ", "1"}, {"   ", "1"}, {"  ", " ", "1"}}}},
       {"it'\u017F",
        {{{"it", "'", "\u017F"}, {"it", "'\u017F"}, {"it", "'", "\u017F"}, {"it", "'\u017F"}}}},
@@ -216,6 +218,12 @@ TEST(Pretokenizer, CutsAsTheOriginalsDo) {
       if (!row.words[i].empty()) wanted = row.words[i];
       EXPECT_EQ(words(pretokenizers[i], row.text), wanted) << pretokenizers[i] << ": " << row.text;
     }
+  }
+  EXPECT_EQ(words("tekken", "HelloWorld XMLHttp ABC/\n/1"),
+            (Strings{"Hello", "World", " XMLHttp", " ABC", "/\n/", "1"}));
+  for (const auto& [alias, of] : std::vector<std::pair<const char*, const char*>>{
+           {"falcon3", "llama-bpe"}, {"smaug-bpe", "llama-bpe"}, {"refact", "smollm"}}) {
+    for (const Row& row : table) EXPECT_EQ(words(alias, row.text), words(of, row.text)) << alias;
   }
   EXPECT_FALSE(Pretokenizer::find("default"));
   EXPECT_FALSE(Pretokenizer::find(""));
@@ -239,7 +247,7 @@ TEST(ByteBpe, MergesByTheRule) {
   for (const char* pre : pretokenizers) {
     SCOPED_TRACE(pre);
     const Tokenizer tokenizer = load(vocabulary().image(pre));
-    const bool whole_words = std::string_view(pre) == "llama-bpe";
+    const bool whole_words = Pretokenizer::find(pre)->keeps_whole_words();
     for (const std::string& text : texts) {
       if (text.find("  ") != std::string::npos) continue;  // a token of its own, see below
       std::vector<Token> wanted;
@@ -281,6 +289,7 @@ TEST(ByteBpe, WordsOfAnyLength) {
 TEST(ByteBpe, WholeWordsFirstWhereTheModelWasTrainedSo) {
   const std::vector<Token> hello = {vocabulary().hello};
   EXPECT_EQ(load(vocabulary().image("llama-bpe")).encode("hellohello"), hello);
+  EXPECT_EQ(load(vocabulary().image("tekken")).encode("hellohello"), hello);
   EXPECT_NE(load(vocabulary().image("qwen2")).encode("hellohello"), hello);
 }
 
@@ -358,7 +367,7 @@ TEST(ByteBpe, StreamsWholeCharacters) {
 struct BadVocabulary {
   const char* name;
   void (*change)(Vocabulary& vocabulary, GgufImage& image);
-  std::vector<const char*> says;
+  std::vector<std::string> says;
 };
 
 TEST(ByteBpe, RefusesBadVocabularies) {
@@ -368,7 +377,7 @@ TEST(ByteBpe, RefusesBadVocabularies) {
        {"tokenizer.ggml.pre", "missing"}},
       {"default pre",
        [](auto&, auto& image) { image.set("tokenizer.ggml.pre", "default"); },
-       {"tokenizer.ggml.pre", "'default'", "gpt-2, llama-bpe, llama-v3, llama3, qwen2, smollm"}},
+       {"tokenizer.ggml.pre", "'default'", Pretokenizer::names()}},
       {"no merges",
        [](auto&, auto& image) { image.remove("tokenizer.ggml.merges"); },
        {"tokenizer.ggml.merges", "missing"}},
@@ -472,7 +481,7 @@ TEST(ByteBpe, RefusesBadVocabularies) {
     } catch (const Error& error) {
       const std::string message = error.what();
       EXPECT_NE(message.find("v.gguf"), std::string::npos) << message;
-      for (const char* said : bad.says) {
+      for (const std::string& said : bad.says) {
         EXPECT_NE(message.find(said), std::string::npos) << "'" << said << "': " << message;
       }
     }
