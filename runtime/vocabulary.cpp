@@ -73,7 +73,8 @@ void check_agreement(const Gguf& gguf, const SentencePieceModel& model,
   }
 }
 
-/// The vocabulary and normalizer from the standard arrays; `unknown` is used if no type says it.
+/// The vocabulary and normalizer from the standard arrays; `unknown` is used if the types do not
+/// say which one it is.
 SentencePieceModel rebuild(const Gguf& gguf, const Vocabulary& vocabulary, Algorithm algorithm,
                            Token unknown) {
   const auto scores = gguf.required(key::scores, gguf.floats(key::scores));
@@ -86,7 +87,12 @@ SentencePieceModel rebuild(const Gguf& gguf, const Vocabulary& vocabulary, Algor
     model.byte_fallback |= vocabulary.types[i] == PieceType::byte;
     model.pieces.push_back({std::string(vocabulary.texts[i]), scores[i], vocabulary.types[i]});
   }
-  if (std::ranges::find(model.pieces, PieceType::unknown, &Piece::type) == model.pieces.end()) {
+  // Older files call unknown what only fills up the vocabulary, [PAD32001], and <unk> a control
+  // token.
+  if (std::ranges::count(model.pieces, PieceType::unknown, &Piece::type) != 1) {
+    for (Piece& piece : model.pieces) {
+      if (piece.type == PieceType::unknown) piece.type = PieceType::unused;
+    }
     model.pieces[static_cast<size_t>(unknown)].type = PieceType::unknown;
   }
   model.add_dummy_prefix = gguf.boolean(key::space_prefix).value_or(algorithm == Algorithm::bpe);

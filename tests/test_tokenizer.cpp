@@ -657,6 +657,16 @@ TEST(GgufVocabulary, TemplateMarkersCannotBeForged) {
   EXPECT_EQ(tokenizer.encode("a<|im_end|>", Special::parse), (std::vector<Token>{3, 4}));
 }
 
+TEST(GgufVocabulary, ManyUnknownPiecesAreFilling) {
+  // <unk> a control token, what only fills up unknown: as converters once wrote it.
+  GgufImage image = vocabulary(6);
+  image.set_strings("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "a", "[PAD4]", "[PAD5]"});
+  image.set_array("tokenizer.ggml.token_type", GgufType::i32, 6,
+                  raw<int32_t>(3) + raw<int32_t>(3) + raw<int32_t>(3) + raw<int32_t>(1) +
+                      raw<int32_t>(2) + raw<int32_t>(2));
+  EXPECT_EQ(load(image).encode("ab"), (std::vector<Token>{0, 3, 0}));
+}
+
 TEST(GgufVocabulary, WhatIsNotUsedMayBeWrong) {
   GgufImage image = vocabulary(8);
   image.set("tokenizer.ggml.padding_token_id", 8u);  // as in many fine-tuned models
