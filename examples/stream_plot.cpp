@@ -17,6 +17,7 @@ constexpr double right = 690;  // of the axes; labels stand behind it
 constexpr double top = 50;
 constexpr double bottom = 420;
 constexpr size_t most_points = 400;
+constexpr size_t least_scored = 30;
 
 // Told apart without colour: dashes, marks, and a label at the end.
 constexpr const char* dashes[] = {"", "7 4", "2 3", "10 3 2 3", "14 5", "4 2 1 2"};
@@ -29,8 +30,9 @@ constexpr const char* marks[] = {"M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0Z",
 
 using Curve = std::vector<StreamPolicy::Point>;
 
-/// A curve of no more points than a plot can show.
-Curve thinned(Curve points) {
+/// What a plot can show: not the first few of a policy that samples, and not too many points.
+Curve shown(Curve points) {
+  std::erase_if(points, [](const StreamPolicy::Point& p) { return p.scored < least_scored; });
   if (points.size() <= most_points) return points;
   Curve fewer;
   for (size_t i = 0; i < most_points; ++i) {
@@ -70,7 +72,7 @@ std::string svg_plot(const StreamRun& run, std::span<const StreamPolicy> policie
   double highest = 0;
   double longest = 1;
   for (const StreamPolicy& policy : policies) {
-    curves.push_back(thinned(policy.curve()));
+    curves.push_back(shown(policy.curve()));
     for (const StreamPolicy::Point& p : curves.back()) {
       lowest = std::min(lowest, p.perplexity);
       highest = std::max(highest, p.perplexity);

@@ -103,7 +103,7 @@ std::vector<StreamPolicy::Point> StreamPolicy::curve() const {
     so_far.sum += stretch.sum;
     const size_t read =
         kind_ == Kind::recompute ? std::min((i + 1) * window_, n_tokens_) : so_far.tokens;
-    points.push_back({read, so_far.perplexity(), stretch.perplexity()});
+    points.push_back({read, so_far.tokens, so_far.perplexity(), stretch.perplexity()});
   }
   return points;
 }

@@ -50,6 +50,7 @@ class StreamPolicy {
   /// Where perplexity stood after each stretch.
   struct Point {
     size_t tokens;  // read so far
+    size_t scored;  // of them
     double perplexity;
     double of_stretch;
   };

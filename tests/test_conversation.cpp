@@ -155,8 +155,16 @@ TEST_P(ConversationTest, ASavedConversationMayBeLongerThanTheWindow) {
 
 INSTANTIATE_TEST_SUITE_P(Formats, ConversationTest,
                          testing::Values(ChatFormat::chatml, ChatFormat::llama2, ChatFormat::llama3,
-                                         ChatFormat::zephyr, ChatFormat::mistral),
-                         [](const auto& row) { return std::string(name(row.param)); });
+                                         ChatFormat::llama3_1, ChatFormat::zephyr,
+                                         ChatFormat::mistral, ChatFormat::mistral_v1,
+                                         ChatFormat::mistral_v3, ChatFormat::mistral_v3_tekken,
+                                         ChatFormat::mistral_v7, ChatFormat::mistral_v7_tekken),
+                         [](const auto& row) {
+                           std::string text(name(row.param));
+                           std::ranges::replace_if(
+                               text, [](char c) { return !std::isalnum(c); }, '_');
+                           return text;
+                         });
 
 }  // namespace
 }  // namespace vga::test
