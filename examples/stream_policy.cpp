@@ -1,6 +1,8 @@
 #include "stream_policy.h"
 
+#include <algorithm>
 #include <chrono>
+#include <numeric>
 
 namespace vga {
 
@@ -109,18 +111,20 @@ std::vector<StreamPolicy::Point> StreamPolicy::curve() const {
 }
 
 double StreamPolicy::seconds_per_token(size_t first, size_t n) const {
-  double seconds = 0;
-  size_t tokens = 0;
+  std::vector<double> each;
   for (size_t i = first; i < first + n; ++i) {
-    seconds += seconds_[i];
-    tokens += stretches_[i].tokens;
+    if (stretches_[i].tokens > 0) {
+      each.push_back(seconds_[i] / static_cast<double>(stretches_[i].tokens));
+    }
   }
-  return tokens > 0 ? seconds / static_cast<double>(tokens) : 0;
+  if (each.empty()) return 0;
+  std::ranges::nth_element(each, each.begin() + static_cast<std::ptrdiff_t>(each.size() / 2));
+  return each[each.size() / 2];
 }
 
 double StreamPolicy::tokens_per_second() const {
-  const double seconds = seconds_per_token(0, seconds_.size());
-  return seconds > 0 ? 1 / seconds : 0;
+  const double seconds = std::accumulate(seconds_.begin(), seconds_.end(), 0.0);
+  return seconds > 0 ? static_cast<double>(total_.tokens) / seconds : 0;
 }
 
 uint64_t StreamPolicy::resident_bytes() const {

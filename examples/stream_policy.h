@@ -56,7 +56,8 @@ class StreamPolicy {
   };
   std::vector<Point> curve() const;
   double tokens_per_second() const;
-  /// Mean seconds per token over stretches [first, first + n).
+  /// Seconds per token in the median of stretches [first, first + n), which other work on the
+  /// machine disturbs less than the mean.
   double seconds_per_token(size_t first, size_t n) const;
   /// Bytes of KV cache in use.
   uint64_t resident_bytes() const;

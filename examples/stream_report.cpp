@@ -39,6 +39,12 @@ Comparison compare(const StreamPolicy& policy, const StreamPolicy& reference, si
   return found;
 }
 
+/// Whether one of the policies scores samples alone.
+bool compares_samples(std::span<const StreamPolicy> policies) {
+  return std::ranges::any_of(
+      policies, [](const StreamPolicy& p) { return p.kind() == StreamPolicy::Kind::recompute; });
+}
+
 const StreamPolicy& window_with(std::span<const StreamPolicy> policies, size_t keep) {
   return *std::ranges::find_if(policies, [&](const StreamPolicy& p) {
     return p.kind() == StreamPolicy::Kind::window && p.keep() == keep;
@@ -179,7 +185,7 @@ std::string json_report(const StreamRun& run, std::span<const StreamPolicy> poli
                         {"tokens_per_second", p.tokens_per_second()},
                         {"resident_bytes", p.resident_bytes()}};
     if (p.total().tokens == 0) row["ppl"] = nullptr;
-    if (p.sampled().tokens > 0) row["ppl_at_samples"] = p.sampled().perplexity();
+    if (compares_samples(policies)) row["ppl_at_samples"] = p.sampled().perplexity();
     if (const auto seconds = pace(p, run.window)) {
       row["seconds_per_token_first_10000"] = seconds->first;
       row["seconds_per_token_last_10000"] = seconds->last;

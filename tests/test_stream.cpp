@@ -2,7 +2,8 @@
 
 #include <cmath>
 #include <cstdio>
-#include <regex>
+#include <map>
+#include <sstream>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -141,6 +142,32 @@ TEST_F(StreamProgram, ResultsDependOnTheTextAlone) {
   EXPECT_EQ(perplexities(run(text(200) + "-w 24 --json --batch 500 -t 3")), expected);
   const auto repeated = json::parse(run(text(100) + "-w 24 --json --tokens 1000").output);
   EXPECT_EQ(repeated.at("tokens"), 1000);
+}
+
+// A text of 300 tokens, a hundred times.
+TEST_F(StreamProgram, NeitherMemoryNorPerplexityDrifts) {
+  const std::string arguments = text(299) + "-w 20 --tokens 30000 -t 1 ";  // and one for ▁
+  const json report = json::parse(run(arguments + "--json").output);
+  EXPECT_EQ(report.at("process_resident_bytes"), report.at("process_resident_bytes_filled"));
+  for (const auto& policy : report.at("policies")) {
+    EXPECT_GT(policy.at("seconds_per_token_first_10000"), 0);
+    EXPECT_GT(policy.at("seconds_per_token_last_10000"), 0);
+  }
+  // The second time over and the last one, summed over 15 stretches each: keep 0.
+  std::istringstream lines(run(arguments + "--csv").output);
+  std::vector<double> nll;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find(",window,0,") != std::string::npos) {
+      nll.push_back(std::log(std::stod(line.substr(line.rfind(',') + 1))));
+    }
+  }
+  ASSERT_EQ(nll.size(), 1500u);
+  const auto sum = [&](size_t first) {
+    double total = 0;
+    for (size_t i = first; i < first + 15; ++i) total += nll[i];
+    return total;
+  };
+  EXPECT_NEAR(sum(1485) / sum(15), 1, 1e-3);
 }
 
 TEST_F(StreamProgram, WritesItsOwnText) {
