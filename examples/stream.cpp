@@ -103,14 +103,15 @@ std::vector<vga::StreamPolicy> make_policies(const vga::Model& model, const Flag
 
 /// Up to four pieces spread over the text, each from a beginning as the model knows it.
 std::vector<vga::FirstTokenUse> probe(const vga::Model& model, std::span<const vga::Token> text,
-                                      size_t window, size_t n_threads) {
-  const size_t length = std::min({window, model.config().context_length, size_t{512}, text.size()});
-  if (length <= vga::first_probed_query) return {};
+                                      size_t n_threads) {
+  const vga::Tokenizer& tokenizer = model.tokenizer();
+  const size_t length = std::min({model.config().context_length, size_t{512}, text.size()});
+  if (length < 2) return {};
   std::vector<std::vector<vga::Token>> pieces;
   for (size_t i = 0; i < std::min<size_t>(4, text.size() / length); ++i) {
     const auto from = text.subspan(i * (text.size() - length) / 4, length);
     pieces.emplace_back(from.begin(), from.end());
-    pieces.back()[0] = model.tokenizer().adds_bos() ? *model.tokenizer().bos() : from[0];
+    if (tokenizer.adds_bos()) pieces.back()[0] = *tokenizer.bos();
   }
   return vga::probe_first_token(model, pieces, n_threads);
 }
@@ -197,8 +198,7 @@ int stream(Flags flags) {
   if (run.tokens < 2 * window) {
     throw vga::Error("interrupted before two windows were read");
   }
-  run.layers =
-      probe(model, std::span(text).first(run.tokens), window, flags.model.session.n_threads);
+  run.layers = probe(model, std::span(text).first(run.tokens), flags.model.session.n_threads);
 
   if (!flags.plot.empty()) {
     vga::OutputFile plot(flags.plot);
