@@ -67,7 +67,7 @@ void ModelFlags::add_window_to(CLI::App& app, const std::string& keep_by_default
 }
 
 Model ModelFlags::load() const {
-  if (!cpu::has_avx2()) {
+  if (cpu::supported_kernels().size() == 1) {
     std::cerr << "note: this CPU lacks AVX2, FMA or F16C; running the slow scalar path\n";
   }
   Model loaded = Model::load(file, model);

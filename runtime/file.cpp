@@ -86,6 +86,14 @@ MappedFile::~MappedFile() {
   }
 }
 
+void MappedFile::release(std::span<const std::byte> part) const {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(part.data());
+  const uintptr_t first = (begin + page - 1) / page * page;
+  const uintptr_t last = (begin + part.size()) / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 OutputFile::OutputFile(const std::filesystem::path& path)
     : path_(path), buffer_(std::make_unique_for_overwrite<std::byte[]>(buffer_size)) {
   std::error_code ignored;

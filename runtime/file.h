@@ -23,6 +23,9 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  /// Takes a part of bytes() out of memory. A mapped file is read again where it is touched again;
+  /// of one that was read in, only what nobody will touch may be released.
+  void release(std::span<const std::byte> part) const;
   /// The path as given, for messages.
   const std::string& name() const { return name_; }
 

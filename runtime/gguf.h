@@ -65,6 +65,8 @@ class Gguf {
 
   const std::string& file_name() const { return file_.name(); }
   uint64_t file_size() const { return file_.bytes().size(); }
+  /// See MappedFile::release().
+  void release(std::span<const std::byte> part) const { file_.release(part); }
   uint32_t version() const { return version_; }
   uint64_t alignment() const { return alignment_; }
   /// Bytes after the last tensor that belong to nothing; a file with some deserves a warning.

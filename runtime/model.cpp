@@ -28,8 +28,20 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
                                       " rows of 'token_embd.weight', found " +
                                       std::to_string(tokenizer->vocab_size()));
   }
-  return Model(std::make_unique<const Impl>(
-      Impl{std::move(gguf), std::move(config), std::move(weights), std::move(tokenizer)}));
+  const cpu::Kernels& kernels = cpu::best_kernels();
+  std::optional<cpu::Panels> panels;
+  if (kernels.panel_rows > 0) {
+    cpu::ThreadPool threads(cpu::default_threads());
+    panels.emplace(weights, kernels.panel_rows, threads, [&](const Tensor& matrix) {
+      // What a tied embedding was read in from is read again, row by row.
+      if (!options.mmap && matrix.data == weights.token_embd.data) return;
+      gguf.release({matrix.data, matrix.bytes()});
+    });
+    weights = panels->weights();
+  }
+  return Model(
+      std::make_unique<const Impl>(Impl{std::move(gguf), std::move(config), std::move(weights),
+                                        std::move(tokenizer), kernels, std::move(panels)}));
 }
 
 const Config& Model::config() const {

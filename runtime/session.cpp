@@ -100,7 +100,7 @@ struct Session::Impl {
       : config(model.impl_->config),
         weights(model.impl_->weights),
         options(session_options),
-        ops(cpu::new_backend(options.n_threads)),
+        ops(cpu::new_backend(options.n_threads, model.impl_->kernels)),
         cache(ops->new_cache(cache_shape(config, options))),
         activations(config, *ops, options.max_batch, options.keep > 0),
         window(window_of(config, options)),

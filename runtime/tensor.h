@@ -1,18 +1,21 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "dtype.h"
 
 namespace vga {
 
-/// A view of a weight in the mapped file, shape already checked: (rows, cols), row-major. A vector
-/// has one row. Multiplying by it maps `cols` inputs to `rows` outputs.
+/// A view of a weight, shape already checked: (rows, cols). A vector has one row. Multiplying by it
+/// maps `cols` inputs to `rows` outputs.
 struct Tensor {
   DType type = DType::f32;
   size_t rows = 0;
   size_t cols = 0;
   const std::byte* data = nullptr;
+  /// 0: row-major, as in the file. Else in panels of that many rows, see cpu/panels.h.
+  uint32_t panel_rows = 0;
 
   explicit operator bool() const { return data != nullptr; }
   const std::byte* row(size_t r) const { return data + r * row_bytes(type, cols); }

@@ -7,6 +7,7 @@
 #include <benchmark/benchmark.h>
 
 #include "cpu/kernels.h"
+#include "cpu/panels.h"
 #include "cpu/threads.h"
 #include "encode.h"
 
@@ -44,19 +45,30 @@ BENCHMARK(read_memory)->Unit(benchmark::kMillisecond);
 /// A matrix of n_rows x 2048, with the given number of tokens.
 void project(benchmark::State& state, DType type) {
   constexpr size_t cols = 2048;
+  const Kernels& kernels = best_kernels();
   const auto n_rows = static_cast<size_t>(state.range(0));
   const auto n_tokens = static_cast<size_t>(state.range(1));
-  const auto w = encoded(type, n_rows * cols);
+  const auto rows = encoded(type, n_rows * cols);
+  Tensor w{type, n_rows, cols, rows.data()};
+  std::vector<std::byte> panels;
+  if (kernels.panel_rows > 0) {
+    const size_t size = panel_bytes(type, cols, kernels.panel_rows);
+    panels.resize(n_rows / kernels.panel_rows * size);
+    for (size_t i = 0; i < n_rows / kernels.panel_rows; ++i) {
+      write_panel(w, i * kernels.panel_rows, kernels.panel_rows, &panels[i * size]);
+    }
+    w.data = panels.data();
+  }
   const auto x = random_floats(n_tokens * cols);
+  std::vector<float> prepared(prepared_size(n_tokens, cols));
   std::vector<float> out(n_tokens * n_rows);
-  std::vector<float> scratch(project_scratch(cols));
   for (auto _ : state) {
-    best_kernels().project(type, w.data(), n_rows, cols, x.data(), n_tokens, out.data(), n_rows,
-                           scratch.data());
+    kernels.prepare(type, x.data(), 0, n_tokens, cols, prepared.data());
+    kernels.project(w, 0, n_rows, prepared.data(), n_tokens, out.data(), n_rows);
     benchmark::DoNotOptimize(out.data());
     benchmark::ClobberMemory();
   }
-  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(w.size()));
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(rows.size()));
   state.counters["flop/s"] = benchmark::Counter(2.0 * static_cast<double>(n_rows * cols * n_tokens),
                                                 benchmark::Counter::kIsIterationInvariantRate);
 }
@@ -70,6 +82,13 @@ BENCHMARK_CAPTURE(project, f32, DType::f32)->Apply(shapes);
 BENCHMARK_CAPTURE(project, f16, DType::f16)->Apply(shapes);
 BENCHMARK_CAPTURE(project, bf16, DType::bf16)->Apply(shapes);
 BENCHMARK_CAPTURE(project, q8_0, DType::q8_0)->Apply(shapes);
+BENCHMARK_CAPTURE(project, q4_0, DType::q4_0)->Apply(shapes);
+BENCHMARK_CAPTURE(project, q4_1, DType::q4_1)->Apply(shapes);
+BENCHMARK_CAPTURE(project, q5_0, DType::q5_0)->Apply(shapes);
+BENCHMARK_CAPTURE(project, q5_1, DType::q5_1)->Apply(shapes);
+BENCHMARK_CAPTURE(project, q4_k, DType::q4_k)->Apply(shapes);
+BENCHMARK_CAPTURE(project, q5_k, DType::q5_k)->Apply(shapes);
+BENCHMARK_CAPTURE(project, q6_k, DType::q6_k)->Apply(shapes);
 
 /// Some queries of 64 elements over the spans of one KV head.
 void attend(benchmark::State& state, DType type) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -7,7 +8,9 @@
 
 #include <gtest/gtest.h>
 
+#include "blocks.h"
 #include "cpu/kernels.h"
+#include "cpu/panels.h"
 #include "decode.h"
 #include "encode.h"
 
@@ -36,40 +39,101 @@ class Encoded {
   }
   const std::byte* data() const { return bytes_.data() + 1; }
 
+  /// Blocks of arbitrary bits, or of the given byte, with scales that keep elements below 2: all
+  /// that a format can say, not only what our encoder writes.
+  static Encoded bits(DType type, size_t n_rows, size_t cols, int byte = -1) {
+    Encoded e;
+    std::mt19937 random(static_cast<uint32_t>(n_rows * cols));
+    e.bytes_.resize(1 + n_rows * row_bytes(type, cols));
+    for (std::byte& b : e.bytes_) b = static_cast<std::byte>(byte < 0 ? random() : byte);
+    const bool super = block_elements(type) == 256;
+    for (size_t at = 1; at < e.bytes_.size(); at += block_bytes(type)) {
+      const uint16_t d = f16_from_f32(type == DType::q8_0 ? 0x1p-7f : super ? 0x1p-11f : 0x1p-4f);
+      const size_t first = type == DType::q6_k ? offsetof(BlockQ6_K, d) : 0;
+      const bool two =
+          type == DType::q4_1 || type == DType::q5_1 || type == DType::q4_k || type == DType::q5_k;
+      std::memcpy(&e.bytes_[at + first], &d, 2);
+      if (two) std::memcpy(&e.bytes_[at + 2], &d, 2);
+    }
+    return e;
+  }
+
  private:
+  Encoded() = default;
   std::vector<std::byte> bytes_;
 };
 
-/// Every test compares the fastest table that this CPU runs with the scalar one.
-class KernelsTest : public testing::Test {
+/// Every test compares each fast table that this CPU runs with the scalar one.
+class KernelsTest : public testing::TestWithParam<const Kernels*> {
  protected:
-  void SetUp() override {
-    if (&fast == &scalar_kernels) GTEST_SKIP() << "this CPU has only the scalar kernels";
-  }
-  const Kernels& fast = best_kernels();
+  const Kernels& fast = *GetParam();
 };
 
-std::vector<float> project(const Kernels& kernels, DType type, const std::byte* w, size_t n_rows,
-                           size_t cols, const std::vector<float>& x, size_t n_tokens) {
-  std::vector<float> out(n_tokens * n_rows, NAN);
-  std::vector<float> scratch(project_scratch(cols), NAN);
-  kernels.project(type, w, n_rows, cols, x.data(), n_tokens, out.data(), n_rows, scratch.data());
+/// A weight as some kernels want it.
+class Weight {
+ public:
+  Weight(const Kernels& kernels, DType type, const std::vector<float>& values, size_t cols)
+      : Weight(kernels, type, values.size() / cols, cols, Encoded(type, values, cols)) {}
+  Weight(const Kernels& kernels, DType type, size_t n_rows, size_t cols, Encoded rows)
+      : rows_(std::move(rows)), tensor_{type, n_rows, cols, rows_.data()} {
+    if (kernels.panel_rows == 0) return;
+    const size_t size = panel_bytes(type, cols, kernels.panel_rows);
+    const size_t n_panels = (tensor_.rows - 1) / kernels.panel_rows + 1;
+    panels_.resize(1 + n_panels * size);  // one byte off every alignment
+    for (size_t i = 0; i < n_panels; ++i) {
+      write_panel(tensor_, i * kernels.panel_rows, kernels.panel_rows, &panels_[1 + i * size]);
+    }
+    tensor_.data = &panels_[1];
+    tensor_.panel_rows = static_cast<uint32_t>(kernels.panel_rows);
+  }
+  const Tensor& tensor() const { return tensor_; }
+
+ private:
+  Encoded rows_;
+  std::vector<std::byte> panels_;
+  Tensor tensor_;
+};
+
+std::vector<float> prepare(const Kernels& kernels, DType type, const std::vector<float>& x,
+                           size_t cols) {
+  const size_t n_tokens = x.size() / cols;
+  std::vector<float> prepared(prepared_size(n_tokens, cols), NAN);
+  kernels.prepare(type, x.data(), 0, n_tokens, cols, prepared.data());
+  return prepared;
+}
+
+std::vector<float> project(const Kernels& kernels, const Weight& w, const std::vector<float>& x) {
+  const Tensor& t = w.tensor();
+  const size_t n_tokens = x.size() / t.cols;
+  std::vector<float> out(n_tokens * t.rows, NAN);
+  kernels.project(t, 0, t.rows, prepare(kernels, t.type, x, t.cols).data(), n_tokens, out.data(),
+                  t.rows);
   return out;
 }
 
-constexpr DType all_types[] = {DType::f32, DType::f16, DType::bf16, DType::q8_0};
+constexpr DType all_types[] = {DType::f32,  DType::f16,  DType::bf16, DType::q8_0,
+                               DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1,
+                               DType::q4_k, DType::q5_k, DType::q6_k};
 
-TEST_F(KernelsTest, ProjectMatchesScalar) {
+size_t whole_blocks(DType type, size_t cols) {
+  const size_t block = block_elements(type);
+  return (cols + block - 1) / block * block;
+}
+
+TEST_P(KernelsTest, ProjectMatchesScalar) {
   for (const DType type : all_types) {
-    for (size_t cols : {1, 7, 8, 31, 33, 64, 257, 544, 1031}) {
-      if (type == DType::q8_0) cols = (cols + 31) / 32 * 32;
-      for (const size_t n_rows : {1, 2, 3, 4, 5, 8, 13}) {
-        const auto weights = random_floats(n_rows * cols, 1, 0.5f);
-        const Encoded w(type, weights, cols);
-        for (const size_t n_tokens : {1, 2, 3, 8, 9, 10, 11, 50}) {
+    for (size_t cols : {1, 7, 33, 64, 257, 544, 1031}) {
+      cols = whole_blocks(type, cols);
+      for (const size_t n_rows : {1, 2, 7, 8, 9, 16, 17, 33, 70}) {
+        const Encoded rows = block_elements(type) > 1
+                                 ? Encoded::bits(type, n_rows, cols)
+                                 : Encoded(type, random_floats(n_rows * cols, 1, 0.5f), cols);
+        const Weight w(scalar_kernels, type, n_rows, cols, rows);
+        const Weight fast_w(fast, type, n_rows, cols, rows);
+        for (const size_t n_tokens : {1, 2, 3, 5, 11, 12, 13, 31}) {
           const auto x = random_floats(n_tokens * cols, 2);
-          const auto expected = project(scalar_kernels, type, w.data(), n_rows, cols, x, n_tokens);
-          const auto got = project(fast, type, w.data(), n_rows, cols, x, n_tokens);
+          const auto expected = project(scalar_kernels, w, x);
+          const auto got = project(fast, fast_w, x);
           const float tolerance = 1e-6f * static_cast<float>(cols);
           for (size_t i = 0; i < got.size(); ++i) {
             ASSERT_NEAR(got[i], expected[i], tolerance)
@@ -81,29 +145,32 @@ TEST_F(KernelsTest, ProjectMatchesScalar) {
   }
 }
 
-TEST_F(KernelsTest, ProjectIsBitIdenticalHoweverItIsSplit) {
-  constexpr size_t n_rows = 21;
+TEST_P(KernelsTest, ProjectIsBitIdenticalHoweverItIsSplit) {
+  constexpr size_t n_rows = 37;
   constexpr size_t n_tokens = 50;
   for (const DType type : all_types) {
     for (size_t cols : {5, 512, 1031}) {
-      if (type == DType::q8_0) cols = (cols + 31) / 32 * 32;
-      const size_t stride = row_bytes(type, cols);
-      const Encoded w(type, random_floats(n_rows * cols, 3), cols);
+      cols = whole_blocks(type, cols);
+      const Encoded rows = block_elements(type) > 1
+                               ? Encoded::bits(type, n_rows, cols)
+                               : Encoded(type, random_floats(n_rows * cols, 3), cols);
+      const Weight w(fast, type, n_rows, cols, rows);
       const auto x = random_floats(n_tokens * cols, 4);
-      const auto expected = project(fast, type, w.data(), n_rows, cols, x, n_tokens);
-      std::vector<float> scratch(project_scratch(cols));
+      const auto expected = project(fast, w, x);
       for (const size_t tokens : {1, 2, 3, 4, 5, 7, 16, 33}) {
-        for (const size_t rows : {1, 3, 4, 6, 8, 9, 21}) {
+        for (const size_t step : {project_group, 2 * project_group}) {
           std::vector<float> got(expected.size(), NAN);
           for (size_t t = 0; t < n_tokens; t += tokens) {
-            for (size_t r = 0; r < n_rows; r += rows) {
-              fast.project(type, w.data() + r * stride, std::min(rows, n_rows - r), cols,
-                           x.data() + t * cols, std::min(tokens, n_tokens - t),
-                           got.data() + t * n_rows + r, n_rows, scratch.data());
+            const size_t n = std::min(tokens, n_tokens - t);
+            const std::vector<float> part(&x[t * cols], &x[t * cols] + n * cols);
+            const auto prepared = prepare(fast, type, part, cols);
+            for (size_t r = 0; r < n_rows; r += step) {
+              fast.project(w.tensor(), r, std::min(r + step, n_rows), prepared.data(), n,
+                           &got[t * n_rows], n_rows);
             }
           }
           ASSERT_EQ(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)), 0)
-              << name(type) << ", " << cols << " columns, " << tokens << " tokens and " << rows
+              << name(type) << ", " << cols << " columns, " << tokens << " tokens and " << step
               << " rows at a time";
         }
       }
@@ -111,37 +178,84 @@ TEST_F(KernelsTest, ProjectIsBitIdenticalHoweverItIsSplit) {
   }
 }
 
-TEST_F(KernelsTest, ProjectWritesNothingElse) {
-  constexpr size_t cols = 40;
+TEST_P(KernelsTest, PrepareInPartsIsPrepareAtOnce) {
+  constexpr size_t cols = 96;
+  constexpr size_t n_tokens = 47;
+  const auto x = random_floats(n_tokens * cols, 4);
+  for (const DType type : {DType::f32, DType::q8_0}) {
+    std::vector<float> expected(prepared_size(n_tokens, cols));
+    std::vector<float> got(expected.size());
+    fast.prepare(type, x.data(), 0, n_tokens, cols, expected.data());
+    for (const size_t begin : {0, 24, 36}) {
+      const size_t end = begin == 0 ? 24 : begin == 24 ? 36 : n_tokens;
+      fast.prepare(type, x.data(), begin, end, cols, got.data());
+    }
+    ASSERT_EQ(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)), 0);
+  }
+}
+
+TEST_P(KernelsTest, ProjectWritesNothingElse) {
+  constexpr size_t cols = 64;
   constexpr size_t stride = 9;
-  const Encoded w(DType::f16, random_floats(5 * cols, 3), cols);
-  const auto x = random_floats(12 * cols, 4);
-  std::vector<float> scratch(project_scratch(cols));
-  for (const size_t n_tokens : {1, 12}) {
-    std::vector<float> out(12 * stride, 7);
-    fast.project(DType::f16, w.data(), 5, cols, x.data(), n_tokens, out.data(), stride,
-                 scratch.data());
-    for (size_t i = 0; i < out.size(); ++i) {
-      if (i % stride >= 5 || i / stride >= n_tokens) {
-        ASSERT_EQ(out[i], 7) << i;
+  for (const DType type : {DType::f16, DType::q4_0}) {
+    const Weight w(fast, type, random_floats(5 * cols, 3), cols);
+    for (const size_t n_tokens : {1, 12}) {
+      const auto x = prepare(fast, type, random_floats(n_tokens * cols, 4), cols);
+      std::vector<float> out(12 * stride, 7);
+      fast.project(w.tensor(), 0, 5, x.data(), n_tokens, out.data(), stride);
+      for (size_t i = 0; i < out.size(); ++i) {
+        if (i % stride >= 5 || i / stride >= n_tokens) {
+          ASSERT_EQ(out[i], 7) << i;
+        }
       }
     }
   }
 }
 
-TEST_F(KernelsTest, ProjectKeepsExtremeValues) {
+TEST_P(KernelsTest, ProjectKeepsExtremeValues) {
   for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
     for (const size_t n_tokens : {1, 12}) {
       std::vector<float> weights(3 * 16, 0);
       weights[1] = 60000;       // close to the largest f16
       weights[16 + 2] = 6e-8f;  // a subnormal f16
       weights[32 + 3] = infinity;
-      const Encoded w(type, weights, 16);
       const std::vector<float> x(n_tokens * 16, 2);
-      const auto expected = project(scalar_kernels, type, w.data(), 3, 16, x, n_tokens);
-      EXPECT_EQ(project(fast, type, w.data(), 3, 16, x, n_tokens), expected) << name(type);
+      const auto expected = project(scalar_kernels, {scalar_kernels, type, weights, 16}, x);
+      EXPECT_EQ(project(fast, {fast, type, weights, 16}, x), expected) << name(type);
     }
   }
+}
+
+// Products of bytes come close to what 16 bits hold: the largest of every format, with either sign.
+TEST_P(KernelsTest, QuantizedProductsDoNotOverflow) {
+  constexpr size_t cols = 256;
+  for (const DType type : all_types) {
+    if (block_elements(type) == 1) continue;
+    for (const int byte : {0x00, 0x7F, 0x80, 0x81, 0xFF}) {
+      const Encoded rows = Encoded::bits(type, 1, cols, byte);
+      for (const float sign : {1.f, -1.f}) {
+        const std::vector<float> x(cols, 3 * sign);
+        const auto expected = project(scalar_kernels, {scalar_kernels, type, 1, cols, rows}, x);
+        const auto got = project(fast, {fast, type, 1, cols, rows}, x);
+        EXPECT_NEAR(got[0], expected[0], 1e-6f * std::fabs(expected[0]) + 1e-4f)
+            << name(type) << " " << byte << " " << sign;
+      }
+    }
+  }
+}
+
+TEST_P(KernelsTest, ActivationsThatAreNoNumbersStayVisible) {
+  for (const float bad : {NAN, infinity, -infinity}) {
+    std::vector<float> x(64, 1);
+    x[40] = bad;
+    for (const DType type : {DType::f16, DType::q8_0, DType::q4_1}) {
+      const auto got = project(fast, {fast, type, random_floats(3 * 64, 3), 64}, x);
+      for (const float y : got) EXPECT_FALSE(std::isfinite(y)) << name(type);
+    }
+  }
+  // And the smallest numbers give no false ones.
+  const std::vector<float> tiny(32, 1e-38f);
+  EXPECT_EQ(project(fast, {fast, DType::q8_0, random_floats(32, 3), 32}, tiny)[0], 0);
 }
 
 /// softmax(q k^T * scale) v in double and in two passes.
@@ -240,7 +354,7 @@ std::vector<float> small_integers(size_t n, uint32_t seed) {
 
 // Also without fast kernels: the scalar one has a definition to meet, too.
 TEST(AttendTest, MatchesANaiveSoftmax) {
-  for (const Kernels* kernels : {&scalar_kernels, &best_kernels()}) {
+  for (const Kernels* kernels : supported_kernels()) {
     for (const DType type : {DType::f32, DType::f16, DType::q8_0}) {
       for (const size_t head_dim : {1, 7, 32, 45, 64, 80, 96, 128}) {
         if (head_dim % block_elements(type) != 0) continue;
@@ -271,7 +385,7 @@ TEST(AttendTest, MatchesANaiveSoftmax) {
 
 TEST(AttendTest, SeesItsPositionsAlone) {
   constexpr size_t head_dim = 32;
-  for (const Kernels* kernels : {&scalar_kernels, &best_kernels()}) {
+  for (const Kernels* kernels : supported_kernels()) {
     for (const DType type : {DType::f32, DType::f16, DType::q8_0}) {
       const auto keys = small_integers(300 * head_dim, 5);
       const auto values = random_floats(300 * head_dim, 6);
@@ -306,7 +420,7 @@ TEST(AttendTest, SeesItsPositionsAlone) {
 TEST(AttendTest, SurvivesScoresThatExpCannotHold) {
   constexpr size_t head_dim = 8;
   constexpr size_t n = 130;
-  for (const Kernels* kernels : {&scalar_kernels, &best_kernels()}) {
+  for (const Kernels* kernels : supported_kernels()) {
     std::vector<float> keys(n * head_dim, -1000);
     std::fill_n(keys.begin() + 100 * head_dim, head_dim, 1000.f);  // wins by e^16000
     const std::vector<float> values = random_floats(n * head_dim, 8);
@@ -318,7 +432,7 @@ TEST(AttendTest, SurvivesScoresThatExpCannotHold) {
   }
 }
 
-TEST_F(KernelsTest, AttendDoesNotDependOnTheOtherQueries) {
+TEST_P(KernelsTest, AttendDoesNotDependOnTheOtherQueries) {
   for (const DType type : {DType::f32, DType::f16, DType::q8_0}) {
     constexpr size_t head_dim = 96;
     const CachedHead cache(fast, type, head_dim, random_floats(150 * head_dim, 5),
@@ -342,7 +456,7 @@ TEST_F(KernelsTest, AttendDoesNotDependOnTheOtherQueries) {
   }
 }
 
-TEST_F(KernelsTest, SigmoidIsAccurateEverywhere) {
+TEST_P(KernelsTest, SigmoidIsAccurateEverywhere) {
   std::vector<float> x;
   for (int i = -150'000; i < 150'000; ++i) x.push_back(static_cast<float>(i * 0.000731));
   auto got = x;
@@ -359,7 +473,7 @@ TEST_F(KernelsTest, SigmoidIsAccurateEverywhere) {
   EXPECT_TRUE(std::isnan(extreme.back()));
 }
 
-TEST_F(KernelsTest, ElementWiseKernelsMatchScalar) {
+TEST_P(KernelsTest, ElementWiseKernelsMatchScalar) {
   for (const size_t n : {1, 2, 7, 8, 9, 16, 100, 1003}) {
     const auto x = random_floats(n, 9, 3);
     const auto y = random_floats(n, 10);
@@ -387,7 +501,7 @@ TEST_F(KernelsTest, ElementWiseKernelsMatchScalar) {
   }
 }
 
-TEST_F(KernelsTest, RmsNormSquaresTheLargestFloats) {
+TEST_P(KernelsTest, RmsNormSquaresTheLargestFloats) {
   const std::vector<float> x = {3e38f, -3e38f, 3e38f};
   const std::vector<float> weight = {1, 2, 3};
   std::vector<float> out(3);
@@ -395,7 +509,7 @@ TEST_F(KernelsTest, RmsNormSquaresTheLargestFloats) {
   for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(std::fabs(out[i]), weight[i], 1e-5f);
 }
 
-TEST_F(KernelsTest, RopeMatchesScalar) {
+TEST_P(KernelsTest, RopeMatchesScalar) {
   for (const bool half_split : {false, true}) {
     for (const size_t n_pairs : {1, 3, 8, 16, 33}) {
       std::vector<float> cos_sin;
@@ -411,6 +525,13 @@ TEST_F(KernelsTest, RopeMatchesScalar) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Tables, KernelsTest,
+                         testing::ValuesIn(supported_kernels().begin(),
+                                           supported_kernels().end() - 1),
+                         [](const auto& table) { return std::string(table.param->name); });
+// A CPU may have nothing but the scalar table.
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(KernelsTest);
 
 }  // namespace
 }  // namespace vga::cpu

@@ -1,7 +1,9 @@
 #include "cpu_backend.h"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
+#include <utility>
 #include <vector>
 
 #include "../decode.h"
@@ -34,10 +36,7 @@ const float* floats(const Tensor& vector) {
 class CpuBackend : public Backend {
  public:
   CpuBackend(size_t n_threads, const Kernels& kernels)
-      : kernels_(kernels),
-        threads_(n_threads),
-        attention_(kernels, threads_),
-        scratch_(threads_.size()) {}
+      : kernels_(kernels), threads_(n_threads), attention_(kernels, threads_) {}
 
   std::string description() const override {
     return std::string("cpu ") + kernels_.name + ", " + std::to_string(threads_.size()) +
@@ -71,23 +70,26 @@ class CpuBackend : public Backend {
 
   void project(const Buffer& x, std::span<const Projection> projections) override {
     size_t n_outputs = 0;
-    for (const Projection& p : projections) n_outputs += p.weight.rows;
+    for (const Projection& p : projections) {
+      n_outputs += padded_rows(p);
+      prepare(host(x), p.weight.type);
+    }
     const size_t groups = grain_for(x.cols() * n_rows_ * project_group);
-    threads_.run(n_outputs, groups * project_group, [&](size_t begin, size_t end, size_t thread) {
+    threads_.run(n_outputs, groups * project_group, [&](size_t begin, size_t end, size_t) {
       // [begin, end) counts the outputs of all projections in a row.
-      float* scratch = scratch_for(thread, project_scratch(x.cols()));
       for (const Projection& p : projections) {
-        const size_t first = std::min(begin, p.weight.rows);
-        const size_t last = std::min(end, p.weight.rows);
+        const size_t first = std::min(begin, padded_rows(p));
+        const size_t last = std::min(end, padded_rows(p));
         if (first < last) {
-          kernels_.project(p.weight.type, p.weight.row(first), last - first, x.cols(),
-                           host(x).row(0), n_rows_, host(p.out).row(0) + first, p.out.cols(),
-                           scratch);
+          kernels_.project(p.weight, first, std::min(last, p.weight.rows),
+                           prepared(p.weight.type).x.data(), n_rows_, host(p.out).row(0),
+                           p.out.cols());
         }
         begin -= first;
         end -= last;
       }
     });
+    for (Prepared& form : prepared_) form.valid = false;
   }
 
   void rope(Buffer& x, size_t head_dim, bool half_split) override {
@@ -169,9 +171,27 @@ class CpuBackend : public Backend {
     });
   }
 
-  float* scratch_for(size_t thread, size_t n) {
-    if (scratch_[thread].size() < n) scratch_[thread].resize(n);
-    return scratch_[thread].data();
+  /// Activations in the form in which plain, or quantized, weights are multiplied by them.
+  struct Prepared {
+    std::vector<float> x;
+    bool valid = false;  // during project(), once it is filled
+  };
+
+  Prepared& prepared(DType type) { return prepared_[block_elements(type) > 1 ? 1 : 0]; }
+
+  void prepare(const CpuBuffer& x, DType type) {
+    Prepared& form = prepared(type);
+    if (std::exchange(form.valid, true)) return;
+    form.x.resize(std::max(form.x.size(), prepared_size(n_rows_, x.cols())));
+    const size_t groups = grain_for(x.cols() * prepare_group);
+    threads_.run(n_rows_, groups * prepare_group, [&](size_t begin, size_t end, size_t) {
+      kernels_.prepare(type, x.row(0), begin, end, x.cols(), form.x.data());
+    });
+  }
+
+  /// Outputs of a projection, so that the next one begins with a group.
+  static size_t padded_rows(const Projection& p) {
+    return (p.weight.rows + project_group - 1) / project_group * project_group;
   }
 
   void rotate(CpuBuffer& x, std::span<const float> angles, size_t head_dim, bool half_split) {
@@ -187,7 +207,7 @@ class CpuBackend : public Backend {
   const Kernels& kernels_;
   ThreadPool threads_;
   Attention attention_;
-  std::vector<std::vector<float>> scratch_;  // one per thread
+  std::array<Prepared, 2> prepared_;  // for plain and for quantized weights
   Batch batch_;
   size_t n_rows_ = 0;  // of the batch, or the wanted ones once keep_wanted() was called
 };

@@ -1,8 +1,10 @@
 #include "kernels.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "../error.h"
 
@@ -11,9 +13,12 @@
 #endif
 
 namespace vga::cpu {
+namespace {
 
 #if defined(__x86_64__)
 
+/// __builtin_cpu_supports() also asks whether the system saves the vector registers, but not every
+/// compiler lets it be asked for F16C.
 bool has_avx2() {
   constexpr unsigned f16c = 1u << 29;
   unsigned eax = 0;
@@ -21,37 +26,57 @@ bool has_avx2() {
   unsigned ecx = 0;
   unsigned edx = 0;
   __get_cpuid(1, &eax, &ebx, &ecx, &edx);
-  // __builtin_cpu_supports() also asks whether the system saves the YMM registers, but not every
-  // compiler lets it be asked for F16C.
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && (ecx & f16c) != 0;
 }
 
-static const Kernels* fast_kernels() {
-  return has_avx2() ? &avx2_kernels : nullptr;
-}
-
-#else
-
-bool has_avx2() {
-  return false;
-}
-
-static const Kernels* fast_kernels() {
-  return nullptr;
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
 }
 
 #endif
 
+struct Table {
+  const Kernels* kernels;
+  bool supported;
+};
+
+/// Every table of this build, the fastest first.
+std::vector<Table> tables() {
+  return {
+#if defined(__x86_64__)
+    {&avx512_kernels, has_avx512()}, {&avx2_kernels, has_avx2()},
+#endif
+        {&scalar_kernels, true},
+  };
+}
+
+}  // namespace
+
+std::span<const Kernels* const> supported_kernels() {
+  static const std::vector<const Kernels*> supported = [] {
+    std::vector<const Kernels*> list;
+    for (const Table& table : tables()) {
+      if (table.supported) list.push_back(table.kernels);
+    }
+    return list;
+  }();
+  return supported;
+}
+
 const Kernels& best_kernels() {
-  const Kernels* fast = fast_kernels();
   const char* wanted = std::getenv("VGA_CPU");
-  if (wanted == nullptr) return fast != nullptr ? *fast : scalar_kernels;
-  if (wanted == std::string_view(scalar_kernels.name)) return scalar_kernels;
-  if (wanted != std::string_view("avx2")) {
-    throw Error("VGA_CPU", "must be scalar or avx2, not '" + std::string(wanted) + "'");
+  if (wanted == nullptr) return *supported_kernels().front();
+  std::string names;
+  for (const Table& table : tables()) {
+    if (table.kernels->name == std::string_view(wanted)) {
+      if (table.supported) return *table.kernels;
+      throw Error("VGA_CPU", "this CPU cannot run " + std::string(wanted));
+    }
+    names += (names.empty() ? "" : ", ") + std::string(table.kernels->name);
   }
-  if (fast == nullptr) throw Error("VGA_CPU", "this CPU cannot run avx2");
-  return *fast;
+  throw Error("VGA_CPU", "wanted one of " + names + ", found '" + std::string(wanted) + "'");
 }
 
 }  // namespace vga::cpu

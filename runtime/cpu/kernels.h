@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "../backend.h"
 
@@ -34,11 +35,20 @@ struct AttendSpan {
 struct Kernels {
   const char* name;
 
-  /// out[t * out_stride + r] = sum_c w(r, c) * x[t * cols + c] for r < n_rows, t < n_tokens.
-  /// `w` points at n_rows consecutive encoded rows of `cols` elements of `type`; x is
-  /// (n_tokens, cols). `scratch` holds project_scratch(cols) floats. No alignment is assumed.
-  void (*project)(DType type, const std::byte* w, size_t n_rows, size_t cols, const float* x,
-                  size_t n_tokens, float* out, size_t out_stride, float* scratch);
+  /// Rows of the panels in which project() wants its weights (see panels.h); 0: row-major.
+  size_t panel_rows;
+
+  /// Brings activations x (n_tokens, cols) into the form in which weights of `type` are multiplied
+  /// by them. Plain types take them as they are. Quantized ones take each 32 columns as int8 with
+  /// one scale: d = max|x| / 127, q = x / d rounded to the nearest even; all 0 if nothing is above
+  /// smallest_activation. `out` holds prepared_size(n_tokens, cols) floats, of which this fills the
+  /// part of tokens [begin, end). Parts begin at multiples of prepare_group.
+  void (*prepare)(DType type, const float* x, size_t begin, size_t end, size_t cols, float* out);
+
+  /// out[t * out_stride + r] = sum_c w(r, c) * x(t, c) for first_row <= r < end_row, t < n_tokens.
+  /// x was prepared for w.type. first_row is a multiple of panel_rows.
+  void (*project)(const Tensor& w, size_t first_row, size_t end_row, const float* x,
+                  size_t n_tokens, float* out, size_t out_stride);
 
   /// out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i], i < n.
   void (*rms_norm)(const float* x, const float* weight, size_t n, float eps, float* out);
@@ -66,27 +76,33 @@ struct Kernels {
   void (*scale)(float* x, float factor, size_t n);
 };
 
-/// Rows that project() works on together: ranges that are multiples of it waste nothing.
-constexpr size_t project_group = 8;
-/// What project() wants as scratch: one decoded row, or a decoded panel of weights with its sums.
-constexpr size_t project_panel = 8 * 512 + 8 * 8 * 48 + 16;
-constexpr size_t project_scratch(size_t cols) {
-  return cols > project_panel ? cols : project_panel;
+/// 127 / x must be a float.
+constexpr float smallest_activation = 1e-30f;
+/// Tokens that may be prepared apart from others.
+constexpr size_t prepare_group = 12;
+/// Floats that the prepared form of a token takes at most.
+constexpr size_t prepared_size(size_t n_tokens, size_t cols) {
+  return n_tokens * ((cols + 31) / 32 * 32);
 }
+/// Threads share the rows of a projection in multiples of this, which suits every panel_rows.
+constexpr size_t project_group = 16;
 
 /// Queries that attend() takes at a time.
 constexpr size_t attend_queries = 24;
 constexpr size_t attend_scratch(size_t head_dim) {
-  return attend_queries * (cache_span + 2 * (head_dim + 16)) + 16;
+  return 2 * attend_queries * cache_span + prepared_size(attend_queries, head_dim);
 }
 
 extern const Kernels scalar_kernels;
+#if defined(__x86_64__)
 extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#endif
 
-/// Whether this CPU (and its operating system) can run AVX2, FMA and F16C.
-bool has_avx2();
+/// All tables that this CPU (and its operating system) can run, the fastest first.
+std::span<const Kernels* const> supported_kernels();
 /// The fastest table this CPU runs, or the one that the environment variable VGA_CPU names
-/// ("scalar", "avx2"). An Error if it names none or one that this CPU lacks.
+/// ("scalar", "avx2", "avx512"). An Error if it names none or one that this CPU lacks.
 const Kernels& best_kernels();
 
 }  // namespace vga::cpu

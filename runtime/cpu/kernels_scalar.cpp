@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "../decode.h"
 #include "../encode.h"
@@ -19,12 +20,32 @@ float sigmoid_of(float x) {
   return 1 / (1 + std::exp(-x));
 }
 
-void project(DType type, const std::byte* w, size_t n_rows, size_t cols, const float* x,
-             size_t n_tokens, float* out, size_t out_stride, float* scratch) {
-  for (size_t r = 0; r < n_rows; ++r) {
-    decode_row(type, w + r * row_bytes(type, cols), {scratch, cols});
+/// Rounds 32 activations to int8, see Kernels::prepare.
+void round_to_int8(const float* x, float* out) {
+  float max = 0;
+  for (size_t i = 0; i < 32 && !std::isnan(max); ++i) {
+    if (!(std::fabs(x[i]) <= max)) max = std::fabs(x[i]);  // also if it is NaN
+  }
+  const float d = max / 127;
+  const float inverse = max > smallest_activation ? 1 / d : 0;
+  for (size_t i = 0; i < 32; ++i) out[i] = d * std::nearbyint(x[i] * inverse);
+}
+
+void prepare(DType type, const float* x, size_t begin, size_t end, size_t cols, float* out) {
+  if (block_elements(type) == 1) {
+    std::copy_n(x + begin * cols, (end - begin) * cols, out + begin * cols);
+    return;
+  }
+  for (size_t i = begin * cols; i < end * cols; i += 32) round_to_int8(x + i, out + i);
+}
+
+void project(const Tensor& w, size_t first_row, size_t end_row, const float* x, size_t n_tokens,
+             float* out, size_t out_stride) {
+  std::vector<float> row(w.cols);
+  for (size_t r = first_row; r < end_row; ++r) {
+    decode_row(w.type, w.row(r), row);
     for (size_t t = 0; t < n_tokens; ++t) {
-      out[t * out_stride + r] = static_cast<float>(dot(scratch, x + t * cols, cols));
+      out[t * out_stride + r] = static_cast<float>(dot(row.data(), x + t * w.cols, w.cols));
     }
   }
 }
@@ -101,6 +122,8 @@ void scale(float* x, float factor, size_t n) {
 }  // namespace
 
 const Kernels scalar_kernels = {.name = "scalar",
+                                .panel_rows = 0,
+                                .prepare = prepare,
                                 .project = project,
                                 .rms_norm = rms_norm,
                                 .rope = rope,

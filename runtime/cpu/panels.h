@@ -1,0 +1,62 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "../weights.h"
+#include "threads.h"
+
+namespace vga::cpu {
+
+/// Weights arranged for vector units. A panel holds as many rows as a vector has lanes, column by
+/// column, so that one load brings one column of all its rows, or four columns of quantized ones,
+/// and a product needs no sum across lanes. A panel lies in one piece, which is what memory likes.
+///
+/// R rows, blocks of 32 columns; a step is four columns, R * 4 bytes, row by row:
+///
+///   f32 f16 bf16  a column: R elements
+///   q8_0          R f16 d | 8 steps of q + 128
+///   q4_0          R f16 d | nibbles
+///   q4_1          R f16 d, R f16 m | nibbles
+///   q5_0          R f16 d | fifth bits | nibbles
+///   q5_1          R f16 d, R f16 m | fifth bits | nibbles
+///   q4_k          per 256: R f16 d, R f16 dmin, then 8 times: R scales, R mins | nibbles
+///   q5_k          per 256: R f16 d, R f16 dmin, then 8 times: R scales, R mins | fifth bits |
+///                 nibbles
+///   q6_k          per 256: R f16 d, then 8 times: R scales of columns 0-15, R of 16-31 | upper
+///                 bits | nibbles
+///
+///   nibbles       4 steps' bytes: step i in the low half of each byte, step i + 4 in the high one
+///   fifth bits    1 step's bytes: bit i of a byte belongs to step i
+///   upper bits    2 steps' bytes: bits 2i and 2i + 1 in the h-th belong to step 4h + i
+///
+/// Scales and mins are bytes as the format defines them: 6 bits, in q6_k 8 bits and signed. Rows
+/// past the last one are zeros.
+size_t panel_bytes(DType type, size_t cols, size_t panel_rows);
+
+/// Writes the panel that begins at `first_row` of a row-major weight.
+void write_panel(const Tensor& weight, size_t first_row, size_t panel_rows, std::byte* panel);
+
+/// The matrices of a model in panels, in memory of their own.
+class Panels {
+ public:
+  /// Rearranges every matrix that is multiplied by, on all `threads`. `done` hears of each one that
+  /// has been, so that its memory can go before the next one takes more.
+  Panels(const Weights& weights, size_t panel_rows, ThreadPool& threads,
+         const std::function<void(const Tensor&)>& done);
+
+  /// The same weights. Matrices are views of the panels; vectors and the embedding, of which a
+  /// token wants one row, are where they were.
+  const Weights& weights() const { return weights_; }
+
+ private:
+  struct Unmap {
+    size_t bytes;
+    void operator()(std::byte* memory) const;
+  };
+  std::unique_ptr<std::byte[], Unmap> memory_;
+  Weights weights_;
+};
+
+}  // namespace vga::cpu
