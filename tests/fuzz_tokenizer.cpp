@@ -5,10 +5,9 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "error.h"
-#include "tokenizer.h"
+#include "exercise_tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // The last bytes are the text, the rest is the model; a fixed text follows it.
@@ -19,12 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const auto tokenizer = vga::Tokenizer::from_sentencepiece(
         std::as_bytes(input.first(size - text_size)), "fuzz.model");
-    for (const auto special : {vga::Tokenizer::Special::as_text, vga::Tokenizer::Special::parse}) {
-      tokenizer.decode(tokenizer.encode(text, special));
-    }
-    std::vector<vga::Token> all(tokenizer.vocab_size());
-    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<vga::Token>(i);
-    tokenizer.decode(all);
+    vga::test::exercise(tokenizer, text);
   } catch (const vga::Error&) {
   }
   return 0;

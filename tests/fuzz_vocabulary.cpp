@@ -7,23 +7,21 @@
 
 #include <fuzzer/FuzzedDataProvider.h>
 
+#include "byte_spelling.h"
 #include "error.h"
+#include "exercise_tokenizer.h"
 #include "gguf_image.h"
 #include "scratch_file.h"
-#include "text.h"
-#include "tokenizer.h"
 
 namespace {
 
 using vga::test::GgufImage;
 
-/// A character for each byte, as GPT-2 spells them.
-std::vector<std::string> spelled_bytes() {
-  std::vector<std::string> tokens(256);
-  uint32_t other = 256;
-  for (uint32_t byte = 0; byte < 256; ++byte) {
-    const bool itself = (byte > 0x20 && byte < 0x7F) || (byte > 0xA0 && byte < 0xAD) || byte > 0xAD;
-    vga::append_utf8(tokens[byte], itself ? byte : other++);
+std::vector<std::string> byte_level_bytes() {
+  std::vector<std::string> tokens;
+  for (int byte = 0; byte < 256; ++byte) {
+    const char c = static_cast<char>(byte);
+    tokens.push_back(vga::test::spell({&c, 1}));
   }
   return tokens;
 }
@@ -55,7 +53,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   FuzzedDataProvider in(data, size);
   const std::string kind = in.PickValueInArray({"gpt2", "gpt2", "llama", "t5"});
   const bool byte_level = kind == "gpt2";
-  std::vector<std::string> tokens = byte_level ? spelled_bytes() : sentencepiece_bytes();
+  std::vector<std::string> tokens = byte_level ? byte_level_bytes() : sentencepiece_bytes();
   std::vector<int32_t> types(tokens.size(), byte_level ? 1 : 6);
   if (!byte_level) std::copy_n(std::array{2, 3, 3, 1}.begin(), 4, types.begin());
   std::vector<std::string> merges;
@@ -110,12 +108,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const auto tokenizer =
         vga::Tokenizer::from_gguf(vga::Gguf::open(vga::test::scratch_file(image.bytes())));
-    for (const auto special : {vga::Tokenizer::Special::as_text, vga::Tokenizer::Special::parse}) {
-      tokenizer.decode(tokenizer.encode(text, special));
-    }
-    std::vector<vga::Token> all(tokenizer.vocab_size());
-    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<vga::Token>(i);
-    tokenizer.decode(all);
+    vga::test::exercise(tokenizer, text);
   } catch (const vga::Error&) {
   }
   return 0;

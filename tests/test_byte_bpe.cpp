@@ -5,10 +5,10 @@
 #include <array>
 #include <iterator>
 #include <random>
-#include <sstream>
 
 #include <gtest/gtest.h>
 
+#include "byte_spelling.h"
 #include "error.h"
 #include "ggml_vocab.h"
 #include "gguf_image.h"
@@ -24,22 +24,6 @@ using Strings = std::vector<std::string>;
 
 constexpr std::array<const char*, 5> pretokenizers = {"gpt-2", "llama-bpe", "smollm", "qwen2",
                                                       "tekken"};
-
-/// `bytes` in the spelling of the vocabulary.
-std::string spell(std::string_view bytes) {
-  static const std::array<std::string, 256> spellings = [] {
-    std::array<std::string, 256> table;
-    uint32_t next = 256;
-    for (uint32_t c = 0; c < 256; ++c) {
-      const bool itself = (c >= '!' && c <= '~') || (c >= 0xA1 && c <= 0xAC) || c >= 0xAE;
-      append_utf8(table[c], itself ? c : next++);
-    }
-    return table;
-  }();
-  std::string out;
-  for (const char c : bytes) out += spellings[static_cast<unsigned char>(c)];
-  return out;
-}
 
 /// A vocabulary of all bytes (0 to 255, in order) and merges made at random, then "hellohello",
 /// which no merge makes, a user-defined "<note>" and "  ", a control token "<|im_end|>" that is
