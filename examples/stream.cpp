@@ -38,13 +38,14 @@ struct Flags {
 /// A ring is somewhat longer than its window; so many tokens later all of it was written.
 constexpr size_t rings_are_full = 1024;
 
-/// Bytes of this process that are in memory.
-uint64_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  uint64_t total = 0;
-  uint64_t resident = 0;
-  file >> total >> resident;
-  return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+/// Bytes of memory that this process has for itself. Mapped files are not among them: a token that
+/// was never met before may read another page of the weights.
+uint64_t memory_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("RssAnon:")) return 1024 * std::stoull(line.substr(8));
+  }
+  return 0;
 }
 
 /// The files as one text, its first token, and one more than are scored: the last is only
@@ -148,7 +149,7 @@ void read(const Flags& flags, std::span<vga::Token> text, std::vector<vga::Strea
   const size_t window = run.window;
   vga::Sampler sampler(flags.sampler.resolve());
   LiveTable table;
-  resident_bytes();  // what measuring itself takes is not to count as growth
+  memory_bytes();  // what measuring itself takes is not to count as growth
   while (run.tokens < text.size() - 1 && !vga::interrupted()) {
     const size_t begin = run.tokens;
     // A chunk ends where a stretch of W tokens does, so that each has its own time.
@@ -163,12 +164,12 @@ void read(const Flags& flags, std::span<vga::Token> text, std::vector<vga::Strea
     }
     for (vga::StreamPolicy& policy : policies) policy.score(text, begin, end);
     run.tokens = end;
-    if (run.resident_filled == 0 && begin >= 2 * window + rings_are_full) {
-      run.resident_filled = resident_bytes();
+    if (run.memory_filled == 0 && begin >= 2 * window + rings_are_full) {
+      run.memory_filled = memory_bytes();
     }
     table.update(policies);
   }
-  run.resident_end = resident_bytes();
+  run.memory_end = memory_bytes();
 }
 
 int stream(Flags flags) {

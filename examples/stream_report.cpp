@@ -152,10 +152,10 @@ std::string text_report(const StreamRun& run, std::span<const StreamPolicy> poli
           100 * (p->last / p->first - 1));
     }
   }
-  if (run.resident_filled > 0) {
+  if (run.memory_filled > 0) {
     text +=
-        "  memory of the process when the windows had filled: " + human_bytes(run.resident_filled) +
-        ", at the end: " + human_bytes(run.resident_end) + "\n";
+        "  memory of the process when the windows had filled: " + human_bytes(run.memory_filled) +
+        ", at the end: " + human_bytes(run.memory_end) + "\n";
   }
   if (!run.layers.empty()) {
     text +=
@@ -197,8 +197,8 @@ std::string json_report(const StreamRun& run, std::span<const StreamPolicy> poli
   out["ratio"] = verdict.ratio;
   out["worst_stretch_ratio"] = verdict.worst_stretch;
   out["worst_stretch_position"] = verdict.worst_at;
-  if (run.resident_filled > 0) out["process_resident_bytes_filled"] = run.resident_filled;
-  out["process_resident_bytes"] = run.resident_end;
+  if (run.memory_filled > 0) out["process_bytes_filled"] = run.memory_filled;
+  out["process_bytes"] = run.memory_end;
   out["layers"] = ordered_json::array();
   for (const FirstTokenUse& use : run.layers) {
     out["layers"].push_back({{"first_attention", use.first_attention},

@@ -35,8 +35,8 @@ struct StreamRun {
   size_t window = 0;
   size_t trained_context = 0;
   size_t tokens = 0;
-  uint64_t resident_filled = 0;  // of the process when the windows had filled, 0 if they did not
-  uint64_t resident_end = 0;
+  uint64_t memory_filled = 0;  // of the process when the windows had filled, 0 if they did not
+  uint64_t memory_end = 0;     // mapped files are not counted
   std::vector<FirstTokenUse> layers = {};
 };
 
