@@ -12,8 +12,8 @@ inline float reciprocal(float scale) {
   return std::isfinite(inverse) ? inverse : 0;
 }
 
-/// Encode the 256 elements at `x` into a block of zeros. Scales and minimums are searched for: the
-/// result is a local minimum of the squared error, weighted as encode_k.cpp says.
+/// Encode the 256 elements at `x` into a block of zeros. Scales and minimums are searched for, to
+/// make the squared error small.
 void encode_block(const float* x, BlockQ4_K& block);
 void encode_block(const float* x, BlockQ5_K& block);
 void encode_block(const float* x, BlockQ6_K& block);
