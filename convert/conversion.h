@@ -9,6 +9,8 @@
 #include "checkpoint.h"
 #include "gguf.h"
 #include "names.h"
+#include "quantization.h"
+#include "tensor_encoder.h"
 #include "weights.h"
 
 namespace vga {
@@ -18,7 +20,8 @@ struct PlannedTensor {
   WeightSpec spec;             // its name and shape
   const SourceTensor* source;  // of the same shape; in the Checkpoint
   std::string where;           // the source's file and name, for messages
-  DType type;                  // as it will be written
+  DType wanted;                // what the quantization asks for
+  DType type;                  // as it will be written: `wanted` if its blocks make whole rows
   /// 0: rows stay in order. Otherwise each head of this many rows goes from half-split to
   /// adjacent-pair RoPE order.
   size_t permuted_head_dim = 0;
@@ -33,24 +36,19 @@ struct Conversion {
   std::vector<std::string> skipped;    // tensors of the checkpoint that the model does not need
 };
 
-/// Matches the checkpoint's tensors with those its config asks for. Matrices become `type`, but f16
-/// where the rows are not whole q8_0 blocks; vectors and gates stay f32. A tensor that is missing,
+/// Matches the checkpoint's tensors with those its config asks for. A tensor that is missing,
 /// unknown, of the wrong shape or of a type that weights do not come in is an Error naming it, as
 /// is a tokenizer whose size is not the number of embeddings. `checkpoint` must outlive the result.
-Conversion plan_conversion(const Checkpoint& checkpoint, DType type,
+Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& quantization,
                            const std::vector<Rename>& renames);
 
 /// Called with the bytes written so far and the tensor at hand; false stops.
 using ConversionProgress = std::function<bool(uint64_t done, std::string_view tensor)>;
 
-/// Streams the file row by row; it appears under `path` complete or not at all. NaN, infinity and
+/// Streams the file; it appears under `path` complete or not at all. NaN, infinity and
 /// values too large for the type are an Error naming the tensor. Returns false if `progress`
 /// stopped it.
 bool write_conversion(const Conversion& conversion, const std::filesystem::path& path,
-                      const ConversionProgress& progress = {});
-
-/// An Error if writing to `path` would destroy one of the checkpoint's own files, or something that
-/// is no regular file.
-void check_output(const Checkpoint& checkpoint, const std::filesystem::path& path);
+                      const ConversionProgress& progress = {}, size_t n_threads = 0);
 
 }  // namespace vga

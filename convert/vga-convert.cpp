@@ -23,6 +23,7 @@ struct Flags {
   std::string tokenizer;
   std::vector<std::string> renames;
   std::string name;
+  size_t n_threads = 0;
   bool dry_run = false;
 };
 
@@ -34,16 +35,16 @@ std::string shape(const vga::PlannedTensor& tensor) {
   return text;
 }
 
-void print_table(const vga::Conversion& conversion, vga::DType type) {
+void print_table(const vga::Conversion& conversion) {
   uint64_t elements = 0;
   uint64_t bytes = 0;
   std::printf("%-28s %-16s %-16s    %-5s %14s\n", "tensor", "shape", "from", "to", "bytes");
   for (const vga::PlannedTensor& tensor : conversion.tensors) {
-    const bool fell_back = !tensor.spec.keep_float && tensor.type != type;
-    std::printf("%-28s %-16s %-16s -> %-5s %14s%s\n", tensor.spec.name.c_str(),
+    const std::string note = vga::fallback_note(tensor.wanted, tensor.type);
+    std::printf("%-28s %-16s %-16s -> %-5s %14s%s%s\n", tensor.spec.name.c_str(),
                 shape(tensor).c_str(), tensor.source->type_name.c_str(),
                 std::string(name(tensor.type)).c_str(), vga::with_commas(tensor.bytes()).c_str(),
-                fell_back ? "  rows are not whole blocks of 32" : "");
+                note.empty() ? "" : "  ", note.c_str());
     elements += tensor.spec.rows * tensor.spec.cols;
     bytes += tensor.bytes();
   }
@@ -56,37 +57,40 @@ void print_table(const vga::Conversion& conversion, vga::DType type) {
 }
 
 /// False if the user interrupted it.
-bool write(const vga::Conversion& conversion, const std::string& path) {
+bool write(const vga::Conversion& conversion, const Flags& flags) {
   vga::catch_interrupts();
   vga::Progress bar("writing", conversion.writer.file_size());
-  return vga::write_conversion(conversion, path, [&](uint64_t done, std::string_view tensor) {
+  const auto progress = [&](uint64_t done, std::string_view tensor) {
     bar.update(done, tensor);
     return !vga::interrupted();
-  });
+  };
+  return vga::write_conversion(conversion, flags.output, progress, flags.n_threads);
 }
 
 int convert(const Flags& flags) {
+  const vga::Quantization quantization = vga::quantization_from_name(flags.type);
   const std::vector<vga::Rename> renames(flags.renames.begin(), flags.renames.end());
-  const vga::DType type = vga::dtype_from_name(flags.type).value();
   vga::Checkpoint checkpoint = vga::open_checkpoint(flags.checkpoint, flags.tokenizer);
   if (checkpoint.tokenizer_name.empty()) {
     std::cerr << "note: no tokenizer.model beside the weights and no --tokenizer FILE: the result "
                  "takes token ids, not text\n";
   }
   if (!flags.name.empty()) checkpoint.config.model_name = flags.name;
-  const vga::Conversion conversion = vga::plan_conversion(checkpoint, type, renames);
+  const vga::Conversion conversion = vga::plan_conversion(checkpoint, quantization, renames);
   if (flags.dry_run) {
-    print_table(conversion, type);
+    print_table(conversion);
     std::cout << "dry run: nothing was written\n";
     return 0;
   }
   if (flags.output.empty()) throw vga::Error("-o FILE says where to write; --dry-run only shows");
-  vga::check_output(checkpoint, flags.output);
-  if (!write(conversion, flags.output)) {
+  std::vector<std::string> inputs;
+  for (const vga::MappedFile& file : checkpoint.files) inputs.push_back(file.name());
+  vga::check_output(flags.output, inputs);
+  if (!write(conversion, flags)) {
     std::cerr << "vga-convert: interrupted, nothing was written\n";
     return interrupted_status;
   }
-  print_table(conversion, type);
+  print_table(conversion);
   std::cout << "wrote " << vga::printable(flags.output) << '\n';
   return 0;
 }
@@ -112,10 +116,12 @@ int main(int argc, char** argv) {
       ->type_name("CHECKPOINT");
   app.add_option("-o,--output", flags.output, "GGUF file to write")->type_name("FILE");
   app.add_option("--type", flags.type,
-                 "How matrices are stored: f32, f16, bf16 or q8_0 (vectors and gates stay f32)")
-      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}))
+                 "How matrices are stored: " + vga::quantization_names() +
+                     ". Vectors and gates stay f32; vga-quantize --help says more")
       ->capture_default_str()
       ->type_name("TYPE");
+  app.add_option("-t,--threads", flags.n_threads, "CPU threads (default: one per physical core)")
+      ->type_name("N");
   app.add_option("--tokenizer", flags.tokenizer,
                  "SentencePiece model (default: tokenizer.model beside the weights)")
       ->type_name("FILE");

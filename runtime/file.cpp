@@ -143,6 +143,19 @@ void OutputFile::commit() {
   ::close(std::exchange(descriptor_, -1));
 }
 
+void check_output(const std::filesystem::path& path, std::span<const std::string> inputs) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return;
+  if (!std::filesystem::is_regular_file(path, ignored)) {
+    throw Error(path.string(), "exists and is not a regular file");
+  }
+  for (const std::string& input : inputs) {
+    if (std::filesystem::equivalent(path, input, ignored)) {
+      throw Error(path.string(), "is the input itself; write to another file");
+    }
+  }
+}
+
 std::string read_text(const std::filesystem::path& path, uint64_t limit) {
   const std::string name = path.string();
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));

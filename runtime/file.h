@@ -62,6 +62,9 @@ class OutputFile {
   size_t buffered_ = 0;
 };
 
+/// An Error if writing to `path` would replace one of `inputs`, or what is no regular file.
+void check_output(const std::filesystem::path& path, std::span<const std::string> inputs);
+
 /// The whole file (a pipe or device too) as text, at most `limit` bytes.
 std::string read_text(const std::filesystem::path& path, uint64_t limit = 1ull << 32);
 

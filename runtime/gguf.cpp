@@ -481,9 +481,9 @@ void put_string(std::string& out, std::string_view text) {
   out += text;
 }
 
-std::span<const std::byte> padding(uint64_t n) {
-  static constexpr std::array<std::byte, default_alignment> zeros{};
-  return std::span(zeros).first((default_alignment - n % default_alignment) % default_alignment);
+/// Bytes that fill up `n` to a multiple of `alignment`.
+std::string padding(uint64_t n, uint64_t alignment) {
+  return std::string((alignment - n % alignment) % alignment, '\0');
 }
 
 }  // namespace
@@ -540,23 +540,42 @@ void GgufWriter::add(std::string_view key, std::span<const std::byte> values) {
   values_.append(reinterpret_cast<const char*>(values.data()), values.size());
 }
 
+void GgufWriter::add(std::string_view key, const GgufValue& value) {
+  if (value.type == GgufType::array) {
+    put_array(key, value.element, value.count);
+  } else {
+    put_key(key, value.type);
+  }
+  values_.append(reinterpret_cast<const char*>(value.bytes.data()), value.bytes.size());
+}
+
+void GgufWriter::put_tensor(std::string_view name, std::span<const uint64_t> dims, uint32_t type,
+                            uint64_t bytes) {
+  put_string(tensors_, name);
+  put(tensors_, static_cast<uint32_t>(dims.size()));
+  for (const uint64_t dim : dims) put(tensors_, dim);
+  put(tensors_, type);
+  put(tensors_, data_size_);
+  data_size_ += bytes + padding(bytes, alignment_).size();
+  ++n_tensors_;
+}
+
 void GgufWriter::add_tensor(std::string_view name, DType type, size_t rows, size_t cols,
                             uint32_t n_dims) {
   assert(n_dims == 2 || (n_dims == 1 && rows == 1));
-  put_string(tensors_, name);
-  put(tensors_, n_dims);
-  put<uint64_t>(tensors_, cols);
-  if (n_dims == 2) put<uint64_t>(tensors_, rows);
-  put(tensors_, static_cast<uint32_t>(type));
-  put(tensors_, data_size_);
-  const uint64_t bytes = rows * row_bytes(type, cols);
-  data_size_ += bytes + padding(bytes).size();
-  ++n_tensors_;
+  const uint64_t dims[] = {cols, rows};
+  put_tensor(name, std::span(dims).first(n_dims), static_cast<uint32_t>(type),
+             rows * row_bytes(type, cols));
+}
+
+void GgufWriter::add_tensor(const GgufTensor& tensor) {
+  put_tensor(tensor.name, std::span(tensor.dims).first(tensor.n_dims), tensor.type,
+             tensor.data.size());
 }
 
 uint64_t GgufWriter::file_size() const {
   const uint64_t header = 24 + values_.size() + tensors_.size();
-  return header + padding(header).size() + data_size_;
+  return header + padding(header, alignment_).size() + data_size_;
 }
 
 void GgufWriter::begin(OutputFile& out) const {
@@ -570,8 +589,8 @@ void GgufWriter::begin(OutputFile& out) const {
   pad(out);
 }
 
-void GgufWriter::pad(OutputFile& out) {
-  out.write(padding(out.size()));
+void GgufWriter::pad(OutputFile& out) const {
+  out.write(padding(out.size(), alignment_));
 }
 
 }  // namespace vga

@@ -533,7 +533,8 @@ struct Folder {
 
   void convert(DType type, const ConversionProgress& progress = {}) const {
     const Checkpoint checkpoint = open_checkpoint(path(), {});
-    write_conversion(plan_conversion(checkpoint, type, {}), output(), progress);
+    write_conversion(plan_conversion(checkpoint, quantization_from_name(name(type)), {}), output(),
+                     progress);
   }
   /// Files in the folder.
   ptrdiff_t n_files() const {
@@ -589,8 +590,9 @@ TEST(ConvertRoundTrip, LlamaRowsArePermuted) {
 TEST(ConvertOutput, AppearsWholeOrNotAtAll) {
   Folder folder(good_config(false));
   const auto before = folder.n_files();
-  size_t rows = 0;
-  folder.convert(DType::f32, [&](uint64_t, std::string_view) { return ++rows < 20; });
+  size_t pieces = 0;
+  folder.convert(DType::f32, [&](uint64_t, std::string_view) { return ++pieces < 10; });
+  EXPECT_EQ(pieces, 10U);
   EXPECT_EQ(folder.n_files(), before) << "interrupted";
   for (const float poison : {NAN, INFINITY, 1e6f}) {
     folder.write_weights(DType::f32, poison);
@@ -614,11 +616,13 @@ TEST(ConvertOutput, AppearsWholeOrNotAtAll) {
 
 TEST(ConvertOutput, SparesItsInput) {
   const Folder folder(good_config(false));
-  const Checkpoint checkpoint = open_checkpoint(folder.path(), {});
-  message_of([&] { check_output(checkpoint, folder.path() / "model.safetensors"); });
-  message_of([&] { check_output(checkpoint, folder.path()); });
-  message_of([&] { check_output(checkpoint, "/dev/null"); });
-  check_output(checkpoint, folder.output());
+  const std::vector<std::string> inputs = {folder.path() / "config.json",
+                                           folder.path() / "model.safetensors"};
+  message_of([&] { check_output(folder.path() / "model.safetensors", inputs); });
+  message_of([&] { check_output(folder.path() / "." / "config.json", inputs); });
+  message_of([&] { check_output(folder.path(), inputs); });
+  message_of([&] { check_output("/dev/null", inputs); });
+  check_output(folder.output(), inputs);
 }
 
 TEST(ConvertShards, TheIndexMustBeRight) {

@@ -1,0 +1,104 @@
+#include "quantization.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <optional>
+
+#include "error.h"
+
+namespace vga {
+namespace {
+
+constexpr std::string_view file_type_key = "general.file_type";
+constexpr std::string_view version_key = "general.quantization_version";
+constexpr uint32_t quantization_version = 2;  // of ggml's block layouts
+
+constexpr std::array all = {
+    Quantization{"q4_0", DType::q4_0, false, 2},  Quantization{"q4_1", DType::q4_1, false, 3},
+    Quantization{"q4_k", DType::q4_k, false, 14}, Quantization{"q4_k_m", DType::q4_k, true, 15},
+    Quantization{"q5_0", DType::q5_0, false, 8},  Quantization{"q5_1", DType::q5_1, false, 9},
+    Quantization{"q5_k", DType::q5_k, false, 16}, Quantization{"q5_k_m", DType::q5_k, true, 17},
+    Quantization{"q6_k", DType::q6_k, false, 18}, Quantization{"q8_0", DType::q8_0, false, 7},
+    Quantization{"bf16", DType::bf16, false, 32}, Quantization{"f16", DType::f16, false, 1},
+    Quantization{"f32", DType::f32, false, 0},
+};
+
+bool fewer_bits(DType a, DType b) {
+  return block_bytes(a) * block_elements(b) < block_bytes(b) * block_elements(a);
+}
+
+/// The N of "blk.N.attn_v.weight".
+std::optional<size_t> layer_of(std::string_view name) {
+  constexpr std::string_view prefix = "blk.";
+  size_t layer = 0;
+  if (!name.starts_with(prefix)) return std::nullopt;
+  std::from_chars(name.data() + prefix.size(), name.data() + name.size(), layer);
+  return layer;
+}
+
+bool deserves_more_bits(std::string_view name, size_t n_layers) {
+  const auto layer = layer_of(name);
+  if (!layer || !(name.ends_with(".attn_v.weight") || name.ends_with(".ffn_down.weight"))) {
+    return false;
+  }
+  const size_t first = n_layers / 8;
+  const size_t last = 7 * n_layers / 8;
+  return *layer < first || *layer >= last || (*layer - first) % 3 == 2;
+}
+
+}  // namespace
+
+DType Quantization::wanted(const WeightSpec& spec, const Config& config) const {
+  if (spec.keep_float) return DType::f32;
+  if (pure || !fewer_bits(type, DType::q6_k)) return type;
+  const std::string_view output = config.tied_embeddings ? "token_embd.weight" : "output.weight";
+  const bool more =
+      spec.name == output || (mixed && deserves_more_bits(spec.name, config.n_layers));
+  return more ? DType::q6_k : type;
+}
+
+Quantization quantization_from_name(std::string_view name) {
+  std::string lower(name);
+  for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  const auto* found = std::ranges::find(all, lower, &Quantization::name);
+  if (found != all.end()) return *found;
+  throw Error("type '" + std::string(name) + "'", "wanted one of " + quantization_names());
+}
+
+std::string quantization_names() {
+  std::string names;
+  for (const Quantization& q : all) names += (names.empty() ? "" : ", ") + std::string(q.name);
+  return names;
+}
+
+DType storable(DType wanted, size_t cols) {
+  if (cols % block_elements(wanted) == 0) return wanted;
+  switch (wanted) {
+    case DType::q4_k:
+      return storable(DType::q5_0, cols);
+    case DType::q5_k:
+      return storable(DType::q5_1, cols);
+    case DType::q6_k:
+      return storable(DType::q8_0, cols);
+    default:
+      return DType::f16;
+  }
+}
+
+std::string fallback_note(DType wanted, DType stored) {
+  if (wanted == stored) return "";
+  return "not " + std::string(name(wanted)) + ": rows are not whole blocks of " +
+         std::to_string(block_elements(wanted));
+}
+
+void write_quantization(const Quantization& quantization, GgufWriter& writer) {
+  writer.add(file_type_key, quantization.file_type);
+  if (block_elements(quantization.type) > 1) writer.add(version_key, quantization_version);
+}
+
+bool is_quantization_key(std::string_view key) {
+  return key == file_type_key || key == version_key;
+}
+
+}  // namespace vga
