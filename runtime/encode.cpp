@@ -10,9 +10,9 @@
 namespace vga {
 namespace {
 
-/// The integer part of `x` >= 0, at most `max`.
+/// The integer part of `x` >= 0, at most `max`; `max` for NaN, which a range beyond f32 leads to.
 uint8_t level(float x, int max) {
-  return static_cast<uint8_t>(std::min(static_cast<int>(x), max));
+  return static_cast<uint8_t>(x < static_cast<float>(max) ? x : static_cast<float>(max));
 }
 
 /// The first of the elements with the largest magnitude.

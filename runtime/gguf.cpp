@@ -14,7 +14,6 @@ namespace vga {
 namespace {
 
 constexpr std::string_view alignment_key = "general.alignment";
-constexpr uint64_t default_alignment = 32;
 constexpr uint64_t max_alignment = 1 << 16;
 constexpr uint64_t max_key_length = 65535;
 constexpr uint64_t max_tensor_name = 63;

@@ -1,9 +1,11 @@
-"""Reads what vga-convert writes with the gguf package and compares every value with the checkpoint.
+"""Reads what vga-convert and vga-quantize write with the gguf package and compares every value.
 
-    python3 tests/check_gguf.py build/release/bin/vga-convert tests/data/cases/* models/*
+    python3 tests/check_gguf.py build/release/bin tests/data/cases/* models/*
 
 Needs the Python packages gguf and numpy. Each folder is converted to f32, f16, bf16 and q8_0; metadata
 must equal config.json, tensors must equal the checkpoint's, rounded by the package's own quantizer.
+Then each is quantized to every type: the package must decode the same numbers as we do, and its own
+quantizer, where it has one, must give the same bytes. Last, blocks of random bytes are decoded.
 """
 import json
 import pathlib
@@ -85,9 +87,13 @@ def value(reader, key):
     return reader.get_field(key).contents()
 
 
-def check(converter, folder, kind, file):
+def run(program, *arguments):
+    subprocess.run([program, *arguments], check=True, capture_output=True)
+
+
+def check_conversion(programs, folder, kind, file):
     config = json.loads((folder / "config.json").read_text())
-    subprocess.run([converter, folder, "-o", file, "--type", kind], check=True, capture_output=True)
+    run(programs / "vga-convert", folder, "-o", file, "--type", kind)
     reader = gguf.GGUFReader(file)
     arch = value(reader, "general.architecture")
     assert arch == config["model_type"], arch
@@ -127,18 +133,99 @@ def check(converter, folder, kind, file):
     return len(expected)
 
 
+def same_floats(a, b):
+    """Bit for bit, but any NaN equals any other."""
+    return np.all((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b)))
+
+
+def check_decoding(programs, file, back):
+    """vga-quantize FILE BACK f32 must decode what the package decodes."""
+    run(programs / "vga-quantize", file, back, "f32")
+    ours = {tensor.name: tensor for tensor in gguf.GGUFReader(back).tensors}
+    types = set()
+    for tensor in gguf.GGUFReader(file).tensors:
+        theirs = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        assert ours[tensor.name].tensor_type.name == "F32", tensor.name
+        assert same_floats(theirs, ours[tensor.name].data), (tensor.name, tensor.tensor_type.name)
+        types.add(tensor.tensor_type.name)
+    return types
+
+
+def check_quantization(programs, exact, kind, file, back):
+    """Quantizes EXACT, a file in f32, to FILE. Returns the types found in it."""
+    run(programs / "vga-quantize", exact, file, kind, "--pure")
+    originals = {tensor.name: tensor for tensor in gguf.GGUFReader(exact).tensors}
+    for tensor in gguf.GGUFReader(file).tensors:
+        original = originals.pop(tensor.name)
+        assert list(tensor.shape) == list(original.shape), tensor.name
+        if len(original.shape) == 1 or "attn_gate" in tensor.name:
+            assert tensor.tensor_type == original.tensor_type, tensor.name
+        if tensor.tensor_type.name.endswith("_K"):
+            theirs = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            error = np.sqrt(np.mean((theirs - original.data) ** 2) / np.mean(original.data ** 2))
+            assert error < {"Q4_K": 0.08, "Q5_K": 0.04, "Q6_K": 0.02}[tensor.tensor_type.name], (tensor.name, error)
+        else:
+            wanted = gguf.quants.quantize(original.data, tensor.tensor_type)
+            assert wanted.tobytes() == tensor.data.tobytes(), (tensor.name, tensor.tensor_type.name)
+    assert not originals, originals.keys()
+    return check_decoding(programs, file, back)
+
+
+def check_random_blocks(programs, file, back):
+    """A model whose matrices are random bytes: every pattern of levels, any scale."""
+    random = np.random.default_rng(1)
+    hidden, rows = 256, 512
+    writer = gguf.GGUFWriter(file, "llama")
+    for name, number in {"vocab_size": rows, "context_length": 64, "embedding_length": hidden,
+                         "feed_forward_length": rows, "block_count": 1, "attention.head_count": 2,
+                         "attention.head_count_kv": 2, "rope.dimension_count": 128}.items():
+        writer.add_uint32(f"llama.{name}", number)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+    types = iter(["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+    for name, shape in {"token_embd": (rows, hidden), "blk.0.attn_q": (hidden, hidden),
+                        "blk.0.attn_k": (hidden, hidden), "blk.0.attn_v": (hidden, hidden),
+                        "blk.0.attn_output": (hidden, hidden), "blk.0.ffn_gate": (rows, hidden),
+                        "blk.0.ffn_up": (rows, hidden), "blk.0.ffn_down": (hidden, rows)}.items():
+        kind = gguf.GGMLQuantizationType[next(types)]
+        elements, size = gguf.GGML_QUANT_SIZES[kind]
+        data = random.integers(0, 256, (shape[0], shape[1] // elements, size), dtype=np.uint8)
+        # Scales must be finite numbers: clear one bit of each f16 exponent.
+        for at in {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}.get(kind.name, (0,)):
+            data[:, :, at + 1] &= 0xBF
+        writer.add_tensor(f"{name}.weight", data.reshape(shape[0], -1), raw_dtype=kind)
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(hidden, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return check_decoding(programs, file, back)
+
+
+QUANTIZED = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"}
+
+
 def main():
-    converter, *folders = sys.argv[1:]
+    programs, *folders = map(pathlib.Path, sys.argv[1:])
     n_files = n_tensors = 0
+    types = set()
     with tempfile.TemporaryDirectory() as temporary:
-        for folder in map(pathlib.Path, folders):
+        file, exact, back = (f"{temporary}/{name}.gguf" for name in ("model", "exact", "back"))
+        for folder in folders:
             if not any(folder.glob("*.safetensors")):
                 continue  # the package knows no pickles; the C++ tests compare those
             for kind in GGUF_TYPES:
-                n_tensors += check(converter, folder, kind, f"{temporary}/model.gguf")
+                n_tensors += check_conversion(programs, folder, kind, file)
                 n_files += 1
-    assert n_files > 0, "no checkpoint was given"
-    print(f"{n_files} files, {n_tensors} tensors: all as expected")
+            run(programs / "vga-convert", folder, "-o", exact, "--type", "f32")
+            for kind in sorted(QUANTIZED) + ["F16", "BF16"]:
+                types |= check_quantization(programs, exact, kind, file, back)
+                n_files += 1
+        assert n_files > 0, "no checkpoint was given"
+        assert types >= QUANTIZED, f"never written: {QUANTIZED - types}"
+        types = check_random_blocks(programs, file, back)
+        assert types >= QUANTIZED, f"never decoded: {QUANTIZED - types}"
+    print(f"{n_files} files, {n_tensors} tensors of checkpoints, {len(types)} types: all as expected")
 
 
 main()

@@ -7,10 +7,10 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "gguf_image.h"
+#include "run_program.h"
 #include "vga.h"
 
 namespace vga::test {
@@ -459,23 +459,6 @@ const std::vector<BadModel> bad_models = {
 };
 
 class BadModels : public testing::TestWithParam<BadModel> {};
-
-struct Outcome {
-  int status;  // exit status, or 128 + signal
-  std::string errors;
-};
-
-/// Runs a program of ours; only what it writes to stderr is kept.
-Outcome run(const std::string& arguments) {
-  const std::string command = VGA_BIN_DIR "/" + arguments + " 2>&1 >/dev/null </dev/null";
-  FILE* pipe = ::popen(command.c_str(), "r");
-  Outcome outcome{};
-  char chunk[512];
-  while (const size_t n = std::fread(chunk, 1, sizeof chunk, pipe)) outcome.errors.append(chunk, n);
-  const int status = ::pclose(pipe);
-  outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return outcome;
-}
 
 Outcome run_generate(const std::filesystem::path& model) {
   return run("vga-generate -p x -n 1 -m '" + model.string() + "'");
