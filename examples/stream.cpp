@@ -82,7 +82,7 @@ std::vector<vga::StreamPolicy> make_policies(const vga::Model& model, const Flag
   std::vector<size_t> keeps = flags.keep;
   keeps.insert(keeps.end(), {0, vga::reference_keep});
   std::ranges::sort(keeps);
-  keeps.erase(std::ranges::unique(keeps).begin(), keeps.end());
+  keeps.erase(std::unique(keeps.begin(), keeps.end()), keeps.end());
 
   std::vector<vga::StreamPolicy> policies;
   for (const size_t keep : keeps) {

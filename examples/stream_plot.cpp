@@ -106,24 +106,24 @@ std::string svg_plot(const StreamRun& run, std::span<const StreamPolicy> policie
         left, y(value), right, left - 8, y(value) + 4, short_number(value).c_str());
   };
   if (highest / lowest > 4) {
-    for (double value = std::pow(10, std::floor(std::log10(lowest))); value < highest;
-         value *= 10) {
-      for (const double step : {1.0, 2.0, 5.0}) {
-        if (step * value > lowest && step * value < highest) tick_y(step * value);
+    const auto power = static_cast<int>(std::floor(std::log10(lowest)));
+    for (int i = power; i <= static_cast<int>(std::log10(highest)); ++i) {
+      for (const double digit : {1.0, 2.0, 5.0}) {
+        const double value = digit * std::pow(10, i);
+        if (value > lowest && value < highest) tick_y(value);
       }
     }
   } else {
     const double step = round_step((highest - lowest) / 6);
-    for (double value = std::ceil(lowest / step) * step; value < highest; value += step) {
-      tick_y(value);
-    }
+    const auto last = static_cast<int>(highest / step);
+    for (auto i = static_cast<int>(lowest / step) + 1; i <= last; ++i) tick_y(i * step);
   }
   const double step = round_step(longest / 6);
-  for (double tokens = 0; tokens <= longest; tokens += step) {
+  for (int i = 0; i * step <= longest; ++i) {
     svg += format(
         "<path d=\"M%.1f,%gv5\" stroke=\"black\"/><text x=\"%.1f\" y=\"%g\" "
         "text-anchor=\"middle\">%.0f</text>\n",
-        x(tokens), bottom, x(tokens), bottom + 20, tokens);
+        x(i * step), bottom, x(i * step), bottom + 20, i * step);
   }
   svg += format(
       "<path d=\"M%g,%gV%gH%g\" fill=\"none\" stroke=\"black\"/><text x=\"%g\" y=\"%g\" "
