@@ -129,15 +129,15 @@ std::string svg_plot(const StreamRun& run, std::span<const StreamPolicy> policie
       "<path d=\"M%g,%gV%gH%g\" fill=\"none\" stroke=\"black\"/><text x=\"%g\" y=\"%g\" "
       "text-anchor=\"middle\">tokens read</text>\n",
       left, top, bottom, right, (left + right) / 2, bottom + 44);
-  const auto mark_x = [&](size_t tokens, const char* what) {
+  const auto mark_x = [&](size_t tokens, const char* anchor, const char* what) {
     if (static_cast<double>(tokens) > longest) return;
     svg += format(
         "<path d=\"M%.1f,%gV%g\" stroke=\"#777\" stroke-dasharray=\"1 3\"/><text "
-        "x=\"%.1f\" y=\"%g\" font-size=\"11\">%s</text>\n",
-        x(tokens), top, bottom, x(tokens) + 3, top - 6, what);
+        "x=\"%.1f\" y=\"%g\" font-size=\"11\" text-anchor=\"%s\">%s</text>\n",
+        x(tokens), top, bottom, x(tokens), top - 6, anchor, what);
   };
-  mark_x(run.window, "W");
-  mark_x(run.trained_context, "trained");
+  mark_x(run.window, "end", "W");
+  mark_x(run.trained_context, "start", "trained");
 
   // Labels keep a line's distance from each other, in the order in which the curves end.
   std::vector<size_t> order;

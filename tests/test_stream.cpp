@@ -30,11 +30,14 @@ struct Outcome {
 
 class StreamProgram : public testing::Test {
  protected:
-  /// Runs vga-stream on the tiny model.
-  Outcome run(const std::string& arguments) {
+  Outcome run(const std::string& arguments) { return run("vga-stream", arguments); }
+
+  /// Runs a program of ours on the tiny model.
+  Outcome run(const std::string& program, const std::string& arguments,
+              const std::string& input = "/dev/null") {
     const auto errors = directory_.path() / "errors";
-    const std::string command = VGA_BIN_DIR "/vga-stream -m '" + model_path_.string() + "' " +
-                                arguments + " 2>'" + errors.string() + "' </dev/null";
+    const std::string command = VGA_BIN_DIR "/" + program + " -m '" + model_path_.string() + "' " +
+                                arguments + " 2>'" + errors.string() + "' <'" + input + "'";
     FILE* pipe = ::popen(command.c_str(), "r");
     Outcome outcome{};
     char chunk[4096];
@@ -210,6 +213,58 @@ TEST_F(StreamProgram, SaysWhatIsWrong) {
   says(text(300) + "-w 20 --keep -1", "--keep");
   says("-f /nowhere -w 20", "/nowhere");
   EXPECT_NE(run(text(300) + "-w 64").errors.find("a window should be shorter"), std::string::npos);
+}
+
+TEST_F(StreamProgram, PerplexityReadsTheWholeTextThroughAWindow) {
+  const auto window =
+      json::parse(run("vga-perplexity", text(300) + "--window 20 --keep 1 --json").output);
+  const auto streamed = json::parse(run(text(300) + "-w 20 --keep 1 --json").output);
+  EXPECT_EQ(window.at("tokens"), streamed.at("tokens"));
+  EXPECT_EQ(window.at("window"), 20);
+  EXPECT_EQ(window.at("keep"), 1);
+  EXPECT_NEAR(window.at("perplexity").get<double>(), streamed.at("policies")[1].at("ppl"), 1e-9);
+}
+
+TEST_F(StreamProgram, GenerateEndsWhenItIsTold) {
+  const std::string endless = "-p abc --seed 1 --ignore-end ";
+  const auto with = run("vga-generate", endless + "--window 16 --keep 2 -n 200");
+  EXPECT_EQ(with.status, 0);
+  EXPECT_NE(with.errors.find("decode 200 tokens"), std::string::npos) << with.errors;
+  EXPECT_NE(with.errors.find("stopped: -n reached"), std::string::npos) << with.errors;
+  EXPECT_NE(with.errors.find("window 16, the first 2 kept"), std::string::npos) << with.errors;
+  // The context of 64 ends what has no window, asked for or not.
+  for (const std::string n : {"-n 200", "-n -1"}) {
+    const auto without = run("vga-generate", endless + n);
+    EXPECT_EQ(without.status, 0);
+    EXPECT_NE(without.errors.find("the context is full"), std::string::npos) << without.errors;
+  }
+  EXPECT_NE(run("vga-generate", endless + "--window 16 -c 16").status, 0);
+  EXPECT_NE(run("vga-generate", endless + "--keep 2").status, 0);
+  EXPECT_NE(run("vga-generate", endless + "--window 16 --keep 16").status, 0);
+}
+
+TEST_F(StreamProgram, ChatSaysOnceThatItForgets) {
+  std::string lines;
+  for (int i = 0; i < 30; ++i) lines += "abc\n";
+  const std::string script = directory_.write("script", lines + "/stats\n").string();
+  const auto said = [](const Outcome& outcome, const std::string& what) {
+    size_t n = 0;
+    for (size_t at = 0; (at = outcome.errors.find(what, at)) != std::string::npos; ++at) ++n;
+    return n;
+  };
+  for (const std::string format : {"none", "chatml"}) {
+    const auto with =
+        run("vga-chat", "--window 60 -n 5 --seed 1 --chat-template " + format, script);
+    EXPECT_EQ(with.status, 0) << with.errors;
+    EXPECT_EQ(said(with, "the window is full"), 1u) << with.errors;
+    EXPECT_EQ(said(with, "left it and are forgotten"), 2u) << with.errors;  // and in /stats
+    EXPECT_EQ(said(with, "context is full"), 0u) << with.errors;
+    const auto without = run("vga-chat", "-n 5 --seed 1 --chat-template " + format, script);
+    EXPECT_GT(said(without, "the context "), 0u) << without.errors;
+  }
+  const auto no_room = run("vga-chat", "--window 12 --chat-template chatml", script);
+  EXPECT_EQ(no_room.status, 1);
+  EXPECT_EQ(said(no_room, "system prompt: takes"), 1u) << no_room.errors;
 }
 
 class ProbeTest : public testing::TestWithParam<Gate> {};
