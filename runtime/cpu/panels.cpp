@@ -15,8 +15,6 @@
 namespace vga::cpu {
 namespace {
 
-constexpr size_t group_cols = 32;
-constexpr size_t super_groups = 8;  // groups in a super-block
 
 template <class T>
 T load(const std::byte* from) {
@@ -74,117 +72,158 @@ void split_nibble_pairs(const std::byte* nibbles, size_t sub, RowBlock& out) {
   }
 }
 
-/// How a format lies in a panel, and how 32 columns of it are taken from a row of the file.
-struct PanelFormat {
-  size_t halves;      // f16 numbers per row and block (or super-block)
-  bool super;         // a block is a super-block of 8 groups with two scale bytes each
-  unsigned low_bits;  // 8, or 4 in nibbles
-  unsigned high_bits;
-  std::array<size_t, 2> half_offset;  // where those numbers are in the block of the file
-  /// Takes group `sub` (0 without super-blocks) of a block of the file.
-  void (*split)(const std::byte* block, size_t sub, RowBlock& out);
+// How each format lies in a panel, and how group `sub` of a block is taken from a row of the file:
+//   halves     where the f16 numbers of a block are in the file
+//   groups     of 32 columns in a block; with more than one, each has two scale bytes
+//   high_bits  bits of a column that are apart from the low four (or all eight) ones
 
-  size_t header_bytes(size_t rows) const { return halves * 2 * rows; }
-  size_t sub_header_bytes(size_t rows) const { return super ? 2 * rows : 0; }
-  size_t bits_bytes(size_t rows) const { return high_bits * 4 * rows; }
-  size_t sub_bytes(size_t rows) const {
-    return sub_header_bytes(rows) + bits_bytes(rows) + low_bits * 4 * rows;
+struct Q8_0 {
+  using Block = BlockQ8_0;
+  static constexpr std::array<size_t, 1> halves = {offsetof(Block, d)};
+  static constexpr size_t groups = 1;
+  static constexpr unsigned low_bits = 8;
+  static constexpr unsigned high_bits = 0;
+  static void split(const std::byte* block, size_t, RowBlock& out) {
+    for (size_t i = 0; i < 8; ++i) {
+      out.low[i] = load<uint32_t>(block + offsetof(Block, q) + 4 * i) ^ 0x80808080;  // + 128
+    }
   }
-  size_t n_subs() const { return super ? super_groups : 1; }
-  size_t block_bytes(size_t rows) const { return header_bytes(rows) + n_subs() * sub_bytes(rows); }
 };
 
-const PanelFormat& panel_format(DType type) {
-  static constexpr PanelFormat q8_0 = {
-      1, false, 8, 0, {offsetof(BlockQ8_0, d)}, [](const std::byte* b, size_t, RowBlock& out) {
-        for (size_t i = 0; i < 8; ++i) {
-          out.low[i] = load<uint32_t>(b + offsetof(BlockQ8_0, q) + 4 * i) ^ 0x80808080;  // + 128
-        }
-      }};
-  static constexpr PanelFormat q4_0 = {
-      1, false, 4, 0, {offsetof(BlockQ4_0, d)}, [](const std::byte* b, size_t, RowBlock& out) {
-        split_nibbles(b + offsetof(BlockQ4_0, q), out);
-      }};
-  static constexpr PanelFormat q4_1 = {2,
-                                       false,
-                                       4,
-                                       0,
-                                       {offsetof(BlockQ4_1, d), offsetof(BlockQ4_1, m)},
-                                       [](const std::byte* b, size_t, RowBlock& out) {
-                                         split_nibbles(b + offsetof(BlockQ4_1, q), out);
-                                       }};
-  static constexpr PanelFormat q5_0 = {
-      1, false, 4, 1, {offsetof(BlockQ5_0, d)}, [](const std::byte* b, size_t, RowBlock& out) {
-        split_fifth_bits(b + offsetof(BlockQ5_0, high), out);
-        split_nibbles(b + offsetof(BlockQ5_0, q), out);
-      }};
-  static constexpr PanelFormat q5_1 = {2,
-                                       false,
-                                       4,
-                                       1,
-                                       {offsetof(BlockQ5_1, d), offsetof(BlockQ5_1, m)},
-                                       [](const std::byte* b, size_t, RowBlock& out) {
-                                         split_fifth_bits(b + offsetof(BlockQ5_1, high), out);
-                                         split_nibbles(b + offsetof(BlockQ5_1, q), out);
-                                       }};
-  static constexpr PanelFormat q4_k = {2,
-                                       true,
-                                       4,
-                                       0,
-                                       {offsetof(BlockQ4_K, d), offsetof(BlockQ4_K, dmin)},
-                                       [](const std::byte* b, size_t sub, RowBlock& out) {
-                                         split_scales(b + offsetof(BlockQ4_K, scales), sub, out);
-                                         split_nibble_pairs(b + offsetof(BlockQ4_K, q), sub, out);
-                                       }};
-  static constexpr PanelFormat q5_k = {
-      2,
-      true,
-      4,
-      1,
-      {offsetof(BlockQ5_K, d), offsetof(BlockQ5_K, dmin)},
-      [](const std::byte* b, size_t sub, RowBlock& out) {
-        split_scales(b + offsetof(BlockQ5_K, scales), sub, out);
-        for (size_t i = 0; i < 8; ++i) {
-          const auto bits = load<uint32_t>(b + offsetof(BlockQ5_K, high) + 4 * i);
-          out.high[i] = bits >> sub & 0x01010101;
-        }
-        split_nibble_pairs(b + offsetof(BlockQ5_K, q), sub, out);
-      }};
-  static constexpr PanelFormat q6_k = {
-      1, true, 4, 2, {offsetof(BlockQ6_K, d)}, [](const std::byte* b, size_t sub, RowBlock& out) {
-        const size_t half = sub / 4;
-        const size_t quarter = sub % 4;
-        const std::byte* low = b + offsetof(BlockQ6_K, low) + 64 * half + quarter % 2 * 32;
-        const std::byte* high = b + offsetof(BlockQ6_K, high) + 32 * half;
-        for (size_t i = 0; i < 8; ++i) {
-          out.low[i] = load<uint32_t>(low + 4 * i) >> quarter / 2 * 4 & 0x0F0F0F0F;
-          out.high[i] = load<uint32_t>(high + 4 * i) >> 2 * quarter & 0x03030303;
-        }
-        out.scales[0] = load<uint8_t>(b + offsetof(BlockQ6_K, scale) + 2 * sub);
-        out.scales[1] = load<uint8_t>(b + offsetof(BlockQ6_K, scale) + 2 * sub + 1);
-      }};
+struct Q4_0 {
+  using Block = BlockQ4_0;
+  static constexpr std::array<size_t, 1> halves = {offsetof(Block, d)};
+  static constexpr size_t groups = 1;
+  static constexpr unsigned low_bits = 4;
+  static constexpr unsigned high_bits = 0;
+  static void split(const std::byte* block, size_t, RowBlock& out) {
+    split_nibbles(block + offsetof(Block, q), out);
+  }
+};
+
+struct Q4_1 {
+  using Block = BlockQ4_1;
+  static constexpr std::array<size_t, 2> halves = {offsetof(Block, d), offsetof(Block, m)};
+  static constexpr size_t groups = 1;
+  static constexpr unsigned low_bits = 4;
+  static constexpr unsigned high_bits = 0;
+  static void split(const std::byte* block, size_t, RowBlock& out) {
+    split_nibbles(block + offsetof(Block, q), out);
+  }
+};
+
+struct Q5_0 {
+  using Block = BlockQ5_0;
+  static constexpr std::array<size_t, 1> halves = {offsetof(Block, d)};
+  static constexpr size_t groups = 1;
+  static constexpr unsigned low_bits = 4;
+  static constexpr unsigned high_bits = 1;
+  static void split(const std::byte* block, size_t, RowBlock& out) {
+    split_fifth_bits(block + offsetof(Block, high), out);
+    split_nibbles(block + offsetof(Block, q), out);
+  }
+};
+
+struct Q5_1 {
+  using Block = BlockQ5_1;
+  static constexpr std::array<size_t, 2> halves = {offsetof(Block, d), offsetof(Block, m)};
+  static constexpr size_t groups = 1;
+  static constexpr unsigned low_bits = 4;
+  static constexpr unsigned high_bits = 1;
+  static void split(const std::byte* block, size_t, RowBlock& out) {
+    split_fifth_bits(block + offsetof(Block, high), out);
+    split_nibbles(block + offsetof(Block, q), out);
+  }
+};
+
+struct Q4_K {
+  using Block = BlockQ4_K;
+  static constexpr std::array<size_t, 2> halves = {offsetof(Block, d), offsetof(Block, dmin)};
+  static constexpr size_t groups = 8;
+  static constexpr unsigned low_bits = 4;
+  static constexpr unsigned high_bits = 0;
+  static void split(const std::byte* block, size_t sub, RowBlock& out) {
+    split_scales(block + offsetof(Block, scales), sub, out);
+    split_nibble_pairs(block + offsetof(Block, q), sub, out);
+  }
+};
+
+struct Q5_K {
+  using Block = BlockQ5_K;
+  static constexpr std::array<size_t, 2> halves = {offsetof(Block, d), offsetof(Block, dmin)};
+  static constexpr size_t groups = 8;
+  static constexpr unsigned low_bits = 4;
+  static constexpr unsigned high_bits = 1;
+  static void split(const std::byte* block, size_t sub, RowBlock& out) {
+    split_scales(block + offsetof(Block, scales), sub, out);
+    for (size_t i = 0; i < 8; ++i) {
+      const auto bits = load<uint32_t>(block + offsetof(Block, high) + 4 * i);
+      out.high[i] = bits >> sub & 0x01010101;
+    }
+    split_nibble_pairs(block + offsetof(Block, q), sub, out);
+  }
+};
+
+struct Q6_K {
+  using Block = BlockQ6_K;
+  static constexpr std::array<size_t, 1> halves = {offsetof(Block, d)};
+  static constexpr size_t groups = 8;
+  static constexpr unsigned low_bits = 4;
+  static constexpr unsigned high_bits = 2;
+  static void split(const std::byte* block, size_t sub, RowBlock& out) {
+    const size_t half = sub / 4;
+    const size_t quarter = sub % 4;
+    const std::byte* low = block + offsetof(Block, low) + 64 * half + quarter % 2 * 32;
+    const std::byte* high = block + offsetof(Block, high) + 32 * half;
+    for (size_t i = 0; i < 8; ++i) {
+      out.low[i] = load<uint32_t>(low + 4 * i) >> quarter / 2 * 4 & 0x0F0F0F0F;
+      out.high[i] = load<uint32_t>(high + 4 * i) >> 2 * quarter & 0x03030303;
+    }
+    out.scales[0] = load<uint8_t>(block + offsetof(Block, scale) + 2 * sub);
+    out.scales[1] = load<uint8_t>(block + offsetof(Block, scale) + 2 * sub + 1);
+  }
+};
+
+/// Calls f with the format of a quantized type.
+template <class F>
+auto with_format(DType type, F&& f) {
   switch (type) {
     case DType::q8_0:
-      return q8_0;
+      return f(Q8_0());
     case DType::q4_0:
-      return q4_0;
+      return f(Q4_0());
     case DType::q4_1:
-      return q4_1;
+      return f(Q4_1());
     case DType::q5_0:
-      return q5_0;
+      return f(Q5_0());
     case DType::q5_1:
-      return q5_1;
+      return f(Q5_1());
     case DType::q4_k:
-      return q4_k;
+      return f(Q4_K());
     case DType::q5_k:
-      return q5_k;
+      return f(Q5_K());
     case DType::q6_k:
-      return q6_k;
-    default:
-      assert(false);
-      return q8_0;
+      return f(Q6_K());
+    case DType::f32:
+    case DType::f16:
+    case DType::bf16:
+      break;
   }
+  assert(false);
+  return f(Q8_0());
 }
+
+/// Where the parts of a block of a format lie in a panel of some rows, in bytes.
+template <class Format>
+struct PanelBlock {
+  size_t rows;
+
+  size_t scales() const { return Format::groups > 1 ? 2 * rows : 0; }
+  size_t bits() const { return Format::high_bits * 4 * rows; }
+  size_t header() const { return Format::halves.size() * 2 * rows; }
+  size_t group() const { return scales() + bits() + Format::low_bits * 4 * rows; }
+  size_t bytes() const { return header() + Format::groups * group(); }
+};
 
 /// One column of a panel of plain numbers.
 template <class T>
@@ -198,43 +237,45 @@ void write_columns(const Tensor& weight, size_t first_row, size_t n_rows, size_t
   }
 }
 
+template <class Format>
 void write_blocks(const Tensor& weight, size_t first_row, size_t n_rows, size_t rows,
                   std::byte* panel) {
-  const PanelFormat& format = panel_format(weight.type);
-  const size_t file_block = block_bytes(weight.type);
-  const size_t n_blocks = weight.cols / block_elements(weight.type);
-  for (size_t block = 0; block < n_blocks; ++block, panel += format.block_bytes(rows)) {
+  const PanelBlock<Format> block{rows};
+  const size_t n_blocks = weight.cols / Format::Block::elements;
+  const size_t row_stride = n_blocks * sizeof(typename Format::Block);
+  const std::byte* first = weight.row(first_row);
+  for (size_t i = 0; i < n_blocks; ++i, panel += block.bytes()) {
     for (size_t r = 0; r < n_rows; ++r) {
-      const std::byte* from = weight.row(first_row + r) + block * file_block;
-      for (size_t i = 0; i < format.halves; ++i) {
-        store(panel + (i * rows + r) * 2, load<uint16_t>(from + format.half_offset[i]));
+      const std::byte* from = first + r * row_stride + i * sizeof(typename Format::Block);
+      for (size_t half = 0; half < Format::halves.size(); ++half) {
+        store(panel + (half * rows + r) * 2, load<uint16_t>(from + Format::halves[half]));
       }
-      std::byte* to = panel + format.header_bytes(rows);
-      for (size_t sub = 0; sub < format.n_subs(); ++sub, to += format.sub_bytes(rows)) {
-        RowBlock row = {};
-        format.split(from, sub, row);
-        if (format.super) {
-          store(to + r, row.scales[0]);
-          store(to + rows + r, row.scales[1]);
+      std::byte* group = panel + block.header();
+      for (size_t sub = 0; sub < Format::groups; ++sub, group += block.group()) {
+        RowBlock row;
+        Format::split(from, sub, row);
+        if constexpr (Format::groups > 1) {
+          store(group + r, row.scales[0]);
+          store(group + rows + r, row.scales[1]);
         }
-        std::byte* bits = to + format.sub_header_bytes(rows) + 4 * r;
-        std::byte* low = bits + format.bits_bytes(rows);
-        const auto step = [&](std::byte* steps, size_t i) { return steps + i * 4 * rows; };
-        if (format.high_bits == 1) {
+        std::byte* high = group + block.scales() + 4 * r;
+        std::byte* low = high + block.bits();
+        const size_t step = 4 * rows;
+        if constexpr (Format::high_bits == 1) {
           uint32_t word = 0;
-          for (size_t i = 0; i < 8; ++i) word |= row.high[i] << i;
-          store(bits, word);
-        } else if (format.high_bits == 2) {
+          for (size_t k = 0; k < 8; ++k) word |= row.high[k] << k;
+          store(high, word);
+        } else if constexpr (Format::high_bits == 2) {
           for (size_t half = 0; half < 2; ++half) {
             uint32_t word = 0;
-            for (size_t i = 0; i < 4; ++i) word |= row.high[4 * half + i] << 2 * i;
-            store(step(bits, half), word);
+            for (size_t k = 0; k < 4; ++k) word |= row.high[4 * half + k] << 2 * k;
+            store(high + half * step, word);
           }
         }
-        if (format.low_bits == 8) {
-          for (size_t i = 0; i < 8; ++i) store(step(low, i), row.low[i]);
+        if constexpr (Format::low_bits == 8) {
+          for (size_t k = 0; k < 8; ++k) store(low + k * step, row.low[k]);
         } else {
-          for (size_t i = 0; i < 4; ++i) store(step(low, i), row.low[i] | row.low[i + 4] << 4);
+          for (size_t k = 0; k < 4; ++k) store(low + k * step, row.low[k] | row.low[k + 4] << 4);
         }
       }
     }
@@ -249,7 +290,9 @@ size_t align(size_t bytes) {
 
 size_t panel_bytes(DType type, size_t cols, size_t panel_rows) {
   if (block_elements(type) == 1) return align(cols * panel_rows * block_bytes(type));
-  return align(cols / block_elements(type) * panel_format(type).block_bytes(panel_rows));
+  return with_format(type, [&]<class Format>(Format) {
+    return align(cols / Format::Block::elements * PanelBlock<Format>{panel_rows}.bytes());
+  });
 }
 
 void write_panel(const Tensor& weight, size_t first_row, size_t panel_rows, std::byte* panel) {
@@ -259,7 +302,9 @@ void write_panel(const Tensor& weight, size_t first_row, size_t panel_rows, std:
   } else if (block_elements(weight.type) == 1) {
     write_columns<uint16_t>(weight, first_row, n_rows, panel_rows, panel);
   } else {
-    write_blocks(weight, first_row, n_rows, panel_rows, panel);
+    with_format(weight.type, [&]<class Format>(Format) {
+      write_blocks<Format>(weight, first_row, n_rows, panel_rows, panel);
+    });
   }
 }
 
