@@ -5,22 +5,30 @@
 
 #include <sys/wait.h>
 
+#include "file.h"
+#include "gguf_image.h"
+
 namespace vga::test {
 
 struct Outcome {
   int status;  // exit status, or 128 + signal
+  std::string output;
   std::string errors;
 };
 
-/// Runs a program of ours; only what it writes to stderr is kept.
-inline Outcome run(const std::string& arguments) {
-  const std::string command = VGA_BIN_DIR "/" + arguments + " 2>&1 >/dev/null </dev/null";
+/// Runs a program of ours: `arguments` begin with its name and are for the shell. `input` is a
+/// file.
+inline Outcome run(const std::string& arguments, const std::string& input = "/dev/null") {
+  const TemporaryDirectory directory;
+  const std::string errors = directory.write("errors", "").string();
+  const std::string command = VGA_BIN_DIR "/" + arguments + " 2>'" + errors + "' <'" + input + "'";
   FILE* pipe = ::popen(command.c_str(), "r");
   Outcome outcome{};
-  char chunk[512];
-  while (const size_t n = std::fread(chunk, 1, sizeof chunk, pipe)) outcome.errors.append(chunk, n);
+  char chunk[4096];
+  while (const size_t n = std::fread(chunk, 1, sizeof chunk, pipe)) outcome.output.append(chunk, n);
   const int status = ::pclose(pipe);
   outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  outcome.errors = read_text(errors);
   return outcome;
 }
 

@@ -1,18 +1,17 @@
 /// vga-stream and its probe: figures against the naive model's, the program's promises to scripts.
 
 #include <cmath>
-#include <cstdio>
 #include <map>
 #include <sstream>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
-#include <sys/wait.h>
 
 #include "attention_probe.h"
 #include "file.h"
 #include "gguf_image.h"
 #include "naive_model.h"
+#include "run_program.h"
 #include "score.h"
 #include "vga.h"
 
@@ -22,33 +21,15 @@ namespace {
 using Gate = AttentionGate;
 using nlohmann::json;
 
-struct Outcome {
-  int status;  // exit status, or 128 + signal
-  std::string output;
-  std::string errors;
-};
-
 class StreamProgram : public testing::Test {
  protected:
-  Outcome run(const std::string& arguments) { return run("vga-stream", arguments); }
-
   /// Runs a program of ours on the tiny model.
   Outcome run(const std::string& program, const std::string& arguments,
               const std::string& input = "/dev/null") {
-    const auto errors = directory_.path() / "errors";
-    const std::string command = VGA_BIN_DIR "/" + program + " -m '" + model_path_.string() + "' " +
-                                arguments + " 2>'" + errors.string() + "' <'" + input + "'";
-    FILE* pipe = ::popen(command.c_str(), "r");
-    Outcome outcome{};
-    char chunk[4096];
-    while (const size_t n = std::fread(chunk, 1, sizeof chunk, pipe)) {
-      outcome.output.append(chunk, n);
-    }
-    const int status = ::pclose(pipe);
-    outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    outcome.errors = read_text(errors);
-    return outcome;
+    return test::run(program + " -m '" + model_path_.string() + "' " + arguments, input);
   }
+  Outcome run(const std::string& arguments) { return run("vga-stream", arguments); }
+
   /// -f and a file of n letters.
   std::string text(size_t n) {
     std::string letters;
