@@ -1,5 +1,10 @@
 #include "model.h"
 
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <numeric>
 #include <utility>
 
 #include "vocabulary.h"
@@ -63,17 +68,35 @@ std::string_view Model::chat_template() const {
   return impl_->gguf.string("tokenizer.chat_template").value_or("");
 }
 
-uint64_t Model::bytes_per_token() const {
+uint64_t Model::weight_bytes() const {
   uint64_t bytes = 0;
   for (const GgufTensor& tensor : impl_->gguf.tensors()) bytes += tensor.data.size();
-  if (!impl_->config.tied_embeddings) bytes -= impl_->weights.token_embd.bytes();
   return bytes;
+}
+
+uint64_t Model::bytes_per_token() const {
+  return weight_bytes() - (impl_->config.tied_embeddings ? 0 : impl_->weights.token_embd.bytes());
 }
 
 uint64_t Model::parameters() const {
   uint64_t count = 0;
   for (const WeightSpec& spec : weight_specs(impl_->config)) count += spec.rows * spec.cols;
   return count;
+}
+
+std::string Model::description() const {
+  std::map<uint32_t, uint64_t> elements;  // by GGUF type
+  for (const GgufTensor& tensor : impl_->gguf.tensors()) {
+    elements[tensor.type] +=
+        std::accumulate(tensor.dims.begin(), tensor.dims.end(), uint64_t{1}, std::multiplies());
+  }
+  const auto most = std::ranges::max_element(elements, {}, [](const auto& e) { return e.second; });
+  const auto millions = static_cast<double>(parameters()) / 1e6;
+  char count[32];
+  std::snprintf(count, sizeof count, millions < 999.5 ? "%.3gM" : "%.3gB",
+                millions < 999.5 ? millions : millions / 1000);
+  return (impl_->config.architecture == Config::Architecture::vga ? "vga " : "llama ") +
+         std::string(count) + ' ' + gguf_type_name(most->first);
 }
 
 }  // namespace vga

@@ -50,7 +50,11 @@ class Model {
   /// Bytes of weights that one decoded token reads: all of them but the embedding table, of which
   /// it needs one row (all of it too when it doubles as the output matrix).
   uint64_t bytes_per_token() const;
+  /// Bytes of all weights.
+  uint64_t weight_bytes() const;
   uint64_t parameters() const;
+  /// "llama 135M Q8_0": architecture, parameters, and the type that most of them have.
+  std::string description() const;
 
  private:
   friend class Session;

@@ -1,0 +1,193 @@
+/// vga-bench: how fast does a model run?
+
+#include <chrono>
+#include <ctime>
+#include <iostream>
+#include <map>
+#include <random>
+
+#include "bench_flags.h"
+#include "bench_report.h"
+#include "memory_bandwidth.h"
+#include "program.h"
+#include "terminal.h"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::vector<vga::BenchTest> all_tests(const vga::BenchFlags& flags) {
+  std::vector<vga::BenchTest> tests;
+  for (const size_t depth : flags.n_depth) {
+    for (const size_t n : flags.n_prompt) tests.push_back({n, 0, depth});
+    for (const size_t n : flags.n_gen) tests.push_back({0, n, depth});
+    for (const auto& [n_prompt, n_gen] : flags.n_both) tests.push_back({n_prompt, n_gen, depth});
+  }
+  std::erase_if(tests, [](const vga::BenchTest& test) { return test.n_prompt + test.n_gen == 0; });
+  return tests;
+}
+
+std::vector<vga::BenchSetup> all_setups(const vga::BenchFlags& flags) {
+  std::vector<vga::BenchSetup> setups;
+  for (const size_t n_batch : flags.n_batch) {
+    for (const size_t n_ubatch : flags.n_ubatch) {
+      for (const vga::DType cache_type : flags.cache_types()) {
+        for (const size_t n_threads : flags.n_threads) {
+          setups.push_back({n_batch, n_ubatch, n_threads, cache_type});
+        }
+      }
+    }
+  }
+  return setups;
+}
+
+std::string now_utc() {
+  const std::time_t now = std::time(nullptr);
+  char text[32];
+  std::strftime(text, sizeof text, "%FT%TZ", std::gmtime(&now));
+  return text;
+}
+
+/// Runs tests on one session, the speed of which does not depend on what the tokens say.
+class Runner {
+ public:
+  Runner(const vga::Model& model, vga::Session& session, size_t n_batch)
+      : session_(session), n_batch_(n_batch), vocab_size_(model.config().vocab_size) {}
+
+  /// Brings the session to `depth` tokens; false if interrupted.
+  bool go_to_depth(size_t depth) {
+    const auto length = static_cast<size_t>(session_.length());
+    if (length < depth) {
+      session_.prefill(random_tokens(depth - length), 0,
+                       [](size_t) { return !vga::interrupted(); });
+    }
+    if (vga::interrupted()) return false;
+    session_.truncate(static_cast<int64_t>(depth));
+    return true;
+  }
+
+  /// Nanoseconds from the first token in to the last logits out.
+  uint64_t run(size_t n_prompt, size_t n_gen) {
+    const std::vector<vga::Token> prompt = random_tokens(n_prompt);
+    const std::vector<vga::Token> next = random_tokens(n_gen);
+    const auto start = Clock::now();
+    for (size_t i = 0; i < n_prompt; i += n_batch_) {
+      session_.prefill(std::span(prompt).subspan(i, std::min(n_batch_, n_prompt - i)));
+    }
+    for (const vga::Token token : next) session_.decode(token);
+    const auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start);
+    return std::max<uint64_t>(1, static_cast<uint64_t>(time.count()));
+  }
+
+ private:
+  std::vector<vga::Token> random_tokens(size_t n) {
+    std::uniform_int_distribution<vga::Token> any(0, static_cast<vga::Token>(vocab_size_ - 1));
+    std::vector<vga::Token> tokens(n);
+    for (vga::Token& token : tokens) token = any(random_);
+    return tokens;
+  }
+
+  vga::Session& session_;
+  size_t n_batch_;
+  size_t vocab_size_;
+  std::mt19937 random_{1};
+};
+
+/// Bytes that decoding `test.n_gen` tokens reads: for each token the weights, and the keys and
+/// values of all tokens before it and its own.
+uint64_t bytes_read(const vga::Model& model, const vga::BenchTest& test, vga::DType cache_type) {
+  if (test.n_prompt > 0) return 0;
+  const vga::Config& config = model.config();
+  const uint64_t per_position =
+      2 * config.n_layers * vga::row_bytes(cache_type, config.kv_size());  // keys and values
+  const uint64_t positions = test.n_gen * test.n_depth + test.n_gen * (test.n_gen + 1) / 2;
+  return test.n_gen * model.bytes_per_token() + positions * per_position;
+}
+
+/// Nanoseconds of each repetition; cut short if interrupted.
+std::vector<uint64_t> measure(Runner& runner, const vga::BenchTest& test,
+                              const vga::BenchFlags& flags) {
+  vga::Progress progress(test.name(), flags.repetitions);
+  progress.update(0, test.n_depth > 0 ? "filling the cache" : "warming up");
+  std::vector<uint64_t> samples;
+  // What the first use alone pays for: pages of the file, scratch memory, sleeping cores.
+  if (runner.go_to_depth(test.n_depth) && flags.warmup) {
+    runner.run(test.n_prompt, std::min<size_t>(test.n_gen, 1));
+  }
+  while (samples.size() < flags.repetitions && runner.go_to_depth(test.n_depth)) {
+    progress.update(samples.size());
+    samples.push_back(runner.run(test.n_prompt, test.n_gen));
+  }
+  return samples;
+}
+
+/// Runs everything that `flags` ask for; false if interrupted.
+bool bench(const vga::BenchFlags& flags, vga::BenchReport& report) {
+  const std::vector<vga::BenchTest> tests = all_tests(flags);
+  if (std::ranges::count(flags.n_threads, size_t{0}) > 0) {
+    throw vga::Error("-t", "wanted at least 1 thread, found 0");
+  }
+  if (tests.empty()) throw vga::Error("-p, -n", "nothing to measure: all tests have 0 tokens");
+  const size_t context = std::ranges::max(tests, {}, &vga::BenchTest::length).length();
+  std::map<size_t, double> bandwidths;  // by number of threads
+  for (const std::string& file : flags.models) {
+    const vga::Model model = vga::Model::load(file, {.mmap = flags.mmap});
+    for (const vga::BenchSetup& setup : all_setups(flags)) {
+      vga::Session session(model, {.context = context,
+                                   .n_threads = setup.n_threads,
+                                   .max_batch = std::min(setup.n_batch, setup.n_ubatch),
+                                   .cache_type = setup.cache_type});
+      double& bandwidth = bandwidths[setup.n_threads];
+      if (bandwidth == 0) bandwidth = vga::measure_memory_bandwidth(setup.n_threads);
+      Runner runner(model, session, setup.n_batch);
+      for (const vga::BenchTest& test : tests) {
+        if (flags.progress) std::cerr << "vga-bench: " << file << ": " << test.name() << '\n';
+        vga::BenchResult result{file,
+                                model.description(),
+                                model.weight_bytes(),
+                                model.parameters(),
+                                session.description(),
+                                setup,
+                                test,
+                                now_utc(),
+                                {},
+                                bytes_read(model, test, setup.cache_type),
+                                bandwidth};
+        result.samples_ns = measure(runner, test, flags);
+        if (vga::interrupted()) return false;
+        report.add(result);
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Measure how fast a model runs, with llama-bench's flags, defaults and field names.\n\n"
+      "  vga-bench -m stories.gguf\n"
+      "  vga-bench -m a.gguf,b.gguf -p 0 -n 64 -d 0-4096+1024 -t 1,2\n"
+      "  vga-bench -m stories.gguf -p 512 -n 128 -o json | jq '.[] | {n_prompt, n_gen, avg_ts}'\n\n"
+      "Every test of every combination is run once to warm up and then -r times. ppN is a prefill\n"
+      "of N tokens, of which the last yields logits; tgN decodes N tokens one by one, each yields\n"
+      "logits; '@ dN' is with N tokens in the cache already, the time of which does not count.\n"
+      "t/s is the mean of the repetitions and their standard deviation.\n\n"
+      "A decoded token must read all weights and the cache. GB/s is how many bytes of those were\n"
+      "read per second, 'of memory' its share of what as many threads can read from memory, which\n"
+      "is measured first. More than 100 % means that the model fits into the CPU's cache.\n\n"
+      "Lists: commas, repeated flags, and ranges such as 0-4096+1024 or 16-512*2.",
+      "vga-bench");
+  vga::BenchFlags flags;
+  flags.add_to(app);
+  vga::spell_out_flags(argv);
+  return vga::run_program(app, argc, argv, [&] {
+    vga::BenchReport report(flags);
+    vga::catch_interrupts();
+    const bool done = bench(flags, report);
+    report.finish();
+    if (!done) std::cerr << "interrupted: these are the tests done so far\n";
+    return done ? 0 : 130;
+  });
+}

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "dtype.h"
+
+namespace vga {
+
+/// The numbers in `text`, a comma list of N, FIRST-LAST, FIRST-LAST+STEP and FIRST-LAST*FACTOR as
+/// llama-bench has them: "1,2", "0-4096+1024", "16-512*2". An Error naming `flag` for anything
+/// else, for a range that does not rise and for more than 1000 numbers.
+std::vector<size_t> read_numbers(std::string_view flag, std::string_view text);
+
+/// What to measure: every combination of the lists.
+struct BenchFlags {
+  enum class Output { md, csv, json, jsonl };
+
+  std::vector<std::string> models;
+  std::vector<size_t> n_prompt{512};              // tokens of a prefill test; 0: none
+  std::vector<size_t> n_gen{128};                 // tokens of a decode test; 0: none
+  std::vector<std::pair<size_t, size_t>> n_both;  // tokens of tests that prefill, then decode
+  std::vector<size_t> n_depth{0};                 // tokens in the cache before a test
+  std::vector<size_t> n_batch{2048};              // tokens handed over at once
+  std::vector<size_t> n_ubatch;                   // of those, rows computed at once
+  std::vector<size_t> n_threads;
+  std::vector<DType> key_types;
+  std::vector<DType> value_types;
+  size_t repetitions = 5;
+  bool warmup = true;
+  bool mmap = true;
+  bool progress = false;
+  Output output = Output::md;
+
+  /// Sets the defaults that depend on the machine or the runtime.
+  BenchFlags();
+
+  void add_to(CLI::App& app);
+  /// What keys and values are stored as. An Error if they shall differ: a cache has one type.
+  std::vector<DType> cache_types() const;
+};
+
+/// llama-bench has flags of several letters behind one dash (-ctk), which CLI11 does not know:
+/// makes them long ones (--cache-type-k) before the command line is parsed.
+void spell_out_flags(char** argv);
+
+}  // namespace vga

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "bench_flags.h"
+#include "dtype.h"
+
+namespace vga {
+
+/// What a session is opened with.
+struct BenchSetup {
+  size_t n_batch;
+  size_t n_ubatch;
+  size_t n_threads;
+  DType cache_type;
+};
+
+/// What is timed: `n_prompt` tokens in one prefill, then `n_gen` tokens one by one, after `n_depth`
+/// tokens that are not timed.
+struct BenchTest {
+  size_t n_prompt;
+  size_t n_gen;
+  size_t n_depth;
+
+  size_t length() const { return n_depth + n_prompt + n_gen; }
+  /// "pp512", "tg128 @ d2048", "pp512+tg128".
+  std::string name() const;
+};
+
+struct BenchResult {
+  std::string model_file;
+  std::string model_type;  // "llama 135M Q8_0"
+  uint64_t model_bytes;
+  uint64_t parameters;
+  std::string runs_on;  // "cpu avx2, 2 threads"
+  BenchSetup setup;
+  BenchTest test;
+  std::string test_time;             // when it began: "2026-11-24T10:00:00Z"
+  std::vector<uint64_t> samples_ns;  // one for each repetition
+  /// Bytes of weights and KV cache that a repetition reads; 0 for tests that prefill, where one
+  /// read serves many tokens.
+  uint64_t bytes_read;
+  double memory_bandwidth;  // bytes per second that n_threads can read
+};
+
+/// Prints results as they come, in llama-bench's formats and under its names, with ours added:
+/// runs_on, gb_per_s, bandwidth_gb_per_s and bandwidth_share, null (CSV: empty) where they mean
+/// nothing.
+class BenchReport {
+ public:
+  explicit BenchReport(const BenchFlags& flags);
+
+  void add(const BenchResult& result);
+  /// Closes what add() left open.
+  void finish();
+
+ private:
+  struct Column {
+    std::string title;
+    int width;  // characters; negative: aligned to the left
+    std::function<std::string(const BenchResult&)> text;
+  };
+  void print_row(const std::function<std::string(const Column&)>& text) const;
+
+  BenchFlags::Output output_;
+  std::vector<Column> columns_;  // of the table
+  size_t n_results_ = 0;
+  std::string runs_on_;
+  std::map<size_t, double> bandwidths_;  // by number of threads
+};
+
+}  // namespace vga

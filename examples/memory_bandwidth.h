@@ -1,0 +1,12 @@
+#pragma once
+
+#include <cstddef>
+
+namespace vga {
+
+/// Bytes per second that `n_threads` threads can read from memory together: plain sums over buffers
+/// much larger than the caches, in huge pages where the system has them, best of several passes.
+/// The ceiling for a decoded token, which must read all weights once. Takes about half a second.
+double measure_memory_bandwidth(size_t n_threads);
+
+}  // namespace vga

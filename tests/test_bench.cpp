@@ -1,0 +1,190 @@
+#include <set>
+#include <sstream>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "bench_flags.h"
+#include "gguf_image.h"
+#include "memory_bandwidth.h"
+#include "run_program.h"
+#include "vga.h"
+
+namespace vga::test {
+namespace {
+
+using Numbers = std::vector<size_t>;
+
+TEST(BenchNumbers, ListsAndRanges) {
+  EXPECT_EQ(read_numbers("-p", "512"), Numbers({512}));
+  EXPECT_EQ(read_numbers("-p", "1,2,1"), Numbers({1, 2, 1}));
+  EXPECT_EQ(read_numbers("-p", "3-5"), Numbers({3, 4, 5}));
+  EXPECT_EQ(read_numbers("-p", "7-7"), Numbers({7}));
+  EXPECT_EQ(read_numbers("-p", "0-10+4,9"), Numbers({0, 4, 8, 9}));
+  EXPECT_EQ(read_numbers("-p", "16-100*2"), Numbers({16, 32, 64}));
+  EXPECT_EQ(read_numbers("-p", "0-999").size(), 1000u);
+}
+
+TEST(BenchNumbers, RefusesWhatHasNoEndOrNoSense) {
+  for (const char* text : {"",
+                           "x",
+                           "1,",
+                           ",1",
+                           "1,,2",
+                           "1 2",
+                           "-1",
+                           "1-",
+                           "5-4",
+                           "1-9+0",
+                           "1-9*1",
+                           "0-9*2",
+                           "1-9+",
+                           "1-9-2",
+                           "2*3",
+                           "1+1",
+                           "0-1000",
+                           "1.5",
+                           "0x10",
+                           "99999999999999999999",
+                           "1-99999999999"}) {
+    EXPECT_THROW(read_numbers("-p", text), Error) << text;
+  }
+}
+
+TEST(Bench, MemoryBandwidthIsPlausible) {
+  const double bandwidth = measure_memory_bandwidth(2);
+  EXPECT_GT(bandwidth, 1e8);
+  EXPECT_LT(bandwidth, 1e13);
+}
+
+class BenchTest : public testing::Test {
+ protected:
+  /// vga-bench on a tiny model.
+  Outcome bench(const std::string& flags) { return run("vga-bench -m '" + file_ + "' " + flags); }
+
+  TemporaryDirectory directory_;
+  std::string file_ = directory_.write("tiny.gguf", tiny_model().bytes()).string();
+};
+
+TEST_F(BenchTest, JsonHasTheFields) {
+  const Outcome outcome =
+      bench("-p 20 -n 4 -pg 8,2 -d 0,9 -t 1,2 -b 16 -ub 8 -ctk f32 -r 3 -o json");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  EXPECT_EQ(outcome.errors, "");
+  const auto results = nlohmann::json::parse(outcome.output);
+  ASSERT_EQ(results.size(), 3u * 2 * 2);
+  std::set<std::vector<size_t>> tests;
+  for (const auto& r : results) {
+    const size_t n_prompt = r.at("n_prompt");
+    const size_t n_gen = r.at("n_gen");
+    tests.insert({n_prompt, n_gen, r.at("n_depth"), r.at("n_threads")});
+    EXPECT_EQ(r.at("type_k"), "f32");
+    EXPECT_EQ(r.at("type_v"), "f32");
+    EXPECT_EQ(r.at("n_batch"), 16);
+    EXPECT_EQ(r.at("n_ubatch"), 8);
+    EXPECT_EQ(r.at("model_filename"), file_);
+    EXPECT_EQ(r.at("model_type").get<std::string>().substr(0, 4), "vga ");
+    EXPECT_GT(r.at("model_size"), 0);
+    EXPECT_GT(r.at("model_n_params"), 0);
+    EXPECT_EQ(r.at("backends"), "CPU");
+    EXPECT_EQ(r.at("runs_on").get<std::string>().substr(0, 4), "cpu ");
+    for (const char* text : {"build_commit", "cpu_info", "test_time"}) {
+      EXPECT_TRUE(r.at(text).is_string()) << text;
+    }
+
+    const std::vector<double> ns = r.at("samples_ns");
+    const std::vector<double> rates = r.at("samples_ts");
+    ASSERT_EQ(ns.size(), 3u);
+    ASSERT_EQ(rates.size(), 3u);
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_NEAR(rates[i] * ns[i] / 1e9, static_cast<double>(n_prompt + n_gen), 1e-6);
+    }
+    EXPECT_NEAR(r.at("avg_ns"), (ns[0] + ns[1] + ns[2]) / 3, 1);
+    EXPECT_NEAR(r.at("avg_ts"), (rates[0] + rates[1] + rates[2]) / 3, 1e-6 * rates[0]);
+    EXPECT_GE(r.at("stddev_ns"), 0);
+    EXPECT_GE(r.at("stddev_ts"), 0);
+
+    const double bandwidth = r.at("bandwidth_gb_per_s");
+    EXPECT_GT(bandwidth, 0);
+    if (n_prompt == 0) {
+      EXPECT_GT(r.at("gb_per_s"), 0);
+      EXPECT_NEAR(r.at("bandwidth_share"), r.at("gb_per_s").get<double>() / bandwidth, 1e-9);
+    } else {
+      EXPECT_TRUE(r.at("gb_per_s").is_null());
+      EXPECT_TRUE(r.at("bandwidth_share").is_null());
+    }
+  }
+  EXPECT_EQ(tests.size(), results.size());
+}
+
+// Each decoded token reads the weights and the keys and values of everything before it.
+TEST_F(BenchTest, BytesReadGrowWithDepth) {
+  const Outcome outcome = bench("-p 0 -n 2 -d 0,10 -t 1 -r 1 -ctk f32 -o json");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  const auto results = nlohmann::json::parse(outcome.output);
+  const auto bytes = [&](size_t i) {
+    return results.at(i).at("gb_per_s").get<double>() * results[i].at("avg_ns").get<double>();
+  };
+  const Model model = Model::load(file_);
+  const Config& c = model.config();
+  const double per_position = 2.0 * 4 * static_cast<double>(c.n_layers * c.kv_size());
+  const double weights = 2 * static_cast<double>(model.bytes_per_token());
+  EXPECT_NEAR(bytes(0), weights + per_position * (1 + 2), 1);
+  EXPECT_NEAR(bytes(1), weights + per_position * (11 + 12), 1);
+}
+
+TEST_F(BenchTest, OneJsonValuePerLine) {
+  const Outcome outcome = bench("-p 4 -n 2 -t 1 -r 1 -o jsonl --no-warmup -fa 1 -ngl 0");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  std::istringstream lines(outcome.output);
+  size_t n = 0;
+  for (std::string line; std::getline(lines, line); ++n) {
+    EXPECT_TRUE(nlohmann::json::parse(line).is_object());
+  }
+  EXPECT_EQ(n, 2u);
+}
+
+TEST_F(BenchTest, CsvHasAsManyFieldsAsItsHeader) {
+  const Outcome outcome = bench("-p 4 -n 2 -t 1 -r 1 -o csv");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  std::istringstream lines(outcome.output);
+  std::string header;
+  std::getline(lines, header);
+  EXPECT_NE(header.find("n_prompt,n_gen,n_depth,"), std::string::npos) << header;
+  size_t n = 0;
+  for (std::string line; std::getline(lines, line); ++n) {
+    // No value here has a comma but runs_on.
+    EXPECT_EQ(std::ranges::count(line, ','), std::ranges::count(header, ',') + 1) << line;
+    EXPECT_EQ(std::ranges::count(line, '"'), 2 * (std::ranges::count(header, ',') + 1)) << line;
+  }
+  EXPECT_EQ(n, 2u);
+}
+
+TEST_F(BenchTest, TableHasARowForEachTest) {
+  const Outcome outcome = bench("-p 4 -n 2 -d 3 -t 1 -r 2");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  for (const char* text : {" pp4 @ d3 |", " tg2 @ d3 |", " t/s |", " ± ", "GB/s", "build: "}) {
+    EXPECT_NE(outcome.output.find(text), std::string::npos) << text << "\n" << outcome.output;
+  }
+}
+
+TEST_F(BenchTest, BadFlagsEndInOneLine) {
+  for (const char* flags :
+       {"-p x", "-n 5-4", "-d 0-8*2", "-t 0", "-t 5000", "-pg 3", "-ctk q3", "-ctk iq2_xs",
+        "-ctk f16 -ctv f32", "-b 0", "-ub 0", "-p 0 -n 0", "-b 99999 -ub 99999"}) {
+    const Outcome outcome = bench(std::string(flags) + " -r 1");
+    EXPECT_EQ(outcome.status, 1) << flags;
+    EXPECT_EQ(outcome.output, "") << flags;
+    EXPECT_EQ(outcome.errors.rfind("vga-bench: error: ", 0), 0u) << outcome.errors;
+    EXPECT_EQ(std::ranges::count(outcome.errors, '\n'), 1) << outcome.errors;
+  }
+  for (const char* flags : {"-o xml", "-r 0", "-r x", "--nonsense"}) {
+    EXPECT_NE(bench(flags).status, 0) << flags;
+  }
+  const Outcome missing = run("vga-bench -m /does/not/exist.gguf");
+  EXPECT_EQ(missing.status, 1);
+  EXPECT_EQ(std::ranges::count(missing.errors, '\n'), 1) << missing.errors;
+}
+
+}  // namespace
+}  // namespace vga::test
