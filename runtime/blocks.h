@@ -5,7 +5,7 @@
 
 /// The blocks of the quantized types as they lie in a file: little-endian, packed, unaligned.
 /// Scales are f16. Where a byte holds two numbers, the one named first is in the low bits. Elements
-/// are decoded in f32, in the order of the formula and without fused multiply-adds.
+/// are decoded in f32: every product of the formulas is exact there, only adding a minimum rounds.
 namespace vga {
 
 /// 8.5 bits an element: x_i = d * q[i].

@@ -167,26 +167,31 @@ TEST(BlocksTest, ScalesAndMinimumsLieAsInTheFile) {
   BlockQ6_K block{{}, {}, {}, half};
   for (int g = 0; g < 16; ++g) block.scale[g] = static_cast<int8_t>(g - 8);
   const std::vector<float> out = decoded(DType::q6_k, block);
-  for (size_t i = 0; i < 256; ++i) EXPECT_EQ(out[i], -16 * (static_cast<float>(i / 16) - 8)) << i;
+  for (size_t i = 0; i < 256; ++i) {
+    const int scale = static_cast<int>(i / 16) - 8;
+    EXPECT_EQ(out[i], static_cast<float>(-16 * scale)) << i;
+  }
 }
 
 TEST(BlocksTest, FindsTheLevelsItWasMadeOf) {
   // 16 or 32 levels around zero, all of them in use.
-  const auto made_of = [](size_t n_levels) {
+  const auto made_of = [](int n_levels) {
     std::vector<float> values(256);
-    for (size_t i = 0; i < values.size(); ++i) {
-      values[i] = 0.25f * (static_cast<float>(i * 5 % n_levels) - static_cast<float>(n_levels / 2));
+    int i = 0;
+    for (float& value : values) {
+      const int level = i++ * 5 % n_levels - n_levels / 2;
+      value = 0.25f * static_cast<float>(level);
     }
     return values;
   };
   for (const auto& [type, n_levels] :
        {std::pair{DType::q4_0, 16}, {DType::q4_1, 16}, {DType::q5_0, 32}, {DType::q5_1, 32}}) {
-    const std::vector<float> in = made_of(static_cast<size_t>(n_levels));
+    const std::vector<float> in = made_of(n_levels);
     EXPECT_EQ(round_trip(type, in), in) << name(type);
   }
   // The scales of the K types are multiples of an f16, so these come close.
   for (const auto& [type, n_levels] : {std::pair{DType::q4_k, 16}, {DType::q5_k, 32}}) {
-    const std::vector<float> in = made_of(static_cast<size_t>(n_levels));
+    const std::vector<float> in = made_of(n_levels);
     EXPECT_LT(relative_error(in, round_trip(type, in)), 1e-3) << name(type);
   }
 }
