@@ -29,74 +29,56 @@ void encode_block(const float* x, BlockQ8_0& b) {
   }
 }
 
-/// Levels of 32 elements whose peak, whatever its sign, becomes the lowest level: the one that has
-/// no counterpart of the opposite sign.
-template <size_t bits>
-float encode_symmetric(const float* x, uint8_t (&levels)[32]) {
-  constexpr int half = 1 << (bits - 1);
-  const float d = peak(x, 32) / -half;
-  const float inverse = reciprocal(d);
-  for (size_t i = 0; i < 32; ++i) levels[i] = level(x[i] * inverse + (half + 0.5f), 2 * half - 1);
-  return d;
-}
-
-struct Range {
-  float d;
-  float min;
-};
-
-/// Levels of 32 elements from the least to the largest.
-template <size_t bits>
-Range encode_range(const float* x, uint8_t (&levels)[32]) {
-  constexpr int max_level = (1 << bits) - 1;
-  const auto [min, max] = std::minmax_element(x, x + 32);
-  const float d = (*max - *min) / max_level;
-  const float inverse = reciprocal(d);
-  for (size_t i = 0; i < 32; ++i) levels[i] = level((x[i] - *min) * inverse + 0.5f, max_level);
-  return {d, *min};
-}
-
-template <class Block>
+template <size_t bits, class Block>
 void store_levels(const uint8_t (&levels)[32], Block& b) {
   for (size_t i = 0; i < 16; ++i) {
     b.q[i] = static_cast<uint8_t>((levels[i] & 15) | levels[i + 16] << 4);
   }
-}
-
-template <class Block>
-void store_five_bit_levels(const uint8_t (&levels)[32], Block& b) {
-  store_levels(levels, b);
-  for (size_t i = 0; i < 32; ++i) {
-    b.high[i / 8] = static_cast<uint8_t>(b.high[i / 8] | levels[i] >> 4 << (i % 8));
+  if constexpr (bits == 5) {
+    for (size_t i = 0; i < 32; ++i) {
+      b.high[i / 8] = static_cast<uint8_t>(b.high[i / 8] | levels[i] >> 4 << (i % 8));
+    }
   }
 }
 
+/// x = d * (level - half). The peak, whatever its sign, becomes level 0: the one that has no
+/// counterpart of the opposite sign.
+template <size_t bits, class Block>
+void encode_symmetric(const float* x, Block& b) {
+  constexpr int half = 1 << (bits - 1);
+  const float d = peak(x, 32) / -half;
+  const float inverse = reciprocal(d);
+  uint8_t levels[32];
+  for (size_t i = 0; i < 32; ++i) levels[i] = level(x[i] * inverse + (half + 0.5f), 2 * half - 1);
+  b.d = f16_from_f32(d);
+  store_levels<bits>(levels, b);
+}
+
+/// x = d * level + m, from the least element to the largest.
+template <size_t bits, class Block>
+void encode_range(const float* x, Block& b) {
+  constexpr int max_level = (1 << bits) - 1;
+  const auto [min, max] = std::minmax_element(x, x + 32);
+  const float d = (*max - *min) / max_level;
+  const float inverse = reciprocal(d);
+  uint8_t levels[32];
+  for (size_t i = 0; i < 32; ++i) levels[i] = level((x[i] - *min) * inverse + 0.5f, max_level);
+  b.d = f16_from_f32(d);
+  b.m = f16_from_f32(*min);
+  store_levels<bits>(levels, b);
+}
+
 void encode_block(const float* x, BlockQ4_0& b) {
-  uint8_t levels[32];
-  b.d = f16_from_f32(encode_symmetric<4>(x, levels));
-  store_levels(levels, b);
+  encode_symmetric<4>(x, b);
 }
-
 void encode_block(const float* x, BlockQ4_1& b) {
-  uint8_t levels[32];
-  const auto [d, min] = encode_range<4>(x, levels);
-  b.d = f16_from_f32(d);
-  b.m = f16_from_f32(min);
-  store_levels(levels, b);
+  encode_range<4>(x, b);
 }
-
 void encode_block(const float* x, BlockQ5_0& b) {
-  uint8_t levels[32];
-  b.d = f16_from_f32(encode_symmetric<5>(x, levels));
-  store_five_bit_levels(levels, b);
+  encode_symmetric<5>(x, b);
 }
-
 void encode_block(const float* x, BlockQ5_1& b) {
-  uint8_t levels[32];
-  const auto [d, min] = encode_range<5>(x, levels);
-  b.d = f16_from_f32(d);
-  b.m = f16_from_f32(min);
-  store_five_bit_levels(levels, b);
+  encode_range<5>(x, b);
 }
 
 template <class Block>

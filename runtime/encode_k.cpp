@@ -8,8 +8,9 @@
 
 #include "dtype.h"
 
-// The squared error counts all elements alike. Weights that favour large ones, as |x| or x^2, were
-// tried: the models in models/ then predict a little worse (KL divergence to f16 1 to 20 % larger).
+// The squared error counts all elements alike. Weights that favour large ones were tried: in 17 of
+// 18 cases the models in models/ then predicted worse (KL divergence to f16 up to 5 % larger with
+// rms + |x|, 7 to 22 % with x^2).
 //
 // The functions that look at every element do so in lanes, each with its own sum, so that the
 // compiler may compute them at once.
