@@ -15,7 +15,6 @@
 namespace vga::cpu {
 namespace {
 
-
 template <class T>
 T load(const std::byte* from) {
   T value;
