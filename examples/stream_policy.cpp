@@ -51,8 +51,8 @@ std::span<const float> StreamPolicy::run(std::span<const Token> text, size_t beg
     }
   } else {
     rows_.clear();
-    for (size_t i = begin; i < end && i < static_cast<size_t>(session_.length() + session_.room());
-         ++i) {
+    for (size_t i = begin; i < end; ++i) {
+      if (static_cast<int64_t>(i) - session_.length() >= session_.room()) break;
       rows_.push_back({text[i], static_cast<int64_t>(i), 0, true});
     }
     if (!rows_.empty()) logits_ = session_.decode(rows_);

@@ -148,7 +148,7 @@ struct Avx2 {
   }
 
   /// Rounds 32 floats to int8, see prepare(); the sums are those of each 16. Returns d.
-  static float quantize_group(const float* x, std::byte* out, int32_t (&sums)[2]) {
+  static float quantize_group(const float* x, std::byte* out, uint32_t (&sums)[2]) {
     const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
     __m256i max = _mm256_setzero_si256();  // as integers, so that NaN is the largest of all
     for (size_t i = 0; i < 4; ++i) {
@@ -172,7 +172,8 @@ struct Avx2 {
       const __m256i sum = _mm256_add_epi32(a, b);
       __m128i lanes4 = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
       lanes4 = _mm_add_epi32(lanes4, _mm_shuffle_epi32(lanes4, 0x4E));
-      sums[half] = _mm_cvtsi128_si32(_mm_add_epi32(lanes4, _mm_shuffle_epi32(lanes4, 0xB1)));
+      lanes4 = _mm_add_epi32(lanes4, _mm_shuffle_epi32(lanes4, 0xB1));
+      sums[half] = static_cast<uint32_t>(_mm_cvtsi128_si32(lanes4));
     }
     return d;
   }

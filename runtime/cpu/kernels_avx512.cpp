@@ -97,7 +97,7 @@ struct Avx512 {
   }
 
   /// Rounds 32 floats to int8, see prepare(); the sums are those of each 16. Returns d.
-  static float quantize_group(const float* x, std::byte* out, int32_t (&sums)[2]) {
+  static float quantize_group(const float* x, std::byte* out, uint32_t (&sums)[2]) {
     const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
     const Floats halves[2] = {load(x), load(x + 16)};
     // As integers, so that NaN is the largest of all.
@@ -111,7 +111,7 @@ struct Avx512 {
     for (size_t i = 0; i < 2; ++i) {
       const __m512i q = _mm512_cvtps_epi32(mul(halves[i], inverse));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * i), _mm512_cvtsepi32_epi8(q));
-      sums[i] = _mm512_reduce_add_epi32(q);
+      sums[i] = static_cast<uint32_t>(_mm512_reduce_add_epi32(q));
     }
     return d;
   }

@@ -264,11 +264,11 @@ class VectorKernels {
         std::memcpy(numbers + (array * T + t) * 4, &value, 4);
       };
       for (size_t t = 0; t < T; ++t) {
-        int32_t sums[2];
+        uint32_t sums[2];  // unsigned: they wrap around where d is no number
         const float d = V::quantize_group(x + t * cols + c, out + t * group_cols, sums);
-        const int32_t sum = sums[0] + sums[1];
+        const uint32_t sum = sums[0] + sums[1];
         put(0, t, d);
-        put(1, t, d * static_cast<float>(sum));
+        put(1, t, d * static_cast<float>(static_cast<int32_t>(sum)));
         put(2, t, -sum);
         put(3, t, -sums[0]);
         put(4, t, -sums[1]);
@@ -504,7 +504,7 @@ class VectorKernels {
     }
     for (size_t i = 0; i < head_dim; i += group_cols, panel += Q8_0::bytes) {
       std::byte q[group_cols];
-      int32_t sums[2];
+      uint32_t sums[2];
       store_scale(V::quantize_group(key + i, q, sums), panel + 2 * row);
       for (size_t step = 0; step < 8; ++step) {
         const uint32_t word = read<uint32_t>(q + 4 * step) ^ 0x80808080;  // + 128
@@ -527,7 +527,7 @@ class VectorKernels {
     }
     std::byte* q = span + head_dim / group_cols * cache_span * 2 + index * head_dim;
     for (size_t i = 0; i < head_dim; i += group_cols) {
-      int32_t sums[2];
+      uint32_t sums[2];
       const float d = V::quantize_group(value + i, q + i, sums);
       store_scale(d, span + (i / group_cols * cache_span + index) * 2);
     }
