@@ -87,11 +87,12 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::release(std::span<const std::byte> part) const {
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(part.data());
-  const uintptr_t first = (begin + page - 1) / page * page;
-  const uintptr_t last = (begin + part.size()) / page * page;
-  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  // Whole pages alone: the first one that begins in the part, the last one that ends there.
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const size_t skipped = (page - reinterpret_cast<uintptr_t>(part.data()) % page) % page;
+  if (part.size() < skipped + page) return;
+  auto* first = const_cast<std::byte*>(part.data()) + skipped;
+  ::madvise(first, (part.size() - skipped) / page * page, MADV_DONTNEED);
 }
 
 OutputFile::OutputFile(const std::filesystem::path& path)

@@ -40,7 +40,10 @@ struct Avx512 {
   static Floats load_u8(const std::byte* from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_lanes(from)));
   }
-  static uint16_t to_f16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
+  static uint16_t to_f16(float x) {
+    const __m128i halves = _mm_cvtps_ph(_mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT);
+    return static_cast<uint16_t>(_mm_cvtsi128_si32(halves));
+  }
 
   static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
