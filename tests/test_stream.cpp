@@ -116,7 +116,8 @@ TEST_F(StreamProgram, TheVerdictFollowsItsRule) {
 TEST_F(StreamProgram, ResultsDependOnTheTextAlone) {
   const auto perplexities = [](const Outcome& outcome) {
     std::vector<double> all;
-    for (const auto& policy : json::parse(outcome.output).at("policies")) {
+    const json report = json::parse(outcome.output);
+    for (const auto& policy : report.at("policies")) {
       all.push_back(policy.at("ppl"));
     }
     return all;
