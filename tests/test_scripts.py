@@ -1,0 +1,186 @@
+"""Tests of scripts/race, scripts/plot-race and, where numpy is there, scripts/compare-outputs.
+
+    python3 tests/test_scripts.py
+"""
+import csv
+import importlib.machinery
+import importlib.util
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+import xml.etree.ElementTree as xml
+
+SCRIPTS = pathlib.Path(__file__).resolve().parent.parent / "scripts"
+
+# A llama-bench that takes notes and is as fast as its flags say: 10 tokens a second, 20 with flash attention, and 1 less
+# with every run. In the place of vga-bench it makes 60.
+BENCH = """#!{python}
+import json, os, pathlib, sys
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+log = pathlib.Path(__file__).with_name("log")
+lines = log.read_text().splitlines() if log.exists() else []
+who = "vga" if "vga" in sys.argv[0] else "llama" + flags["-fa"]
+log.write_text("\\n".join(lines + [" ".join([who, flags["-p"], flags["-n"], flags["-d"], flags["-t"], flags["-ctv"]])]) + "\\n")
+if flags["-m"] == "bad.gguf":
+    sys.exit("first line\\nno such model")
+speed = {{"vga": 60, "llama0": 10, "llama1": 20}}[who] - sum(line.startswith(who) for line in lines)
+print(json.dumps([{{"avg_ts": speed, "build_commit": who, "cpu_info": "a CPU",
+                    "runs_on": f"cpu {{os.environ.get('VGA_CPU', 'best')}}, 1 thread"}}]))
+"""
+
+
+def load(name):
+    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(SCRIPTS / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+class Folder(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def run_script(self, name, *arguments):
+        return subprocess.run([sys.executable, SCRIPTS / name, *map(str, arguments)], capture_output=True, text=True)
+
+
+class Race(Folder):
+    def setUp(self):
+        super().setUp()
+        for name in ("vga-bench", "llama-bench"):
+            (self.folder / name).write_text(BENCH.format(python=sys.executable))
+            (self.folder / name).chmod(0o755)
+
+    def race(self, model, *arguments):
+        return self.run_script("race", self.folder / "llama-bench", model, "--vga-bench", self.folder / "vga-bench", *arguments)
+
+    def log(self):
+        return (self.folder / "log").read_text().splitlines()
+
+    def test_programs_take_turns_and_the_faster_llama_counts(self):
+        out = self.folder / "race.json"
+        done = self.race("m.gguf", "-p", "8", "-n", "0", "--rounds", "3", "--json", out, "--cpu", "avx2")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual([line.split()[0] for line in self.log()], 3 * ["vga", "llama0", "llama1"])
+        race = json.loads(out.read_text())
+        [result] = race["results"]
+        self.assertEqual([pair["vga"] for pair in result["pairs"]], [60, 59, 58])
+        self.assertEqual([pair["llama"] for pair in result["pairs"]], [20, 19, 18])
+        self.assertEqual({pair["flash_attention"] for pair in result["pairs"]}, {"on"})
+        self.assertEqual(result["median"], 59 / 19)
+        self.assertEqual((result["least"], result["most"]), (60 / 20, 58 / 18))
+        self.assertEqual(race["vga_runs_on"], "cpu avx2")
+        self.assertIn("| 1 | prefill 8 | 59.0 | 19.0 | **3.11** | 3.00 | 3.22 | 3.00 3.11 3.22 |", done.stdout)
+
+    def test_all_combinations(self):
+        done = self.race("m.gguf", "-p", "8", "-n", "2,3", "-d", "0,5", "-t", "1,2", "-ct", "q8_0", "--rounds", "1",
+                         "--csv", self.folder / "race.csv")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lengths = ["8 0", "0 2", "0 3"]
+        tests = [f"{length} {depth} {threads} q8_0" for threads in (1, 2) for depth in (0, 5) for length in lengths]
+        # A quantized cache needs flash attention.
+        self.assertEqual(self.log(), [f"{who} {test}" for test in tests for who in ("vga", "llama1")])
+        with open(self.folder / "race.csv") as file:
+            rows = list(csv.DictReader(file))
+        self.assertEqual(len(rows), len(tests))
+        self.assertEqual({row["n_depth"] for row in rows}, {"0", "5"})
+        for row in rows:
+            self.assertAlmostEqual(float(row["ratio"]), float(row["vga_ts"]) / float(row["llama_ts"]))
+
+    def test_what_fails_is_one_line(self):
+        for arguments, said in ((["bad.gguf"], "no such model"), (["m.gguf", "--vga-bench", "/nope"], "/nope"),
+                                (["m.gguf", "--vga-bench", "/bin/true"], "no result"),
+                                (["m.gguf", "--json", "/nope/x", "--rounds", "1"], "/nope/x")):
+            done = self.race(*arguments)
+            self.assertEqual(done.returncode, 1, arguments)
+            self.assertRegex(done.stderr.splitlines()[-1], f"^race: error: .*{said}")
+            self.assertNotIn("Traceback", done.stderr)
+        for arguments in (["-p", "x"], ["-p", "-5"], ["-t", "0"], ["-p", "0", "-n", "0"], ["--rounds", "0"]):
+            self.assertEqual(self.race("m.gguf", *arguments).returncode, 2, arguments)
+
+
+class PlotRace(Folder):
+    def test_plot_shows_each_curve(self):
+        out = self.folder / "race.svg"
+        results = [{"n_threads": threads, "n_prompt": 0, "n_gen": 4, "n_depth": depth,
+                    "pairs": [{"vga": 90 - depth / 100 + i, "llama": 40 - depth / 100} for i in range(3)]}
+                   for threads in (1, 2) for depth in (0, 1000, 3000)]
+        results.append({"n_threads": 1, "n_prompt": 8, "n_gen": 0, "n_depth": 0, "pairs": [{"vga": 1e6, "llama": 1e6}]})
+        (self.folder / "race.json").write_text(json.dumps({"model": "a<b>.gguf", "cache_type": "f16", "results": results}))
+        done = self.run_script("plot-race", self.folder / "race.json", "-o", out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        root = xml.fromstring(out.read_text())
+        texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        for text in ("a<b>.gguf, f16 cache: decode speed over context depth", "vga.cpp, 1 thread", "llama.cpp, 2 threads", "3000"):
+            self.assertIn(text, texts)
+        lines = [path for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("stroke-width") == "1.6"]
+        self.assertEqual(len(lines), 4)
+        self.assertEqual(sum(path.get("stroke-dasharray") == "" for path in lines), 2)
+        self.assertFalse(any(text == "1000000" for text in texts), "prefill does not belong here")
+
+    def test_what_is_no_race_is_refused(self):
+        for text in ("", "{}", "[1]", '{"results": []}', '{"results": [{"n_gen": 1}]}'):
+            (self.folder / "x.json").write_text(text)
+            done = self.run_script("plot-race", self.folder / "x.json", "-o", self.folder / "x.svg")
+            self.assertEqual(done.returncode, 1, text)
+            self.assertRegex(done.stderr, "^plot-race: error: .*x.json: .*\n$")
+            self.assertFalse((self.folder / "x.svg").exists())
+
+    def test_labels_keep_their_distance(self):
+        spread = load("plot-race").spread
+        self.assertEqual(spread([50, 10, 52], 18), [50, 10, 68])
+        self.assertEqual(spread([1, 1, 1], 5), [1, 6, 11])
+
+    def test_steps_are_round(self):
+        step = load("plot-race").round_step
+        self.assertEqual([step(value) for value in (0.7, 1, 1.1, 3, 7, 42)], [1, 1, 2, 5, 10, 50])
+
+
+try:
+    import numpy as np
+except ImportError:
+    np = None
+
+
+@unittest.skipIf(np is None, "needs numpy")
+class CompareOutputs(unittest.TestCase):
+    def setUp(self):
+        self.module = load("compare-outputs")
+
+    def test_rows(self):
+        reference = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]], np.float32))
+        logits = np.log(np.array([[0.25, 0.5, 0.25], [0.1, 0.2, 0.7]], np.float32)) + 3     # a shift means nothing
+        rows = self.module.compare_rows(logits, reference, [0, 2])
+        divergence = 0.5 * math.log(0.5 / 0.25) + 0.25 * math.log(0.25 / 0.5)
+        np.testing.assert_allclose(rows[0][:4], [-math.log(0.25), -math.log(0.5), divergence, 0], atol=1e-6)
+        np.testing.assert_allclose(rows[1], [-math.log(0.7), -math.log(0.7), 0, 1, 0], atol=1e-6)
+        # The reference's best is 0, its second best one of the others.
+        self.assertAlmostEqual(abs(rows[0][4] + 1.5 * math.log(2)), 0.5 * math.log(2), places=5)
+        summary = self.module.summary(rows)
+        self.assertAlmostEqual(summary["perplexity"], math.exp((math.log(4) - math.log(0.7)) / 2), places=5)
+        self.assertAlmostEqual(summary["divergence"], divergence / 2, places=6)
+        self.assertEqual(summary["same_best"], 0.5)
+
+    def test_chunks_begin_as_every_text_does(self):
+        chunks_of = self.module.chunks_of
+        self.assertEqual(chunks_of([1, 5, 6, 7, 8, 9, 10], [1], 3, 9), [[1, 5, 6], [1, 8, 9]])
+        self.assertEqual(chunks_of([5, 6, 7, 8], [], 2, 1), [[5, 6]])
+        self.assertEqual(chunks_of([5, 6], [], 3, 9), [])
+
+    def test_greedy_differences(self):
+        ours = np.array([[0, 1, 3], [5, 4.5, 0]], np.float32)
+        theirs = np.array([[0, 1, 2], [5, 5.25, 0]], np.float32)
+        [difference] = self.module.differences(ours, theirs, [2, 1])
+        self.assertEqual(difference, {"step": 1, "vga_token": 0, "llama_token": 1, "vga_gap": 0.5, "llama_gap": 0.25})
+        self.assertTrue(self.module.near_tie(difference, {"gap_moved": 0.2}))
+        self.assertFalse(self.module.near_tie(difference, {"gap_moved": 0.1}))
+
+
+if __name__ == "__main__":
+    unittest.main()
