@@ -133,7 +133,9 @@ TEST_F(StreamProgram, ResultsDependOnTheTextAlone) {
 TEST_F(StreamProgram, NeitherMemoryNorPerplexityDrifts) {
   const std::string arguments = text(299) + "-w 20 --tokens 30000 -t 1 ";  // and one for ▁
   const json report = json::parse(run(arguments + "--json").output);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which keep what is freed
   EXPECT_EQ(report.at("process_bytes"), report.at("process_bytes_filled"));
+#endif
   for (const auto& policy : report.at("policies")) {
     EXPECT_GT(policy.at("seconds_per_token_first_10000"), 0);
     EXPECT_GT(policy.at("seconds_per_token_last_10000"), 0);
