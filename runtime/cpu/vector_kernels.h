@@ -110,63 +110,32 @@ class VectorKernels {
     }
   };
 
-  struct Q4_0 {
-    static constexpr unsigned bits = 4;
-    static constexpr unsigned zero = 8;
+  /// q4_0 to q5_1: nibbles, perhaps with a fifth bit; without a zero point they have a minimum.
+  template <class Block, unsigned n_bits, unsigned zero_point>
+  struct Q45 {
+    static constexpr unsigned bits = n_bits;
+    static constexpr unsigned zero = zero_point;
     static constexpr size_t parts = 1;
-    static constexpr bool has_min = false;
+    static constexpr bool has_min = zero_point == 0;
+    static constexpr size_t header_bytes = (has_min ? 4 : 2) * lanes;
     const std::byte* at;
-    Q4_0(const std::byte* panel, size_t group) : at(panel + group * lanes * sizeof(BlockQ4_0)) {}
-    Floats scale(size_t) const { return V::load_f16(at); }
-    template <size_t i>
-    Ints step() const {
-      return nibbles<i>(at + 2 * lanes);
-    }
-  };
-
-  struct Q4_1 {
-    static constexpr unsigned bits = 4;
-    static constexpr unsigned zero = 0;
-    static constexpr size_t parts = 1;
-    static constexpr bool has_min = true;
-    const std::byte* at;
-    Q4_1(const std::byte* panel, size_t group) : at(panel + group * lanes * sizeof(BlockQ4_1)) {}
+    Q45(const std::byte* panel, size_t group) : at(panel + group * lanes * sizeof(Block)) {}
     Floats scale(size_t) const { return V::load_f16(at); }
     Floats min() const { return V::load_f16(at + 2 * lanes); }
     template <size_t i>
     Ints step() const {
-      return nibbles<i>(at + 4 * lanes);
+      const std::byte* q = at + header_bytes;
+      if constexpr (bits == 5) {
+        return nibbles_and_fifth<i>(q, q + step_bytes);
+      } else {
+        return nibbles<i>(q);
+      }
     }
   };
-
-  struct Q5_0 {
-    static constexpr unsigned bits = 5;
-    static constexpr unsigned zero = 16;
-    static constexpr size_t parts = 1;
-    static constexpr bool has_min = false;
-    const std::byte* at;
-    Q5_0(const std::byte* panel, size_t group) : at(panel + group * lanes * sizeof(BlockQ5_0)) {}
-    Floats scale(size_t) const { return V::load_f16(at); }
-    template <size_t i>
-    Ints step() const {
-      return nibbles_and_fifth<i>(at + 2 * lanes, at + 2 * lanes + step_bytes);
-    }
-  };
-
-  struct Q5_1 {
-    static constexpr unsigned bits = 5;
-    static constexpr unsigned zero = 0;
-    static constexpr size_t parts = 1;
-    static constexpr bool has_min = true;
-    const std::byte* at;
-    Q5_1(const std::byte* panel, size_t group) : at(panel + group * lanes * sizeof(BlockQ5_1)) {}
-    Floats scale(size_t) const { return V::load_f16(at); }
-    Floats min() const { return V::load_f16(at + 2 * lanes); }
-    template <size_t i>
-    Ints step() const {
-      return nibbles_and_fifth<i>(at + 4 * lanes, at + 4 * lanes + step_bytes);
-    }
-  };
+  using Q4_0 = Q45<BlockQ4_0, 4, 8>;
+  using Q4_1 = Q45<BlockQ4_1, 4, 0>;
+  using Q5_0 = Q45<BlockQ5_0, 5, 16>;
+  using Q5_1 = Q45<BlockQ5_1, 5, 0>;
 
   /// q4_k and q5_k: groups of a super-block, whose scales and mins are bytes times d and dmin.
   template <size_t fifth_bytes>
