@@ -1,0 +1,50 @@
+// What attend.comp and attend_merge.comp agree on. An item is a tile of rows and a block of query
+// heads of one KV head; its queries, of rows times heads, are at most n_queries.
+
+#include "batch.glsl"
+#include "cache.glsl"
+
+layout(constant_id = 3) const uint n_queries = 1;  // that a workgroup takes
+
+const uint vectors = padded_dim / 4;
+
+layout(push_constant) uniform Push {
+  uint n_items;
+  uint n_splits;    // workgroups that share the spans of an item
+  uint group_size;  // query heads of a KV head
+  uint first_head;  // of the KV heads bound
+  uint n_heads;     // KV heads bound
+  uint kv_heads;    // of the model
+  uint n_lanes;
+  uint kept_spans;  // of a lane
+  uint ring_spans;
+  float scale;
+};
+
+struct Item {
+  uint tile;
+  uint kv_head;     // among those bound
+  uint query_head;  // the first one
+  uint query_heads;
+};
+
+Item item_at(uint index) {
+  const uint blocks = (group_size + n_queries - 1) / n_queries;  // of a KV head
+  const uint head = index / blocks % n_heads;
+  const uint offset = index % blocks * n_queries;
+  return Item(index / (blocks * n_heads), head, (first_head + head) * group_size + offset,
+              min(n_queries, group_size - offset));
+}
+
+// Where a query's head begins in (rows, query heads * head_dim).
+uint query_at(Tile tile, Item item, uint query) {
+  const uint row = tile.first_row + query / item.query_heads;
+  const uint head = item.query_head + query % item.query_heads;
+  return row * padded(kv_heads * group_size * head_dim) + head * head_dim;
+}
+
+// A query's sum over the spans of one workgroup: highest score, total weight, padding, then values.
+const uint partial_vectors = vectors + 1;
+uint partial_at(uint item, uint split_index, uint query) {
+  return ((item * n_splits + split_index) * n_queries + query) * partial_vectors;
+}

@@ -1,0 +1,20 @@
+// What the host says of a batch; see runtime/vulkan/batch.h.
+
+struct Row {
+  uint token;
+  uint lane;
+  uint slot;      // of its lane, where its keys and values lie
+  uint kept_end;  // it sees the kept positions [0, kept_end)
+  // and of its tile's part of the ring these, counted from the first position of its first span
+  uint begin;
+  uint end;
+};
+
+// Rows that follow each other in one lane, whose queries a workgroup takes together.
+struct Tile {
+  uint first_row;
+  uint n_rows;
+  uint kept_spans;  // spans of kept positions that any of them sees
+  uint ring_spans;  // the same of the ring
+  uint ring_start;  // where in the ring the first of those lies
+};
