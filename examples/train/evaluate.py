@@ -39,12 +39,13 @@ def held_out(model, tokenizer, path, max_tokens=None, batch=8):
             break
     pieces.sort(key=len)                                        # rows of a batch are about as long: little padding
     total = 0.0
+    device = model.model.embed_tokens.weight.device
     with torch.no_grad():
         for i in range(0, len(pieces), batch):
             rows = pieces[i:i + batch]
             width = max(map(len, rows))
-            inputs = torch.tensor([[BOS] + row[:-1] + [0] * (width - len(row)) for row in rows])
-            targets = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+            inputs = torch.tensor([[BOS] + row[:-1] + [0] * (width - len(row)) for row in rows], device=device)
+            targets = torch.tensor([row + [-100] * (width - len(row)) for row in rows], device=device)
             total += F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), reduction="sum").item()
     nll = total / size
     return size, nll, math.exp(nll), total / math.log(2) / n_bytes

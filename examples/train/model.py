@@ -108,12 +108,12 @@ def scale_frequencies(frequency, scaling):
     return (1 - smooth) * frequency / scaling["factor"] + smooth * frequency
 
 
-def rope_table(config, length, dtype=torch.float32):
+def rope_table(config, length, dtype=torch.float32, device="cpu"):
     """cos and sin, (T, E/2). The angles are computed in float64: they are the same in every precision of the model."""
     frequency = config.rope_theta ** (-torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim)
     frequency = scale_frequencies(frequency, config.rope_scaling)
     angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
 
 
 def rotate(x, cos, sin):
@@ -229,7 +229,7 @@ class Model(nn.Module):
     def forward(self, tokens, records=None):
         """tokens (B, T) -> logits (B, T, vocab). `records`, one dictionary per layer, receives what attention did."""
         x = self.model.embed_tokens(tokens)                                         # (B, T, D)
-        rope = rope_table(self.config, tokens.shape[1], x.dtype)
+        rope = rope_table(self.config, tokens.shape[1], x.dtype, x.device)
         for i, layer in enumerate(self.model.layers):
             x = layer(x, rope, records[i] if records is not None else None)
         x = self.model.norm(x)
@@ -247,7 +247,7 @@ def save_safetensors(path, tensors):
     names = {dtype: name for name, dtype in DTYPES.items()}
     header, blobs, offset = {"__metadata__": {"format": "pt"}}, [], 0
     for name, tensor in tensors.items():
-        blob = tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        blob = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
         header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape),
                         "data_offsets": [offset, offset + len(blob)]}
         blobs.append(blob)

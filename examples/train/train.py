@@ -11,6 +11,7 @@ then, for the last --decay steps, a learning rate that falls linearly to zero, r
 share. So the length of the first phase can still be changed while it runs.
 """
 import argparse
+import functools
 import math
 import os
 import pathlib
@@ -52,23 +53,25 @@ def encode(path, tokenizer, cache):
     return np.split(arrays["tokens"], np.cumsum(arrays["lengths"])[:-1])
 
 
-def rows(docs, length, rng):
+def rows(docs, length, crop, rng):
     """Endless rows of length + 1 tokens. Documents are shuffled and joined, cut, and the cuts shuffled; each epoch anew.
 
     Every row begins with <s>, also where a document was cut: that is how the model is scored and used, and a model that
-    never misses <s> is free to make it a sink, which is the point of comparing one with a gate to one without.
+    never misses <s> is free to make it a sink, which is the point of comparing one with a gate to one without. Of the
+    rows, a share of `crop` does without: those are the same text, cut one token later.
     """
+    chance, = rng.spawn(1)                                      # its own draws: --crop leaves the order of the rows alone
     while True:
         stream = np.concatenate([docs[i] for i in rng.permutation(len(docs))])
-        cuts = stream[:len(stream) // length * length].reshape(-1, length)
-        for i in rng.permutation(len(cuts)):
-            yield np.concatenate(([BOS], cuts[i]))
+        for i in rng.permutation((len(stream) - 1) // length):
+            cut = stream[i * length:(i + 1) * length + 1]
+            yield cut if chance.random() < crop else np.concatenate(([BOS], cut[:-1]))
 
 
-def batches(texts, steps, decay, batch_tokens, context, seed):
+def batches(texts, steps, decay, batch_tokens, context, crop, seed):
     """Yields (inputs, targets) for every step from the first. texts: (documents, first share, second share)."""
     for phase, (begin, end, length) in enumerate([(0, steps - decay, context // 2), (steps - decay, steps, context)]):
-        streams = [rows(docs, length, np.random.default_rng([seed, phase, i])) for i, (docs, *_) in enumerate(texts)]
+        streams = [rows(docs, length, crop, np.random.default_rng([seed, phase, i])) for i, (docs, *_) in enumerate(texts)]
         shares = np.array([text[1 + phase] for text in texts]) / sum(text[1 + phase] for text in texts)
         for step in range(begin, end):
             # The phase's own count seeds the choice, so that a longer first phase leaves the second as it is.
@@ -131,13 +134,15 @@ class Muon(torch.optim.Optimizer):
                     p.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
 
 
-def optimizers(model, lr):
-    """Muon for the matrices of the layers; AdamW for embeddings, norms and gates."""
+def optimizers(model, lr, matrices_by):
+    """Muon or AdamW for the matrices of the layers; AdamW without weight decay for embeddings, norms and gates."""
     matrices, rest = [], []
     for name, p in model.named_parameters():
         inner = p.ndim == 2 and ".layers." in name and "self_attn.gate_proj" not in name
         (matrices if inner else rest).append(p)
-    return [Muon(matrices, lr), torch.optim.AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    adamw = functools.partial(torch.optim.AdamW, lr=lr, betas=(0.9, 0.95), fused=True)
+    return [Muon(matrices, lr) if matrices_by == "muon" else adamw(matrices, weight_decay=0.1),
+            adamw(rest, weight_decay=0.0)]
 
 
 def learning_rate(step, peak, steps, decay, warmup=50):
@@ -173,9 +178,13 @@ def parse():
     parser.add_argument("--decay", type=int, default=800, help="steps of the second phase, at the end")
     parser.add_argument("--batch", type=int, default=4096, help="tokens of a step")
     parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--optimizer", default="muon", choices=["muon", "adamw"], help="of the layers' matrices")
+    parser.add_argument("--crop", type=float, default=0.0, metavar="SHARE", help="this share of the rows lacks its <s>")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda")
     parser.add_argument("--save-every", type=int, default=100, metavar="STEPS")
+    parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on from there")
     parser.add_argument("--no-compile", action="store_true", help="plain PyTorch, where torch.compile finds no C++ compiler")
     return parser.parse_args()
 
@@ -203,32 +212,35 @@ def main():
             args.hidden, args.mlp, args.layers, args.heads, args.kv_heads, args.head_dim, tokenizer.vocab_size(),
             args.context, gate=gate))
         initialize(model, args.seed)
+    model.to(args.device)
     for layer in model.model.layers:
-        layer.self_attn.block = 0 if args.no_compile else 64
-    optims = optimizers(model, args.lr)
+        layer.self_attn.block = 64 if args.device == "cpu" and not args.no_compile else 0
+    optims = optimizers(model, args.lr, args.optimizer)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, {args.steps * args.batch} tokens to see", flush=True)
 
     first = 0
     resume = state / "state.pt"
     if resume.exists():
-        saved = torch.load(resume, weights_only=True)
+        saved = torch.load(resume, weights_only=True, map_location=args.device)
         first = saved["step"]
         model.load_state_dict(saved["model"])
         for optim, values in zip(optims, saved["optims"]):
             optim.load_state_dict(values)
 
     def loss_of(inputs, targets):
-        with torch.autocast("cpu", torch.bfloat16):             # products in bfloat16, weights and residual in float32
+        with torch.autocast(torch.device(args.device).type, torch.bfloat16):             # products in bfloat16, weights and residual in float32
             logits = model(inputs)
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
     if not args.no_compile:
         loss_of = torch.compile(loss_of, dynamic=False)
 
-    since, mean = time.time(), None
-    for step, (inputs, targets) in enumerate(batches(texts, args.steps, args.decay, args.batch, args.context, args.seed)):
+    start = since = time.time()
+    mean = None
+    schedule = batches(texts, args.steps, args.decay, args.batch, args.context, args.crop, args.seed)
+    for step, (inputs, targets) in enumerate(schedule):
         if step < first:                                        # on the way back to where the last run stopped
             continue
-        loss = loss_of(inputs, targets)
+        loss = loss_of(inputs.to(args.device), targets.to(args.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optim in optims:
@@ -242,17 +254,21 @@ def main():
             speed = 20 * args.batch / (time.time() - since)
             since = time.time()
             print(f"{time.strftime('%H:%M:%S')} step {done} loss {loss.item():.4f} mean {mean:.4f} tok/s {speed:.0f}", flush=True)
-        if done % args.save_every == 0 or done == args.steps:
+        enough = args.minutes is not None and time.time() - start > 60 * args.minutes and done < args.steps
+        if done % args.save_every == 0 or done == args.steps or enough:
             values = {"step": done, "model": model.state_dict(), "optims": [optim.state_dict() for optim in optims]}
             torch.save(values, resume.with_suffix(".part"))
             os.replace(resume.with_suffix(".part"), resume)
+            if enough:
+                print(f"stopped after {done} of {args.steps} steps; run it again to go on", flush=True)
+                return
             if args.heldout:
                 _, nll, _, bits = held_out(model, tokenizer, args.heldout[0], max_tokens=8000)
                 print(f"step {done} held-out (a part) nll {nll:.4f} bits per byte {bits:.4f}", flush=True)
 
     reference.save(args.out, model, torch.float16)
     shutil.copyfile(args.tokenizer, args.out / "tokenizer.model")
-    model = reference.load(args.out)                            # what is scored is what was written
+    model = reference.load(args.out).to(args.device)            # what is scored is what was written
     for path in args.heldout:
         size, nll, ppl, bits = held_out(model, tokenizer, path)
         print(f"{path}: {size} tokens, nll {nll:.4f}, ppl {ppl:.2f}, bits per byte {bits:.4f}", flush=True)
