@@ -6,6 +6,7 @@
 #include "format.h"
 #include "program.h"
 #include "stream_report.h"
+#include "svg.h"
 
 namespace vga {
 namespace {
@@ -39,29 +40,6 @@ Curve shown(Curve points) {
     fewer.push_back(points[(i + 1) * points.size() / most_points - 1]);
   }
   return fewer;
-}
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '<') {
-      out += "&lt;";
-    } else if (c == '&') {
-      out += "&amp;";
-    } else {
-      out += c;
-    }
-  }
-  return out;
-}
-
-/// A round number near `value`: 1, 2 or 5 times a power of ten.
-double round_step(double value) {
-  const double power = std::pow(10, std::floor(std::log10(value)));
-  for (const double step : {1.0, 2.0, 5.0}) {
-    if (value <= step * power) return step * power;
-  }
-  return 10 * power;
 }
 
 }  // namespace

@@ -7,52 +7,78 @@ namespace {
 
 using Gate = AttentionGate;
 
+/// Shows the buffers of one layer to the observer, if there is one.
+struct Watch {
+  ForwardObserver* observer;
+  Backend& ops;
+  size_t layer;
+
+  void operator()(Site site, Buffer& x) const {
+    if (observer != nullptr) observer->see(site, layer, ops, x);
+  }
+};
+
 /// x += attention(norm(x)), gated as the model asks. Writing V for the values, α for the attention
 /// weights and g = σ(W s + b) for the gate:
 ///   output placement: z_i = g_i Σ_j α_ij V_j      value placement: z_i = Σ_j α_ij g_j V_j
 void attention(const Config& c, const BlockWeights& w, size_t layer, Backend& ops, Cache& cache,
-               Activations& a, ForwardObserver* observer) {
+               Activations& a, const Watch& watch) {
   ops.rms_norm(*a.x, w.attn_norm, c.rms_eps, *a.h);
+  watch(Site::attn_norm, *a.h);
   const std::array qkv = {Projection{w.attn_q, *a.q}, Projection{w.attn_k, *a.k},
                           Projection{w.attn_v, *a.v}};
   ops.project(*a.h, qkv);
+  watch(Site::attn_q, *a.q);
+  watch(Site::attn_k, *a.k);
+  watch(Site::attn_v, *a.v);
 
   if (c.gate) {
     const Buffer& source = c.gate.source == Gate::Source::value ? *a.v : *a.h;
     const std::array gate = {Projection{w.attn_gate, *a.gate}};
     ops.project(source, gate);
     ops.sigmoid(*a.gate, w.attn_gate_b);
+    watch(Site::attn_gate, *a.gate);
   }
 
   const bool half_split = c.architecture == Config::Architecture::vga;
   if (a.q_kept) ops.rope_kept(*a.q, c.head_dim, half_split, *a.q_kept);
   ops.rope(*a.q, c.head_dim, half_split);
   ops.rope(*a.k, c.head_dim, half_split);
-  if (observer != nullptr) observer->attention(layer, ops, a);
+  watch(Site::q_rotated, *a.q);
+  watch(Site::k_rotated, *a.k);
 
   if (c.gate && c.gate.placement == Gate::Placement::value) {
     ops.apply_gate(*a.v, *a.gate, c.head_dim);  // folded into the cache: mixing needs no gate
   }
   ops.write_cache(cache, layer, *a.k, *a.v);
   ops.attend(*a.q, a.q_kept.get(), cache, layer, *a.mixed);
+  watch(Site::attn_mixed, *a.mixed);
 
   if (c.gate && c.gate.placement == Gate::Placement::output) {
     ops.apply_gate(*a.mixed, *a.gate, c.head_dim);
   }
   const std::array output = {Projection{w.attn_output, *a.h}};
   ops.project(*a.mixed, output);
+  watch(Site::attn_output, *a.h);
   ops.add(*a.x, *a.h);
+  watch(Site::attn_residual, *a.x);
 }
 
 /// x += down(silu(gate(norm(x))) * up(norm(x))).
-void feed_forward(const Config& c, const BlockWeights& w, Backend& ops, Activations& a) {
+void feed_forward(const Config& c, const BlockWeights& w, Backend& ops, Activations& a,
+                  const Watch& watch) {
   ops.rms_norm(*a.x, w.ffn_norm, c.rms_eps, *a.h);
+  watch(Site::ffn_norm, *a.h);
   const std::array gate_up = {Projection{w.ffn_gate, *a.ffn}, Projection{w.ffn_up, *a.ffn_up}};
   ops.project(*a.h, gate_up);
+  watch(Site::ffn_up, *a.ffn_up);
   ops.swiglu(*a.ffn, *a.ffn_up);
+  watch(Site::ffn_mixed, *a.ffn);
   const std::array down = {Projection{w.ffn_down, *a.h}};
   ops.project(*a.ffn, down);
+  watch(Site::ffn_down, *a.h);
   ops.add(*a.x, *a.h);
+  watch(Site::block, *a.x);
 }
 
 }  // namespace
@@ -74,12 +100,14 @@ void forward(const Config& c, const Weights& w, Backend& ops, const Batch& batch
   ops.begin(batch);
   ops.embed(w.token_embd, *a.x);
   for (size_t layer = 0; layer < c.n_layers; ++layer) {
-    attention(c, w.blocks[layer], layer, ops, cache, a, observer);
-    feed_forward(c, w.blocks[layer], ops, a);
+    const Watch watch{observer, ops, layer};
+    attention(c, w.blocks[layer], layer, ops, cache, a, watch);
+    feed_forward(c, w.blocks[layer], ops, a, watch);
   }
   if (batch.wanted.empty()) return;
   ops.keep_wanted(*a.x, *a.h);
   ops.rms_norm(*a.h, w.output_norm, c.rms_eps, *a.h);
+  Watch{observer, ops, c.n_layers}(Site::output_norm, *a.h);
   const std::array output = {Projection{w.output, logits}};
   ops.project(*a.h, output);
 }

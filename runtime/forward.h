@@ -4,6 +4,7 @@
 
 #include "backend.h"
 #include "config.h"
+#include "observer.h"
 #include "weights.h"
 
 namespace vga {
@@ -25,13 +26,11 @@ struct Activations {
   std::unique_ptr<Buffer> ffn_up;  // (rows, ffn_size)
 };
 
-/// Looks on while forward() runs; what measures models is one of these.
+/// Looks on while forward() runs, and may write to what it sees.
 class ForwardObserver {
  public:
   virtual ~ForwardObserver() = default;
-  /// In each layer, before anything is mixed: a.q and a.k after RoPE, a.v before a gate on values,
-  /// a.gate if the model has one.
-  virtual void attention(size_t layer, Backend& ops, const Activations& a) = 0;
+  virtual void see(Site site, size_t layer, Backend& ops, Buffer& x) = 0;
 };
 
 /// The transformer. Runs `batch` through all layers, adding its keys and values to `cache`, and

@@ -58,30 +58,22 @@ void validate(const SessionOptions& o, const Config& config) {
   }
 }
 
-/// Copies what attention works with to host memory.
+/// Brings what an Observer wants to see to host memory, and back what it changed.
 class Probe : public ForwardObserver {
  public:
-  std::function<void(const AttentionInputs&)> observer;
-  size_t n_rows = 0;  // of the batch
+  Observer* observer = nullptr;
+  size_t n_rows = 0;    // of the batch
+  size_t n_wanted = 0;  // of them, which are left behind the last layer
 
-  void attention(size_t layer, Backend& ops, const Activations& a) override {
-    const auto copied = [&](const Buffer& from, std::vector<float>& to) {
-      to.resize(n_rows * from.cols());
-      ops.read(from, to);
-      return std::span<const float>(to);
-    };
-    observer({.layer = layer,
-              .q = copied(*a.q, q_),
-              .k = copied(*a.k, k_),
-              .v = copied(*a.v, v_),
-              .gate = a.gate ? copied(*a.gate, gate_) : std::span<const float>()});
+  void see(Site site, size_t layer, Backend& ops, Buffer& x) override {
+    if (!observer->wants(site)) return;
+    values_.resize((site == Site::output_norm ? n_wanted : n_rows) * x.cols());
+    ops.read(x, values_);
+    if (observer->see(site, layer, values_)) ops.write(x, values_);
   }
 
  private:
-  std::vector<float> q_;
-  std::vector<float> k_;
-  std::vector<float> v_;
-  std::vector<float> gate_;
+  std::vector<float> values_;  // (rows, cols)
 };
 
 std::span<const float> rope_factors(const Weights& weights) {
@@ -252,14 +244,14 @@ std::span<const float> Session::decode(std::span<const Row> rows) {
   Impl& s = *impl_;
   s.plan(rows);
   s.probe.n_rows = rows.size();
-  const size_t n_wanted = s.wanted_.size();
+  const size_t n_wanted = s.probe.n_wanted = s.wanted_.size();
   if (s.logits_ == nullptr || s.logits_->rows() < n_wanted) {
     s.logits_ = s.ops->new_buffer(n_wanted, s.config.vocab_size);
   }
   forward(
       s.config, s.weights, *s.ops,
       {.rows = s.rows_, .angles = s.angles_, .kept_angles = s.kept_angles_, .wanted = s.wanted_},
-      *s.cache, s.activations, *s.logits_, s.probe.observer ? &s.probe : nullptr);
+      *s.cache, s.activations, *s.logits_, s.probe.observer != nullptr ? &s.probe : nullptr);
   s.host_logits_.resize(n_wanted * s.config.vocab_size);
   if (n_wanted > 0) s.ops->read(*s.logits_, s.host_logits_);
   s.sequences = s.next_;
@@ -296,8 +288,8 @@ std::span<const float> Session::prefill(std::span<const Token> tokens, uint32_t 
   return logits;
 }
 
-void Session::observe(std::function<void(const AttentionInputs&)> observer) {
-  impl_->probe.observer = std::move(observer);
+void Session::observe(Observer* observer) {
+  impl_->probe.observer = observer;
 }
 
 }  // namespace vga

@@ -22,6 +22,7 @@
 
 #include "config.h"
 #include "error.h"
+#include "observer.h"
 #include "sampler.h"
 #include "token.h"
 #include "tokenizer.h"
@@ -79,16 +80,6 @@ struct Row {
   int64_t position;
   uint32_t sequence = 0;
   bool wants_logits = false;
-};
-
-/// What attention works with in one layer, for all rows of a batch: for probes. Valid during the
-/// call that hands it out.
-struct AttentionInputs {
-  size_t layer;
-  std::span<const float> q;     // (rows, n_heads * head_dim) after RoPE
-  std::span<const float> k;     // (rows, n_kv_heads * head_dim) after RoPE
-  std::span<const float> v;     // (rows, n_kv_heads * head_dim) before any gate
-  std::span<const float> gate;  // (rows, n_gates), empty without a gate
 };
 
 /// Thrown when a sequence would grow past its context. Nothing was computed; the session is intact.
@@ -154,9 +145,9 @@ class Session {
   std::span<const float> prefill(std::span<const Token> tokens, uint32_t sequence = 0,
                                  const std::function<bool(size_t done)>& progress = {});
 
-  /// From now on calls `observer` in each layer of each batch. An empty one ends that, and then
+  /// From now on shows each batch to `observer`, which must live as long. Null ends that, and then
   /// nothing is copied.
-  void observe(std::function<void(const AttentionInputs&)> observer);
+  void observe(Observer* observer);
 
  private:
   struct Impl;

@@ -295,26 +295,66 @@ INSTANTIATE_TEST_SUITE_P(Gates, ProbeTest,
                                          Gate{Gate::Source::input, Gate::Placement::value,
                                               Gate::Granularity::element}));
 
-TEST(Observer, IsCalledInEachLayerWhileItIsThere) {
+/// Notes what it sees; sets one site to zero if asked to.
+struct Notes : Observer {
+  std::vector<std::pair<size_t, Site>> seen;
+  std::vector<size_t> sizes;
+  std::optional<Site> zeroed;
+  std::optional<Site> only;
+
+  bool wants(Site site) const override { return !only || site == *only; }
+  bool see(Site site, size_t layer, std::span<float> values) override {
+    seen.emplace_back(layer, site);
+    sizes.push_back(values.size());
+    if (site != zeroed) return false;
+    std::ranges::fill(values, 0.0f);
+    return true;
+  }
+};
+
+TEST(Observer, SeesEverySiteInOrderWhileItIsThere) {
   const TemporaryDirectory directory;
   const Model model = Model::load(directory.write("tiny.gguf", tiny_model().bytes()));
+  const Config& c = model.config();
   Session session(model, {.n_threads = 1});
-  std::vector<size_t> layers;
-  session.observe([&](const AttentionInputs& in) {
-    layers.push_back(in.layer);
-    EXPECT_EQ(in.q.size(), 3 * model.config().q_size());
-    EXPECT_EQ(in.k.size(), 3 * model.config().kv_size());
-    EXPECT_EQ(in.v.size(), 3 * model.config().kv_size());
-    EXPECT_EQ(in.gate.size(), 3 * model.config().n_gates());
-  });
+  Notes notes;
+  session.observe(&notes);
   const std::vector<Token> tokens = {1, 2, 3};
   const auto seen = session.prefill(tokens);
   const std::vector<float> logits(seen.begin(), seen.end());
-  EXPECT_EQ(layers, (std::vector<size_t>{0, 1}));
-  session.observe({});
+  std::vector<std::pair<size_t, Site>> expected;
+  std::vector<size_t> sizes;
+  for (size_t layer = 0; layer < c.n_layers; ++layer) {
+    for (int site = 0; site < static_cast<int>(Site::output_norm); ++site) {
+      expected.emplace_back(layer, static_cast<Site>(site));
+    }
+    const size_t h = 3 * c.hidden_size;
+    sizes.insert(sizes.end(), {h, 3 * c.q_size(), 3 * c.kv_size(), 3 * c.kv_size(), 3 * c.n_gates(),
+                               3 * c.q_size(), 3 * c.kv_size(), 3 * c.q_size(), h, h, h,
+                               3 * c.ffn_size, 3 * c.ffn_size, h, h});
+  }
+  expected.emplace_back(c.n_layers, Site::output_norm);
+  sizes.push_back(c.hidden_size);  // of the one row that wants logits
+  EXPECT_EQ(notes.seen, expected);
+  EXPECT_EQ(notes.sizes, sizes);
+
+  session.observe(nullptr);
   session.truncate(0);
   EXPECT_TRUE(std::ranges::equal(session.prefill(tokens), logits));
-  EXPECT_EQ(layers.size(), 2u);
+  EXPECT_EQ(notes.seen, expected);
+}
+
+// What an observer writes is what the model goes on with.
+TEST(Observer, MayMeddle) {
+  const TemporaryDirectory directory;
+  const Model model = Model::load(directory.write("tiny.gguf", tiny_model().bytes()));
+  Session session(model, {.n_threads = 1});
+  Notes notes;
+  notes.zeroed = notes.only = Site::output_norm;
+  session.observe(&notes);
+  const auto logits = session.prefill(std::vector<Token>{1, 2, 3});
+  EXPECT_EQ(std::ranges::count(logits, 0.0f), std::ssize(logits));
+  EXPECT_EQ(notes.seen.size(), 1u);
 }
 
 }  // namespace

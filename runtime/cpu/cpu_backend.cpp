@@ -163,6 +163,11 @@ class CpuBackend : public Backend {
     std::copy_n(host(x).row(0), out.size(), out.data());
   }
 
+  void write(Buffer& x, std::span<const float> in) override {
+    assert(in.size() == n_rows_ * x.cols());
+    std::ranges::copy(in, host(x).row(0));
+  }
+
  private:
   template <class Body>
   void each_row(size_t work, Body&& body) {
