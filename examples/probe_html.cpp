@@ -29,6 +29,7 @@ p { margin: .3rem 0 .9rem; max-width: 46rem; }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(25rem, 1fr)); gap: 1.4rem 2rem; }
 figure { margin: 0; break-inside: avoid; }
 figcaption { font-size: .85rem; }
+.maps { margin-bottom: 1rem; }
 svg { display: block; width: 100%; height: auto; font-family: system-ui, "DejaVu Sans", sans-serif; }
 table { border-collapse: collapse; width: 100%; font: .82rem/1.35 system-ui, "DejaVu Sans", sans-serif;
         font-variant-numeric: tabular-nums; }
@@ -114,7 +115,7 @@ std::string ramp_legend() {
 class PositionPlot {
  public:
   PositionPlot(size_t n_positions, double highest) : n_(n_positions), highest_(highest) {
-    svg_ = "<svg viewBox=\"0 0 280 130\">";
+    svg_ = "<svg viewBox=\"0 0 288 130\">";
     const double step = round_step(highest / 3);
     for (int i = 0; i * step <= highest * 1.001; ++i) {
       svg_ += format(
