@@ -10,6 +10,7 @@
 #include "score.h"
 #include "terminal.h"
 #include "text.h"
+#include "w8a8.h"
 
 namespace {
 
@@ -20,6 +21,8 @@ struct Flags {
   std::string save_logits;
   std::string separator;
   size_t max_chunks = 0;
+  bool w8a8 = false;
+  std::string calibrate;
   bool json = false;
 };
 
@@ -73,8 +76,8 @@ struct Chunk {
 
 /// One running text: chunks of a whole context, of which each second half counts, so that every
 /// scored token has at least half a context before it.
-std::vector<Chunk> chunks_of_text(const vga::Tokenizer& tokenizer,
-                                  std::span<const vga::Token> tokens, size_t context) {
+std::vector<Chunk> chunks_of_text(std::optional<vga::Token> bos, std::span<const vga::Token> tokens,
+                                  size_t context) {
   if (tokens.size() < context) {
     throw vga::Error("text", "wanted at least one context of " + std::to_string(context) +
                                  " tokens, found " + std::to_string(tokens.size()));
@@ -83,7 +86,7 @@ std::vector<Chunk> chunks_of_text(const vga::Tokenizer& tokenizer,
   for (size_t begin = 0; begin + context <= tokens.size(); begin += context) {
     const auto window = tokens.subspan(begin, context);
     chunks.push_back({{window.begin(), window.end()}, context / 2});
-    if (tokenizer.adds_bos()) chunks.back().tokens[0] = *tokenizer.bos();
+    if (bos) chunks.back().tokens[0] = *bos;
   }
   return chunks;
 }
@@ -168,6 +171,86 @@ void print(const Flags& flags, const vga::Score& score, size_t n_chunks,
   }
 }
 
+/// What the text is cut into: one piece with a window, documents, or chunks as long as the context.
+std::vector<Chunk> cut(const Flags& flags, const vga::Model& model, const vga::Session& session) {
+  std::vector<Chunk> chunks;
+  if (!flags.separator.empty()) {
+    chunks = chunks_of_documents(model.tokenizer(), flags.text.read(), flags.separator,
+                                 session.slides() ? SIZE_MAX : session.context());
+  } else if (!flags.tokens.empty()) {
+    chunks = session.slides() ? whole_text(flags.tokens)
+                              : chunks_of_text(std::nullopt, flags.tokens, session.context());
+  } else {
+    const vga::Tokenizer& tokenizer = model.tokenizer();
+    const auto tokens = tokenizer.encode_prompt(flags.text.read());
+    const auto bos = tokenizer.adds_bos() ? tokenizer.bos() : std::nullopt;
+    chunks = session.slides() ? whole_text(tokens) : chunks_of_text(bos, tokens, session.context());
+  }
+  if (flags.max_chunks > 0) chunks.resize(std::min(chunks.size(), flags.max_chunks));
+  return chunks;
+}
+
+/// A file of its own, gone at the end.
+class TemporaryFile {
+ public:
+  TemporaryFile() {
+    std::string path = (std::filesystem::temp_directory_path() / "vga-w8a8-XXXXXX").string();
+    if (::mkdtemp(path.data()) == nullptr) throw vga::Error(path, "cannot make this folder");
+    folder_ = path;
+  }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  ~TemporaryFile() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  std::filesystem::path path() const { return folder_ / "model.gguf"; }
+
+ private:
+  std::filesystem::path folder_;
+};
+
+/// The perplexity with weights and activations of 8 bits, on the same chunks.
+vga::Score score_w8a8(const Flags& flags, const vga::Model& model, std::span<const Chunk> chunks) {
+  constexpr size_t n_calibration = 16;
+  const TemporaryFile file;
+  vga::write_int8_weights(flags.model.file, file.path(), flags.model.session.n_threads);
+  const vga::Model rounded = vga::Model::load(file.path());
+  vga::Session session(rounded, flags.model.session);
+  std::vector<Chunk> calibration(chunks.begin(), chunks.end());
+  if (!flags.calibrate.empty()) {
+    const vga::Tokenizer& tokenizer = model.tokenizer();
+    const auto bos = tokenizer.adds_bos() ? tokenizer.bos() : std::nullopt;
+    calibration = chunks_of_text(bos, tokenizer.encode_prompt(vga::read_text(flags.calibrate)),
+                                 session.context());
+  }
+  calibration.resize(std::min(calibration.size(), n_calibration));
+  vga::Int8Activations activations(rounded.config());
+  session.observe(&activations);
+  for (const Chunk& chunk : calibration) {
+    // All rows want logits, as the last norm is seen for such rows alone.
+    if (!each_logits(session, chunk.tokens, 0, [](size_t, std::span<const float>) {})) break;
+  }
+  activations.calibrating = false;
+  return score_chunks(session, chunks);
+}
+
+void print_w8a8(const Flags& flags, const vga::Score& full, const vga::Score& rounded) {
+  const double delta = rounded.perplexity() - full.perplexity();
+  if (flags.json) {
+    const nlohmann::ordered_json out = {{"model", flags.model.file},
+                                        {"perplexity", full.perplexity()},
+                                        {"w8a8_perplexity", rounded.perplexity()},
+                                        {"delta", delta},
+                                        {"tokens", full.tokens}};
+    std::cout << out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  } else {
+    std::printf(
+        "perplexity %.4f, with weights and activations in 8 bits %.4f, %+.4f  (%zu tokens)\n",
+        full.perplexity(), rounded.perplexity(), delta, full.tokens);
+  }
+}
+
 int perplexity(Flags flags) {
   const vga::Model model = flags.model.load();
   vga::SessionOptions& options = flags.model.session;
@@ -175,30 +258,32 @@ int perplexity(Flags flags) {
   if (options.window == 0 && options.context == 0) {
     options.context = std::min<size_t>(512, model.config().context_length);
   }
-  vga::Session session(model, options);
-  const size_t context = session.context();
-  if (!session.slides() && context < 4) throw vga::Error("--context", "wanted at least 4 tokens");
-
-  std::vector<Chunk> chunks;
-  if (!flags.separator.empty()) {
-    chunks = chunks_of_documents(model.tokenizer(), flags.text.read(), flags.separator,
-                                 session.slides() ? SIZE_MAX : context);
-  } else {
-    const std::vector<vga::Token> tokens =
-        !flags.tokens.empty() ? flags.tokens : model.tokenizer().encode_prompt(flags.text.read());
-    if (!flags.save_logits.empty()) {
-      save_logits(model, session, tokens, flags.save_logits);
-      return 0;
-    }
-    chunks =
-        session.slides() ? whole_text(tokens) : chunks_of_text(model.tokenizer(), tokens, context);
+  if (flags.w8a8) {
+    options.max_batch = options.context;  // a chunk is one batch
+    options.cache_type = vga::DType::f32;
   }
-  if (flags.max_chunks > 0) chunks.resize(std::min(chunks.size(), flags.max_chunks));
+  vga::Session session(model, options);
+  if (!session.slides() && session.context() < 4) {
+    throw vga::Error("--context", "wanted at least 4 tokens");
+  }
+  if (!flags.save_logits.empty()) {
+    save_logits(
+        model, session,
+        !flags.tokens.empty() ? flags.tokens : model.tokenizer().encode_prompt(flags.text.read()),
+        flags.save_logits);
+    return 0;
+  }
+  const std::vector<Chunk> chunks = cut(flags, model, session);
 
   vga::catch_interrupts();
   const vga::Score score = score_chunks(session, chunks);
-  print(flags, score, chunks.size(), session);
-  if (vga::interrupted()) std::cerr << "interrupted: this is the value so far\n";
+  if (!flags.w8a8) {
+    print(flags, score, chunks.size(), session);
+    if (vga::interrupted()) std::cerr << "interrupted: this is the value so far\n";
+  } else if (!vga::interrupted()) {
+    const vga::Score rounded = score_w8a8(flags, model, chunks);
+    if (!vga::interrupted()) print_w8a8(flags, score, rounded);
+  }
   return vga::interrupted() ? 130 : 0;
 }
 
@@ -214,6 +299,7 @@ int main(int argc, char** argv) {
       "  vga-perplexity -m stories.gguf -f book.txt\n"
       "  vga-perplexity -m stories.gguf -f book.txt --window 256 --keep 4\n"
       "  vga-perplexity -m stories.gguf -f stories.txt --documents '<|endoftext|>'\n"
+      "  vga-perplexity -m stories.gguf -f book.txt --w8a8 --calibrate other.txt\n"
       "  vga-perplexity -m stories.gguf --tokens 1,403,261 --save-logits logits.npy",
       "vga-perplexity");
   Flags flags;
@@ -231,6 +317,16 @@ int main(int argc, char** argv) {
   app.add_option("--save-logits", flags.save_logits,
                  "Write the logits of all tokens as float32 (n_tokens, vocab) and stop")
       ->type_name("OUT.npy");
+  auto* w8a8 = app.add_flag("--w8a8", flags.w8a8,
+                            "Also simulate INT8 inference: weights and activations rounded to 8 "
+                            "bits, one range each for a whole tensor")
+                   ->excludes("--window")
+                   ->excludes("--save-logits");
+  app.add_option("--calibrate", flags.calibrate,
+                 "Text whose first 16 chunks set the ranges of activations (default: those of "
+                 "the text itself)")
+      ->needs(w8a8)
+      ->type_name("TEXT");
   app.add_flag("--json", flags.json, "Print the result as JSON");
   return vga::run_program(app, argc, argv, [&] { return perplexity(flags); });
 }

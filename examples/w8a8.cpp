@@ -1,0 +1,205 @@
+#include "w8a8.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "cpu/threads.h"
+#include "decode.h"
+#include "file.h"
+#include "gguf.h"
+#include "weights.h"
+
+namespace vga {
+namespace {
+
+constexpr double smallest_scale = 1e-8;
+constexpr double percentile = 0.99999;
+constexpr double momentum = 0.9;
+constexpr size_t n_candidates = 100;
+constexpr double range_margin = 0.5;
+
+/// The value below which a share of `x` lies, between neighbours in proportion.
+double quantile(std::vector<float>& x, double share) {
+  const double place = share * static_cast<double>(x.size() - 1);
+  const auto below = static_cast<std::ptrdiff_t>(place);
+  std::nth_element(x.begin(), x.begin() + below, x.end());
+  const double low = x[static_cast<size_t>(below)];
+  if (below + 1 == std::ssize(x)) return low;
+  const double high = *std::min_element(x.begin() + below + 1, x.end());
+  return low + (high - low) * (place - static_cast<double>(below));
+}
+
+std::vector<float> decoded(const Tensor& tensor) {
+  std::vector<float> out(tensor.rows * tensor.cols);
+  for (size_t r = 0; r < tensor.rows; ++r) {
+    decode_row(tensor.type, tensor.row(r), std::span(out).subspan(r * tensor.cols, tensor.cols));
+  }
+  return out;
+}
+
+}  // namespace
+
+Int8Grid Int8Grid::asymmetric(double min, double max) {
+  min = std::min(min, 0.0);
+  max = std::max(max, smallest_scale);
+  const double step = (max - min) / 255;
+  return {.scale = std::max(step, smallest_scale),
+          .zero = std::clamp(std::nearbyint(-min / step), 0.0, 255.0)};
+}
+
+Int8Grid Int8Grid::symmetric(double max, bool is_signed) {
+  Int8Grid grid{.lowest = is_signed ? -128.0 : 0.0, .highest = is_signed ? 127.0 : 255.0};
+  grid.scale = std::max(std::max(max, smallest_scale) / grid.highest, smallest_scale);
+  return grid;
+}
+
+double Int8Grid::round(double x) const {
+  return scale * (std::clamp(std::nearbyint(x / scale) + zero, lowest, highest) - zero);
+}
+
+Int8Grid best_symmetric_grid(std::span<const float> weights, size_t n_threads) {
+  const auto [min, max] = std::ranges::minmax(weights);
+  const bool is_signed = min < 0;
+  const double widest = std::max(std::abs(double{min}), double{max}) + range_margin;
+  std::vector<Int8Grid> grids;
+  for (size_t i = 1; i <= n_candidates; ++i) {
+    grids.push_back(Int8Grid::symmetric(widest / n_candidates * static_cast<double>(i), is_signed));
+  }
+  std::vector<double> errors(n_candidates);
+  cpu::ThreadPool threads(n_threads);
+  threads.run(n_candidates, 1, [&](size_t begin, size_t end, size_t) {
+    for (size_t i = begin; i < end; ++i) {
+      for (const float w : weights) errors[i] += std::pow(w - grids[i].round(w), 2);
+    }
+  });
+  return grids[static_cast<size_t>(std::ranges::min_element(errors) - errors.begin())];
+}
+
+void write_int8_weights(const std::filesystem::path& model_file,
+                        const std::filesystem::path& out_file, size_t n_threads) {
+  const Gguf input = Gguf::open(model_file);
+  Config config = read_config(input);
+  const Weights weights = bind_weights(input, config);
+  config.tied_embeddings = false;  // the embedding is rounded, the same matrix at the end is not
+  GgufWriter writer;
+  write_config(config, writer);
+  const std::vector<WeightSpec> specs = weight_specs(config);
+  for (const WeightSpec& spec : specs) {
+    writer.add_tensor(spec.name, DType::f32, spec.rows, spec.cols, spec.is_vector ? 1 : 2);
+  }
+  OutputFile out(out_file);
+  writer.begin(out);
+  for (const WeightSpec& spec : specs) {
+    const bool is_output = spec.name == "output.weight";
+    const bool tied = is_output && input.find_tensor(spec.name) == nullptr;
+    const GgufTensor& from = *input.find_tensor(tied ? "token_embd.weight" : spec.name);
+    std::vector<float> values =
+        decoded({dtype_from_gguf(from.type).value(), spec.rows, spec.cols, from.data.data()});
+    const bool kept = is_output || spec.name == "rope_freqs.weight" ||
+                      spec.name.find("attn_gate") != std::string::npos;
+    if (!kept) {
+      const Int8Grid grid = best_symmetric_grid(values, n_threads);
+      for (float& w : values) w = static_cast<float>(grid.round(w));
+    }
+    out.write(std::as_bytes(std::span(values)));
+    writer.pad(out);
+  }
+  out.commit();
+}
+
+bool Int8Activations::wants(Site site) const {
+  return site != Site::attn_gate || config_.gate;
+}
+
+bool Int8Activations::see(Site site, size_t layer, std::span<float> values) {
+  switch (site) {
+    case Site::attn_gate:
+      in_.gate.assign(values.begin(), values.end());
+      return false;
+    case Site::q_rotated:
+      in_.q.assign(values.begin(), values.end());
+      return false;
+    case Site::k_rotated:
+      in_.k.assign(values.begin(), values.end());
+      return false;
+    case Site::attn_mixed:
+      attend(layer, values);
+      break;
+    default:
+      break;
+  }
+  quantize(site, Place::output, layer, values);
+  if (site == Site::attn_v) in_.v.assign(values.begin(), values.end());
+  return true;
+}
+
+/// Rounds in place, and learns the range first while calibrating.
+void Int8Activations::quantize(Site site, Place place, size_t layer, std::span<float> values) {
+  Range& range = ranges_[{layer, site, place}];
+  if (calibrating) {
+    std::vector<float> sorted(values.begin(), values.end());
+    const double max = quantile(sorted, percentile);
+    const double min = quantile(sorted, 1 - percentile);
+    range.min = range.seen ? (1 - momentum) * min + momentum * range.min : min;
+    range.max = range.seen ? (1 - momentum) * max + momentum * range.max : max;
+    range.seen = true;
+  }
+  const Int8Grid grid = Int8Grid::asymmetric(range.min, range.max);
+  for (float& x : values) x = static_cast<float>(grid.round(x));
+}
+
+/// What attention mixes, from rounded scores and rounded weights: they have no site of their own.
+void Int8Activations::attend(size_t layer, std::span<float> mixed) {
+  const Config& c = config_;
+  const size_t n = in_.q.size() / c.q_size();
+  // All heads at once, masked scores included: they share a range.
+  std::vector<float> scores(c.n_heads * n * n);  // (n_heads, queries, keys)
+  for (size_t head = 0; head < c.n_heads; ++head) {
+    const float* k = in_.k.data() + head / c.heads_per_kv_head() * c.head_dim;
+    for (size_t query = 0; query < n; ++query) {
+      const float* q = in_.q.data() + query * c.q_size() + head * c.head_dim;
+      for (size_t key = 0; key < n; ++key) {
+        const double sum = std::inner_product(q, q + c.head_dim, k + key * c.kv_size(), 0.0);
+        scores[(head * n + query) * n + key] =
+            static_cast<float>(sum / std::sqrt(static_cast<double>(c.head_dim)));
+      }
+    }
+  }
+  quantize(Site::attn_mixed, Place::scores, layer, scores);
+  for (size_t row = 0; row < c.n_heads * n; ++row) {
+    const auto all = std::span(scores).subspan(row * n, n);
+    const auto seen = all.first(row % n + 1);
+    const float highest = *std::ranges::max_element(seen);
+    double total = 0;
+    for (float& x : seen) total += x = std::exp(x - highest);
+    for (float& x : seen) x = static_cast<float>(x / total);
+    std::ranges::fill(all.subspan(seen.size()), 0.0f);
+  }
+  quantize(Site::attn_mixed, Place::weights, layer, scores);
+
+  const bool on_values = c.gate && c.gate.placement == AttentionGate::Placement::value;
+  std::vector<float> values = in_.v;
+  for (size_t row = 0; on_values && row < n; ++row) {
+    for (size_t i = 0; i < c.kv_size(); ++i) {
+      const size_t head = i / c.head_dim * c.heads_per_kv_head();
+      const auto gate = in_.head_gate(c, row, head);
+      values[row * c.kv_size() + i] *= gate[i % c.head_dim % gate.size()];
+    }
+  }
+  for (size_t head = 0; head < c.n_heads; ++head) {
+    const float* v = values.data() + head / c.heads_per_kv_head() * c.head_dim;
+    for (size_t query = 0; query < n; ++query) {
+      const float* weights = scores.data() + (head * n + query) * n;
+      for (size_t i = 0; i < c.head_dim; ++i) {
+        double sum = 0;
+        for (size_t key = 0; key <= query; ++key) {
+          sum += double{weights[key]} * v[key * c.kv_size() + i];
+        }
+        mixed[query * c.q_size() + head * c.head_dim + i] = static_cast<float>(sum);
+      }
+    }
+  }
+}
+
+}  // namespace vga
