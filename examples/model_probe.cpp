@@ -49,7 +49,8 @@ double kurtosis(std::span<const float> x) {
 /// Adds up over blocks; finish() divides.
 class Measurement : public AttentionObserver {
  public:
-  Measurement(const Config& config, size_t block_tokens) : config_(config) {
+  Measurement(const Config& config, size_t block_tokens, std::span<const Token> left_out)
+      : config_(config), left_out_(left_out) {
     found.block_tokens = block_tokens;
     found.layers.resize(config.n_layers);
     for (LayerProbe& layer : found.layers) {
@@ -64,6 +65,16 @@ class Measurement : public AttentionObserver {
   }
 
   ModelProbe found;
+
+  /// What is run next.
+  void begin(std::span<const Token> block) {
+    counted_.clear();
+    for (size_t i = 0; i < block.size(); ++i) {
+      if (std::ranges::find(left_out_, block[i]) == left_out_.end()) counted_.push_back(i);
+    }
+    n_counted_ += counted_.size();
+    n_contrasted_ += counted_.size() - (!counted_.empty() && counted_[0] == 0 ? 1 : 0);
+  }
 
   bool wants(Site site) const override {
     return counts_as_tensor(site) || AttentionObserver::wants(site);
@@ -132,22 +143,33 @@ class Measurement : public AttentionObserver {
   }
 
   void add_attention(HeadProbe& head, const AttentionInputs& in, size_t h) const {
+    for (const size_t query : counted_) {
+      const double weight = in.weights(config_, query, h)[0];
+      head.first_attention += weight;
+      head.gated_first_attention += weight * in.gate_between(config_, query, 0, h);
+      if (query == 0) continue;  // there is nothing beside itself
+      const std::vector<double> scores = in.scores(config_, query, h);
+      head.delta_logit += scores[0] - average(std::span(scores).subspan(1));
+    }
+    // Sinks are counted over all queries.
     const size_t n_sink = std::min(sink_tokens, found.block_tokens);
-    const auto n = static_cast<double>(found.block_tokens);
     double on_first = 0;
-    for (size_t query = 0; query < found.block_tokens; ++query) {
+    for (size_t query = 0; query < n_sink; ++query) {
+      on_first += in.weights(config_, query, h)[0] / static_cast<double>(n_sink);
+    }
+    if (on_first > sink_threshold) ++head.sink_rate;
+    if (found.n_blocks == 0) keep_maps(head, in, h);
+  }
+
+  void keep_maps(HeadProbe& head, const AttentionInputs& in, size_t h) const {
+    for (size_t query = 0; query < std::min(map_tokens, found.block_tokens); ++query) {
       const std::vector<double> weights = in.weights(config_, query, h);
-      head.first_attention += weights[0] / n;
-      head.gated_first_attention += weights[0] * in.gate_between(config_, query, 0, h) / n;
-      if (query < n_sink) on_first += weights[0] / static_cast<double>(n_sink);
-      if (found.n_blocks > 0 || query >= map_tokens) continue;
       std::vector<float>& gated = head.gated_map.emplace_back();
       for (size_t key = 0; key <= query; ++key) {
         gated.push_back(static_cast<float>(weights[key] * in.gate_between(config_, query, key, h)));
       }
       head.map.emplace_back(weights.begin(), weights.end());
     }
-    if (on_first > sink_threshold) ++head.sink_rate;
   }
 
   void add_gate(HeadProbe& head, const AttentionInputs& in, size_t h) const {
@@ -165,10 +187,10 @@ class Measurement : public AttentionObserver {
   void finish(size_t index, double n) {
     LayerProbe& layer = found.layers[index];
     for (HeadProbe& head : layer.heads) {
-      for (double* sum : {&head.first_attention, &head.gated_first_attention, &head.sink_rate,
-                          &head.gate_closed, &head.gate_open}) {
-        *sum /= n;
-      }
+      head.first_attention /= static_cast<double>(n_counted_);
+      head.gated_first_attention /= static_cast<double>(n_counted_);
+      head.delta_logit /= static_cast<double>(n_contrasted_);
+      for (double* sum : {&head.sink_rate, &head.gate_closed, &head.gate_open}) *sum /= n;
       for (double& gate : head.gate_at) gate /= n;
       head.gate_first = head.gate_at[0];
       head.gate_mean = average(head.gate_at);
@@ -176,6 +198,7 @@ class Measurement : public AttentionObserver {
     }
     const auto n_others = static_cast<double>(found.block_tokens - 1);
     for (size_t head = 0; head < config_.n_kv_heads; ++head) {
+      layer.value_norm_first.push_back(first_values_[index][head] / n);
       layer.value_norm_ratio[head] =
           first_values_[index][head] / (other_values_[index][head] / n_others);
     }
@@ -190,6 +213,10 @@ class Measurement : public AttentionObserver {
   }
 
   const Config& config_;
+  std::span<const Token> left_out_;
+  std::vector<size_t> counted_;                    // positions of this block whose queries count
+  size_t n_counted_ = 0;                           // of all blocks
+  size_t n_contrasted_ = 0;                        // without the first positions
   std::vector<std::vector<double>> first_values_;  // (n_layers, n_kv_heads) sums of norms
   std::vector<std::vector<double>> other_values_;
 };
@@ -197,13 +224,13 @@ class Measurement : public AttentionObserver {
 }  // namespace
 
 ModelProbe probe_model(const Model& model, std::span<const std::vector<Token>> blocks,
-                       size_t n_threads) {
+                       std::span<const Token> left_out, size_t n_threads) {
   const size_t length = blocks.front().size();
   // A block is one batch, so that the observer has all of it.
   Session session(
       model,
       {.context = length, .n_threads = n_threads, .max_batch = length, .cache_type = DType::f32});
-  Measurement measurement(model.config(), length);
+  Measurement measurement(model.config(), length, left_out);
   measurement.found.first_block = blocks.front();
   session.observe(&measurement);
   Progress progress("probing", blocks.size());
@@ -213,6 +240,7 @@ ModelProbe probe_model(const Model& model, std::span<const std::vector<Token>> b
     for (const Token token : block) {  // all want logits: the last norm works on such rows alone
       rows.push_back({token, static_cast<int64_t>(rows.size()), 0, true});
     }
+    measurement.begin(block);
     session.truncate(0);
     session.decode(rows);
     progress.update(measurement.found.n_blocks, "");

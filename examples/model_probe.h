@@ -25,12 +25,13 @@ constexpr size_t map_tokens = 64;
 struct HeadProbe {
   double first_attention = 0;        // weight on the first token, over all queries of a block
   double gated_first_attention = 0;  // times the gate between query and first token
-  double sink_rate = 0;         // share of blocks whose first 64 queries give the first token > 0.3
-  double gate_mean = 0;         // over tokens, and elements if each has its own
-  double gate_closed = 0;       // share below 0.1
-  double gate_open = 0;         // share above 0.9
-  double gate_first = 0;        // of the first token
-  std::vector<double> gate_at;  // (block length) mean gate at each position
+  double delta_logit = 0;  // score of the first token less the mean of the others, before softmax
+  double sink_rate = 0;    // share of blocks whose first 64 queries give the first token > 0.3
+  double gate_mean = 0;    // over tokens, and elements if each has its own
+  double gate_closed = 0;  // share below 0.1
+  double gate_open = 0;    // share above 0.9
+  double gate_first = 0;   // of the first token
+  std::vector<double> gate_at;          // (block length) mean gate at each position
   std::vector<std::vector<float>> map;  // (map_tokens) of (query + 1): weights of the first block
   std::vector<std::vector<float>> gated_map;  // the same times the gate
 };
@@ -38,6 +39,7 @@ struct HeadProbe {
 struct LayerProbe {
   std::vector<HeadProbe> heads;          // (n_heads)
   std::vector<double> value_norm_ratio;  // (n_kv_heads) first token's norm / mean of the others
+  std::vector<double> value_norm_first;  // (n_kv_heads) that norm itself
   double sink_rate = 0;                  // mean over heads
   double residual_norm_first = 0;        // L2 norm of the residual stream behind the layer, at the
   double residual_norm_others = 0;       // first token and at the others
@@ -66,8 +68,9 @@ struct ModelProbe {
   std::vector<Token> first_block;
 };
 
-/// Runs blocks of equal length (at least 2 tokens), each from its beginning.
+/// Runs blocks of equal length (at least 2 tokens), each from its beginning. Queries of the tokens
+/// `left_out` do not count in means of attention.
 ModelProbe probe_model(const Model& model, std::span<const std::vector<Token>> blocks,
-                       size_t n_threads);
+                       std::span<const Token> left_out, size_t n_threads);
 
 }  // namespace vga

@@ -15,6 +15,7 @@ struct Flags {
   vga::TextFlags text;
   std::vector<vga::Token> tokens;
   size_t max_blocks = 0;
+  std::vector<vga::Token> left_out;
   std::vector<std::string> heads;
   bool json = false;
   std::string html;
@@ -37,12 +38,18 @@ std::vector<std::vector<vga::Token>> cut(const Flags& flags, const vga::Model& m
   if (length < 2) throw vga::Error("--context", "wanted at least 2 tokens");
   length = std::min(length, tokens.size());
   std::vector<std::vector<vga::Token>> blocks;
+  bool any_counts = false;
   for (size_t begin = 0; begin + length <= tokens.size(); begin += length) {
     if (flags.max_blocks > 0 && blocks.size() == flags.max_blocks) break;
     const auto block = std::span(tokens).subspan(begin, length);
     blocks.emplace_back(block.begin(), block.end());
     if (from_text && model.tokenizer().adds_bos()) blocks.back()[0] = *model.tokenizer().bos();
+    // Not the first one alone, which sees nothing but itself.
+    any_counts |= std::ranges::any_of(blocks.back().begin() + 1, blocks.back().end(), [&](auto id) {
+      return std::ranges::find(flags.left_out, id) == flags.left_out.end();
+    });
   }
+  if (!any_counts) throw vga::Error("--leave-out", "leaves no query behind the first of a block");
   return blocks;
 }
 
@@ -78,7 +85,8 @@ int probe(const Flags& flags) {
   const vga::Model model = flags.model.load();
   const auto blocks = cut(flags, model);
   vga::catch_interrupts();
-  const vga::ModelProbe found = vga::probe_model(model, blocks, flags.model.session.n_threads);
+  const vga::ModelProbe found =
+      vga::probe_model(model, blocks, flags.left_out, flags.model.session.n_threads);
   const auto heads = choose_heads(flags, found);
   if (!flags.html.empty()) {
     vga::OutputFile page(flags.html);
@@ -121,6 +129,11 @@ int main(int argc, char** argv) {
   flags.text.add_to(app, "Text to read");
   app.add_option("--tokens", flags.tokens,
                  "Token ids instead of a text, separated by commas; blocks begin as they stand")
+      ->delimiter(',')
+      ->type_name("ID,...");
+  app.add_option("--leave-out", flags.left_out,
+                 "Queries of these tokens do not count in means of attention, as they have "
+                 "something to look for")
       ->delimiter(',')
       ->type_name("ID,...");
   app.add_option("--blocks", flags.max_blocks, "Read only the first N blocks")->type_name("N");

@@ -106,6 +106,8 @@ std::string json_report(const Model& model, const ModelProbe& probe) {
                                      {"gate_above_0.9", &HeadProbe::gate_open}}) {
       one[key] = gated ? per_head(layer, field) : ordered_json();
     }
+    one["delta_logit"] = per_head(layer, &HeadProbe::delta_logit);
+    one["value_norm_first"] = layer.value_norm_first;
     one["value_norm_ratio"] = layer.value_norm_ratio;
     one["sink_rate"] = layer.sink_rate;
     one["head_sink_rate"] = per_head(layer, &HeadProbe::sink_rate);

@@ -60,6 +60,10 @@ def probe(model, tokens):
             mean = gate.mean(-1).transpose(1, 2)                                    # (blocks, H, T)
             between = mean[:, :, :, None] if c.gate.placement == "output" else mean[:, :, None, :]
         alpha = weights[:, :, :64, 0].mean(2)                                       # (blocks, H)
+        # The softmax divides all scores of a query by the same: their differences are those of the weights' logarithms.
+        scores = weights[:, :, 1:].log()                                            # (blocks, H, T - 1, T)
+        others = scores.masked_fill(scores.isinf(), 0)[..., 1:].sum(-1) / torch.arange(1, weights.shape[2])
+        delta = (scores[..., 0] - others).mean((0, 2))                              # (H)
         norms = record["values"].norm(dim=-1)                                       # (blocks, T, K)
         residual = found[f"blk.{i}.block"].norm(dim=-1)
         per_head = lambda x: x.tolist() if gate is not None else None
@@ -70,6 +74,8 @@ def probe(model, tokens):
             "gate_first": per_head(gate[:, 0].mean((0, 2)) if gate is not None else None),
             "gate_below_0.1": per_head((gate < 0.1).double().mean((0, 1, 3)) if gate is not None else None),
             "gate_above_0.9": per_head((gate > 0.9).double().mean((0, 1, 3)) if gate is not None else None),
+            "delta_logit": delta.tolist(),
+            "value_norm_first": norms[:, 0].mean(0).tolist(),
             "value_norm_ratio": (norms[:, 0].mean(0) / norms[:, 1:].mean((0, 1))).tolist(),
             "sink_rate": (alpha > 0.3).double().mean().item(),
             "head_sink_rate": (alpha > 0.3).double().mean(0).tolist(),

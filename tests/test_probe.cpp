@@ -139,6 +139,8 @@ TEST_F(HandMade, PerfectSinkAndDrainedValue) {
     EXPECT_EQ(layer.at("sink_rate"), 1);
     EXPECT_EQ(layer.at("value_norm_ratio"), json({0, 0}));
     EXPECT_TRUE(layer.at("gate_mean").is_null());
+    EXPECT_EQ(layer.at("value_norm_first"), json({0, 0}));
+    for (const double delta : layer.at("delta_logit")) EXPECT_GT(delta, 1e4);
     EXPECT_EQ(layer.at("residual_norm_first"), 3);
     EXPECT_EQ(layer.at("residual_norm_others"), 4);
   }
@@ -160,6 +162,29 @@ TEST_F(HandMade, PerfectSinkAndDrainedValue) {
       EXPECT_EQ(tensor.at("kurtosis"), 0);
     }
   }
+}
+
+// Attention that is even: a query gives the first token one part in as many as it sees.
+TEST_F(HandMade, QueriesThatAreLeftOut) {
+  GgufImage image = model({}, 0);
+  for (auto& tensor : image.tensors) {
+    if (tensor.name.ends_with("attn_q.weight")) tensor.data.assign(tensor.data.size(), '\0');
+  }
+  const auto path = directory_.write("even.gguf", image.bytes());
+  const auto mean_of = [&](const std::string& arguments) {
+    const Outcome outcome =
+        run("vga-probe --json --tokens 1,5,6,5 -m '" + path.string() + "'" + arguments);
+    EXPECT_EQ(outcome.status, 0) << outcome.errors;
+    const json layer = json::parse(outcome.output).at("layers")[1];
+    EXPECT_NEAR(layer.at("delta_logit")[2], 0, 1e-12);
+    return layer.at("first_attention")[2].get<double>();
+  };
+  EXPECT_NEAR(mean_of(""), (1 + 1.0 / 2 + 1.0 / 3 + 1.0 / 4) / 4, 1e-12);
+  EXPECT_NEAR(mean_of(" --leave-out 5"), (1 + 1.0 / 3) / 2, 1e-12);
+  EXPECT_NEAR(mean_of(" --leave-out 1,6"), (1.0 / 2 + 1.0 / 4) / 2, 1e-12);
+  const Outcome none = run("vga-probe --tokens 1,5,6,5 --leave-out 5,6 -m '" + path.string() + "'");
+  EXPECT_EQ(none.status, 1);
+  EXPECT_NE(none.errors.find("--leave-out: leaves no query"), std::string::npos) << none.errors;
 }
 
 TEST_F(HandMade, ClosedGatesLetNothingThrough) {
