@@ -5,11 +5,14 @@
 
 Each symbol follows the one before by a fixed random bigram, but a few trigger symbols repeat what stood before them.
 Only after a trigger does attention have work to do; what a head does the rest of the time is what the task shows.
-One head, no MLP (its matrices are there, and zero). OUT gets a checkpoint with a tokenizer of 64 characters and
-text.txt, a long sequence of the same process to stream. Half a minute on one CPU core.
+One head, no MLP (its matrices are there, and zero). OUT gets a checkpoint with a tokenizer of 64 characters, text.txt,
+a long sequence of the same process to stream, and process.json: the bigram, the triggers, and sequences of their own that
+begin with <s>. Half a minute on one CPU core. `scripts/backcopy` trains every variant and measures them.
 """
 import argparse
+import json
 import pathlib
+import shutil
 
 import numpy as np
 import sentencepiece
@@ -64,6 +67,8 @@ def main():
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--triggers", type=int, default=3)
     parser.add_argument("--sharpness", type=float, default=2.0, help="standard deviation of the bigram's logits")
+    parser.add_argument("--export-every", type=int, metavar="STEPS", help="also write OUT/step-N on the way")
+    parser.add_argument("--rows", type=int, default=200, help="sequences of process.json")
     parser.add_argument("--text", type=int, default=20000, help="symbols of text.txt")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -92,10 +97,18 @@ def main():
         optimizer.step()
         if (step + 1) % 200 == 0:
             print(f"step {step + 1} loss {loss.item():.4f}", flush=True)
+        if args.export_every and (step + 1) % args.export_every == 0:
+            on_the_way = args.out / f"step-{step + 1}"
+            reference.save(on_the_way, model)
+            shutil.copyfile(args.out / "tokenizer.model", on_the_way / "tokenizer.model")
 
     reference.save(args.out, model)
     text = process.sequences(np.random.default_rng(args.seed + 1000), 1, args.text)[0]
     (args.out / "text.txt").write_text("".join(SYMBOLS[s] for s in text))
+    rows = ids[process.sequences(np.random.default_rng(args.seed + 2000), args.rows, args.context)]
+    (args.out / "process.json").write_text(json.dumps({
+        "ids": ids.tolist(), "triggers": ids[process.triggers].tolist(), "next": process.next.round(9).tolist(),
+        "rows": np.concatenate([np.full((args.rows, 1), pieces.bos_id()), rows], 1).tolist()}) + "\n")
     # What no model can beat: the entropy of the bigram where it draws, nothing where a trigger repeats.
     drawn = ~np.isin(text[:-1], process.triggers)
     floor = -np.log(process.next[text[:-1][drawn], text[1:][drawn]]).sum() / len(drawn)
