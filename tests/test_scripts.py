@@ -1,4 +1,4 @@
-"""Tests of scripts/race, scripts/plot-race and, where numpy is there, scripts/compare-outputs.
+"""Tests of scripts/race, scripts/plot-race, scripts/measure and, where numpy is there, scripts/compare-outputs and backcopy.
 
     python3 tests/test_scripts.py
 """
@@ -142,6 +142,47 @@ class PlotRace(Folder):
         self.assertEqual([step(value) for value in (0.7, 1, 1.1, 3, 7, 42)], [1, 1, 2, 5, 10, 50])
 
 
+# A vga program that answers as its name says, for scripts/measure.
+PROGRAM = """#!{python}
+import json, pathlib, sys
+name = pathlib.Path(sys.argv[0]).name
+loss = {{"q8_0": 0.25, "q4_0": 2, "q4_k_m": -1}}
+head = {{"first_attention": [0.1, 0.5], "gated_first_attention": [0.1, 0.1], "value_norm_ratio": [0.2, 1.0]}}
+if name == "vga-quantize":
+    pathlib.Path(sys.argv[2]).write_text(sys.argv[3])
+elif name == "vga-perplexity" and "--w8a8" in sys.argv:
+    print(json.dumps({{"perplexity": 10, "w8a8_perplexity": 10.5, "delta": 0.5}}))
+elif name == "vga-perplexity":
+    print(json.dumps({{"perplexity": 10 + loss[pathlib.Path(sys.argv[2]).read_text()]}}))
+elif name == "vga-probe":
+    print(json.dumps({{"sink_rate": 0.5, "first_attention": 0.3, "max_inf_norm": 7, "avg_kurtosis": 3, "layers": [head, head]}}))
+else:
+    print(json.dumps({{"policies": [{{"policy": "window", "keep": keep, "ppl": 20 - keep}} for keep in (0, 1, 4)]}}))
+"""
+
+
+class Measure(Folder):
+    def test_figures_come_from_the_programs(self):
+        for name in ("vga-perplexity", "vga-quantize", "vga-probe", "vga-stream"):
+            (self.folder / name).write_text(PROGRAM.format(python=sys.executable))
+            (self.folder / name).chmod(0o755)
+        out = self.folder / "figures.json"
+        done = self.run_script("measure", "a/b.gguf", "-f", "text", "--bin", self.folder, "--json", out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(out.read_text()), {"b": {
+            "perplexity": 10, "W8A8": 0.5, "q8_0": 0.25, "q4_0": 2, "q4_k_m": -1, "sink rate": 0.5,
+            "attention on first token": 0.3, "largest head": 0.5, "times gate": 0.1, "value norm ratio, mean": 0.6,
+            "value norm ratio, least": 0.2, "max infinity norm": 7, "average kurtosis": 3, "stream, 0 kept": 20,
+            "stream, 4 kept": 16}})
+        self.assertIn("| q4_k_m | -1 |", done.stdout)
+        self.assertIn("| W8A8 | +0.5 |", done.stdout)
+
+    def test_an_error_is_the_programs(self):
+        done = self.run_script("measure", "b.gguf", "-f", "text", "--bin", self.folder)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("measure: error: vga-perplexity", done.stderr)
+
+
 try:
     import numpy as np
 except ImportError:
@@ -180,6 +221,27 @@ class CompareOutputs(unittest.TestCase):
         self.assertEqual(difference, {"step": 1, "vga_token": 0, "llama_token": 1, "vga_gap": 0.5, "llama_gap": 0.25})
         self.assertTrue(self.module.near_tie(difference, {"gap_moved": 0.2}))
         self.assertFalse(self.module.near_tie(difference, {"gap_moved": 0.1}))
+
+
+@unittest.skipIf(np is None, "needs numpy")
+class Backcopy(unittest.TestCase):
+    def setUp(self):
+        self.module = load("backcopy")
+        step = {"attention": 0.5, "gate of <s>": None, "bigram risk": 0.1, "backcopy risk": 0.2, "value ratio": 0.1,
+                "gated attention": 0.5, "delta logit": -3, "value of <s>": 1}
+        losses = {"loss, 0 kept": 2.5, "loss, 1 kept": 2.25, "loss, 4 kept": 2.25}
+        self.results = [{"variant": "vanilla", "seed": seed, "eviction": losses,
+                         "steps": {str(s): step | {"attention": 0.5 * seed} for s in range(200, 1201, 200)}} for seed in (1, 2)]
+
+    def test_plots_are_svg(self):
+        for title, keys in self.module.FIGURES.values():
+            xml.fromstring(self.module.plot(title, keys, self.results, ["vanilla"]))
+        xml.fromstring(self.module.plot_eviction(self.results, ["vanilla"]))
+
+    def test_table_has_means_and_ranges(self):
+        row = self.module.table(self.results, ["vanilla"]).splitlines()[-1]
+        self.assertTrue(row.startswith("| vanilla | 0.2 (0.2 to 0.2) | 0.1 (0.1 to 0.1) | 0.75 (0.5 to 1) |"), row)
+        self.assertIn("| – | 2.5 (2.5 to 2.5) | 2.25", row)
 
 
 if __name__ == "__main__":
