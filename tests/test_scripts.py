@@ -180,7 +180,7 @@ class Measure(Folder):
     def test_an_error_is_the_programs(self):
         done = self.run_script("measure", "b.gguf", "-f", "text", "--bin", self.folder)
         self.assertNotEqual(done.returncode, 0)
-        self.assertIn("measure: error: vga-perplexity", done.stderr)
+        self.assertIn("vga-perplexity: No such file", done.stderr)
 
 
 try:
