@@ -234,8 +234,8 @@ class Backcopy(unittest.TestCase):
                          "steps": {str(s): step | {"attention": 0.5 * seed} for s in range(200, 1201, 200)}} for seed in (1, 2)]
 
     def test_plots_are_svg(self):
-        for title, keys in self.module.FIGURES.values():
-            xml.fromstring(self.module.plot(title, keys, self.results, ["vanilla"]))
+        for title, key in self.module.FIGURES.values():
+            xml.fromstring(self.module.plot(title, key, self.results, ["vanilla"]))
         xml.fromstring(self.module.plot_eviction(self.results, ["vanilla"]))
 
     def test_table_has_means_and_ranges(self):
