@@ -135,21 +135,20 @@ void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t s
       end[n] = std::max(begin[n], in_span(last + 1));
     }
   }
-  const size_t at = place * shape.span_bytes();
-  kernels_.attend(
-      {.type = shape.type,
-       .head_dim = shape.head_dim,
-       .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim)),
-       .keys = call.cache.keys(call.layer, call.rows[tile.row].lane, heads.kv_head) + at,
-       .values = call.cache.values(call.layer, call.rows[tile.row].lane, heads.kv_head) + at,
-       .q = q,
-       .n_queries = n,
-       .begin = begin,
-       .end = end,
-       .highest = out.highest,
-       .total = out.total,
-       .out = out.out},
-      q + n * shape.head_dim);
+  const uint32_t lane = call.rows[tile.row].lane;
+  kernels_.attend({.type = shape.type,
+                   .head_dim = shape.head_dim,
+                   .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim)),
+                   .keys = call.cache.keys(lane, place, call.layer, heads.kv_head),
+                   .values = call.cache.values(lane, place, call.layer, heads.kv_head),
+                   .q = q,
+                   .n_queries = n,
+                   .begin = begin,
+                   .end = end,
+                   .highest = out.highest,
+                   .total = out.total,
+                   .out = out.out},
+                  q + n * shape.head_dim);
 }
 
 void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_t layer,

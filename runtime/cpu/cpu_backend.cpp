@@ -124,13 +124,13 @@ class CpuBackend : public Backend {
     const size_t head_dim = shape.head_dim;
     each_row(2 * k.cols(), [&](size_t r) {
       const BatchRow& row = batch_.rows[r];
-      const size_t at = shape.span_of(row.position) * shape.span_bytes();
+      const size_t span = shape.span_of(row.position);
       const size_t index = static_cast<size_t>(row.position) % cache_span;
       for (size_t head = 0; head < shape.n_kv_heads; ++head) {
         kernels_.write_key(shape.type, host(k).row(r) + head * head_dim, head_dim,
-                           c.keys(layer, row.lane, head) + at, index);
+                           c.keys(row.lane, span, layer, head), index);
         kernels_.write_value(shape.type, host(v).row(r) + head * head_dim, head_dim,
-                             c.values(layer, row.lane, head) + at, index);
+                             c.values(row.lane, span, layer, head), index);
       }
     });
   }

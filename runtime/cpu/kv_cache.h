@@ -1,37 +1,27 @@
 #pragma once
 
-#include <cstdlib>
-#include <memory>
-#include <new>
-
 #include "../backend.h"
+#include "large_memory.h"
 
 namespace vga::cpu {
 
-/// Keys and values in host memory, each (n_layers, n_lanes, n_kv_heads, n_spans) spans: what one
-/// head attends to lies in one piece. calloc'ed, so spans that are never used take no memory.
+/// Keys and values in host memory: (n_lanes, n_spans, n_layers, n_kv_heads, 2) spans, so that
+/// memory is taken as a sequence grows.
 class CpuCache : public Cache {
  public:
-  explicit CpuCache(const CacheShape& shape)
-      : Cache(shape), data_(static_cast<std::byte*>(std::calloc(shape.bytes(), 1))) {
-    if (data_ == nullptr) throw std::bad_alloc();
-  }
+  explicit CpuCache(const CacheShape& shape) : Cache(shape), memory_(large_memory(shape.bytes())) {}
 
-  /// The spans of one head, n_spans() of them.
-  std::byte* keys(size_t layer, size_t lane, size_t head) const {
+  std::byte* keys(size_t lane, size_t span, size_t layer, size_t head) const {
     const CacheShape& s = shape();
-    return data_.get() +
-           ((layer * s.n_lanes + lane) * s.n_kv_heads + head) * s.n_spans() * s.span_bytes();
+    const size_t index = ((lane * s.n_spans() + span) * s.n_layers + layer) * s.n_kv_heads + head;
+    return memory_.get() + 2 * index * s.span_bytes();
   }
-  std::byte* values(size_t layer, size_t lane, size_t head) const {
-    return keys(layer, lane, head) + shape().bytes() / 2;
+  std::byte* values(size_t lane, size_t span, size_t layer, size_t head) const {
+    return keys(lane, span, layer, head) + shape().span_bytes();
   }
 
  private:
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<std::byte, Free> data_;
+  LargeMemory memory_;
 };
 
 }  // namespace vga::cpu

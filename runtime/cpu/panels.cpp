@@ -5,10 +5,7 @@
 #include <cassert>
 #include <cstddef>
 #include <cstring>
-#include <new>
 #include <vector>
-
-#include <sys/mman.h>
 
 #include "../blocks.h"
 
@@ -307,10 +304,6 @@ void write_panel(const Tensor& weight, size_t first_row, size_t panel_rows, std:
   }
 }
 
-void Panels::Unmap::operator()(std::byte* memory) const {
-  ::munmap(memory, bytes);
-}
-
 Panels::Panels(const Weights& weights, size_t panel_rows, ThreadPool& threads,
                const std::function<void(const Tensor&)>& done)
     : weights_(weights) {
@@ -327,12 +320,7 @@ Panels::Panels(const Weights& weights, size_t panel_rows, ThreadPool& threads,
   for (const Tensor* t : matrices)
     bytes += n_panels(*t) * panel_bytes(t->type, t->cols, panel_rows);
 
-  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  memory_ = {static_cast<std::byte*>(memory), Unmap{bytes}};
-#if defined(MADV_HUGEPAGE)
-  ::madvise(memory, bytes, MADV_HUGEPAGE);  // fewer, larger pages stream faster; a wish
-#endif
+  memory_ = large_memory(bytes);
 
   std::byte* at = memory_.get();
   for (Tensor* t : matrices) {

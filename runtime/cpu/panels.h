@@ -1,10 +1,10 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <span>
 
 #include "../weights.h"
+#include "large_memory.h"
 #include "threads.h"
 
 namespace vga::cpu {
@@ -51,11 +51,7 @@ class Panels {
   const Weights& weights() const { return weights_; }
 
  private:
-  struct Unmap {
-    size_t bytes;
-    void operator()(std::byte* memory) const;
-  };
-  std::unique_ptr<std::byte[], Unmap> memory_;
+  LargeMemory memory_;
   Weights weights_;
 };
 

@@ -270,6 +270,10 @@ class VectorKernels {
   // One result is one sum over ascending columns (groups), whatever is computed beside it. So it
   // does not matter how many rows and tokens a product takes at once.
 
+  /// With few tokens a product waits for memory, and the keys of a span are too short a stream for
+  /// the CPU to foresee: it asks this far ahead.
+  static constexpr size_t prefetch_bytes = 8192;
+
   /// sums[p][t] += w_p(c) * x[c * x_column + t * x_token] over n columns, for P vectors of weights.
   template <class W, size_t P, size_t T, size_t x_column, size_t x_token>
   [[gnu::always_inline]] static void multiply(const std::byte* w, size_t vector_bytes,
@@ -277,7 +281,10 @@ class VectorKernels {
                                               Floats (&sums)[P][T]) {
     for (size_t c = 0; c < n; ++c, w += column_bytes, x += x_column) {
       Floats weights[P];
-      for (size_t p = 0; p < P; ++p) weights[p] = W::load(w + p * vector_bytes);
+      for (size_t p = 0; p < P; ++p) {
+        weights[p] = W::load(w + p * vector_bytes);
+        if constexpr (T < 8) __builtin_prefetch(w + p * vector_bytes + prefetch_bytes);
+      }
       for (size_t t = 0; t < T; ++t) {
         const Floats xs = V::set1(x[t * x_token]);
         for (size_t p = 0; p < P; ++p) sums[p][t] = V::fma(weights[p], xs, sums[p][t]);
