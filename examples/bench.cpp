@@ -32,8 +32,11 @@ std::vector<vga::BenchSetup> all_setups(const vga::BenchFlags& flags) {
   for (const size_t n_batch : flags.n_batch) {
     for (const size_t n_ubatch : flags.n_ubatch) {
       for (const vga::DType cache_type : flags.cache_types()) {
-        for (const size_t n_threads : flags.n_threads) {
-          setups.push_back({n_batch, n_ubatch, n_threads, cache_type});
+        for (const size_t window : flags.windows) {
+          for (const size_t n_threads : flags.n_threads) {
+            const size_t keep = window > 0 ? flags.keep : 0;
+            setups.push_back({n_batch, n_ubatch, n_threads, cache_type, window, keep});
+          }
         }
       }
     }
@@ -56,7 +59,11 @@ class Runner {
 
   /// Brings the session to `depth` tokens; false if interrupted.
   bool go_to_depth(size_t depth) {
-    const auto length = static_cast<size_t>(session_.length());
+    auto length = static_cast<size_t>(session_.length());
+    if (session_.slides() && length > depth + session_.max_batch()) {  // too far to take back
+      session_.truncate(0);
+      length = 0;
+    }
     if (length < depth) {
       session_.prefill(random_tokens(depth - length), 0,
                        [](size_t) { return !vga::interrupted(); });
@@ -94,13 +101,17 @@ class Runner {
 };
 
 /// Bytes that decoding `test.n_gen` tokens reads: for each token the weights, and the keys and
-/// values of all tokens before it and its own.
-uint64_t bytes_read(const vga::Model& model, const vga::BenchTest& test, vga::DType cache_type) {
+/// values of all tokens it sees, itself among them.
+uint64_t bytes_read(const vga::Model& model, const vga::BenchTest& test,
+                    const vga::BenchSetup& setup) {
   if (test.n_prompt > 0) return 0;
   const vga::Config& config = model.config();
   const uint64_t per_position =
-      2 * config.n_layers * vga::row_bytes(cache_type, config.kv_size());  // keys and values
-  const uint64_t positions = test.n_gen * test.n_depth + test.n_gen * (test.n_gen + 1) / 2;
+      2 * config.n_layers * vga::row_bytes(setup.cache_type, config.kv_size());  // keys and values
+  uint64_t positions = 0;
+  for (size_t length = test.n_depth + 1; length <= test.n_depth + test.n_gen; ++length) {
+    positions += setup.window > 0 ? std::min(setup.window, length) : length;
+  }
   return test.n_gen * model.bytes_per_token() + positions * per_position;
 }
 
@@ -133,7 +144,9 @@ bool bench(const vga::BenchFlags& flags, vga::BenchReport& report) {
   for (const std::string& file : flags.models) {
     const vga::Model model = vga::Model::load(file, {.mmap = flags.mmap});
     for (const vga::BenchSetup& setup : all_setups(flags)) {
-      vga::Session session(model, {.context = context,
+      vga::Session session(model, {.context = setup.window > 0 ? 0 : context,
+                                   .window = setup.window,
+                                   .keep = setup.keep,
                                    .n_threads = setup.n_threads,
                                    .max_batch = std::min(setup.n_batch, setup.n_ubatch),
                                    .cache_type = setup.cache_type});
@@ -151,7 +164,7 @@ bool bench(const vga::BenchFlags& flags, vga::BenchReport& report) {
                                 test,
                                 now_utc(),
                                 {},
-                                bytes_read(model, test, setup.cache_type),
+                                bytes_read(model, test, setup),
                                 bandwidth};
         result.samples_ns = measure(runner, test, flags);
         if (vga::interrupted()) return false;
@@ -169,6 +182,7 @@ int main(int argc, char** argv) {
       "Measure how fast a model runs, with llama-bench's flags, defaults and field names.\n\n"
       "  vga-bench -m stories.gguf\n"
       "  vga-bench -m a.gguf,b.gguf -p 0 -n 64 -d 0-4096+1024 -t 1,2\n"
+      "  vga-bench -m stories.gguf -p 0 -d 100000 --window 256,1024 --keep 4\n"
       "  vga-bench -m stories.gguf -p 512 -n 128 -o json | jq '.[] | {n_prompt, n_gen, avg_ts}'\n\n"
       "Every test of every combination is run once to warm up and then -r times. ppN is a prefill\n"
       "of N tokens, of which the last yields logits; tgN decodes N tokens one by one, each yields\n"

@@ -134,6 +134,13 @@ void BenchFlags::add_to(CLI::App& app) {
   add_list(app, "--cache-type-v", "-ctv: type of the values; the same as that of the keys",
            value_types, [](const std::string& text) { return read_types("-ctv", text); })
       ->type_name("TYPE,...");
+  add_numbers(app, "--window", "--window",
+              "Let a window of W tokens slide over what was read; 0: no window", windows);
+  app.add_option("--keep", keep, "With a window: of its tokens the first N stay for good")
+      ->check(CLI::Range(int64_t{0}, int64_t{max_context}))
+      ->needs("--window")
+      ->type_name("N")
+      ->capture_default_str();
   app.add_option("-r,--repetitions", repetitions, "Times each test is repeated, 1 to 1000")
       ->check(CLI::Range(1, 1000))
       ->type_name("N")

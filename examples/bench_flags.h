@@ -29,6 +29,8 @@ struct BenchFlags {
   std::vector<size_t> n_batch{2048};              // tokens handed over at once
   std::vector<size_t> n_ubatch;                   // of those, rows computed at once
   std::vector<size_t> n_threads;
+  std::vector<size_t> windows{0};  // tokens that a sliding window sees; 0: no window
+  size_t keep = 0;                 // with windows: of these the first, kept for good
   std::vector<DType> key_types;
   std::vector<DType> value_types;
   size_t repetitions = 5;

@@ -72,6 +72,8 @@ ordered_json fields(const BenchResult& r) {
                       {"n_prompt", r.test.n_prompt},
                       {"n_gen", r.test.n_gen},
                       {"n_depth", r.test.n_depth},
+                      {"window", r.setup.window},
+                      {"keep", r.setup.keep},
                       {"test_time", r.test_time}};
   const std::vector<double> rates = tokens_per_second(r);
   row["avg_ns"] = std::llround(mean(r.samples_ns));
@@ -143,6 +145,10 @@ BenchReport::BenchReport(const BenchFlags& flags) : output_(flags.output) {
     for (const char* title : {"type_k", "type_v"}) {
       columns_.push_back({title, 6, [](R r) { return std::string(name(r.setup.cache_type)); }});
     }
+  }
+  if (flags.windows != defaults.windows) {
+    columns_.push_back({"window", 6, [](R r) { return std::to_string(r.setup.window); }});
+    columns_.push_back({"keep", 4, [](R r) { return std::to_string(r.setup.keep); }});
   }
   columns_.push_back({"test", 15, [](R r) { return r.test.name(); }});
   columns_.push_back({"t/s", 20, [](R r) {

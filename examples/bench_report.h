@@ -17,6 +17,8 @@ struct BenchSetup {
   size_t n_ubatch;
   size_t n_threads;
   DType cache_type;
+  size_t window;  // 0: none
+  size_t keep;
 };
 
 /// What is timed: `n_prompt` tokens in one prefill, then `n_gen` tokens one by one, after `n_depth`
@@ -48,8 +50,8 @@ struct BenchResult {
 };
 
 /// Prints results as they come, in llama-bench's formats and under its names, with ours added:
-/// runs_on, gb_per_s, bandwidth_gb_per_s and bandwidth_share, null (CSV: empty) where they mean
-/// nothing.
+/// runs_on, window, keep, gb_per_s, bandwidth_gb_per_s and bandwidth_share, null (CSV: empty) where
+/// they mean nothing.
 class BenchReport {
  public:
   explicit BenchReport(const BenchFlags& flags);

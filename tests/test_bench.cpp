@@ -133,6 +133,28 @@ TEST_F(BenchTest, BytesReadGrowWithDepth) {
   EXPECT_NEAR(bytes(1), weights + per_position * (11 + 12), 1);
 }
 
+// Behind a window a token reads the same, however deep it is.
+TEST_F(BenchTest, WindowBoundsWhatIsRead) {
+  const Outcome outcome =
+      bench("-p 0 -n 300 -d 4,700 -t 1 -r 2 -ub 8 -ctk f32 --window 0,9 --keep 2 -o json");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  const auto results = nlohmann::json::parse(outcome.output);
+  ASSERT_EQ(results.size(), 4u);
+  const Model model = Model::load(file_);
+  const Config& c = model.config();
+  const double per_position = 2.0 * 4 * static_cast<double>(c.n_layers * c.kv_size());
+  const double weights = 300 * static_cast<double>(model.bytes_per_token());
+  const double seen[] = {300 * 4 + 300 * 301 / 2, 300 * 700 + 300 * 301 / 2,
+                         5 + 6 + 7 + 8 + 296 * 9, 300 * 9};
+  for (size_t i = 0; i < 4; ++i) {
+    const auto& r = results[i];
+    EXPECT_EQ(r.at("window"), i < 2 ? 0 : 9);
+    EXPECT_EQ(r.at("keep"), i < 2 ? 0 : 2);
+    const double bytes = weights + per_position * seen[i];
+    EXPECT_NEAR(r.at("gb_per_s").get<double>() * r.at("avg_ns").get<double>(), bytes, 1e-6 * bytes);
+  }
+}
+
 TEST_F(BenchTest, OneJsonValuePerLine) {
   const Outcome outcome = bench("-p 4 -n 2 -t 1 -r 1 -o jsonl --no-warmup -fa 1 -ngl 0");
   ASSERT_EQ(outcome.status, 0) << outcome.errors;
@@ -169,9 +191,9 @@ TEST_F(BenchTest, TableHasARowForEachTest) {
 }
 
 TEST_F(BenchTest, BadFlagsEndInOneLine) {
-  for (const char* flags :
-       {"-p x", "-n 5-4", "-d 0-8*2", "-t 0", "-t 5000", "-pg 3", "-ctk q3", "-ctk iq2_xs",
-        "-ctk f16 -ctv f32", "-b 0", "-ub 0", "-p 0 -n 0", "-b 99999 -ub 99999"}) {
+  for (const char* flags : {"-p x", "-n 5-4", "-d 0-8*2", "-t 0", "-t 5000", "-pg 3", "-ctk q3",
+                            "-ctk iq2_xs", "-ctk f16 -ctv f32", "-b 0", "-ub 0", "-p 0 -n 0",
+                            "-b 99999 -ub 99999", "--window 8 --keep 8"}) {
     const Outcome outcome = bench(std::string(flags) + " -r 1");
     EXPECT_EQ(outcome.status, 1) << flags;
     EXPECT_EQ(outcome.output, "") << flags;
