@@ -1,5 +1,6 @@
 #include "program.h"
 
+#include <array>
 #include <csignal>
 #include <cstdio>
 #include <iostream>
@@ -12,9 +13,28 @@
 #include "file.h"
 #include "terminal.h"
 #include "text.h"
+#include "vulkan/devices.h"
 
 namespace vga {
 namespace {
+
+void print_devices() {
+  constexpr std::array types = {"discrete", "integrated", "virtual", "cpu", "other"};
+  std::cout << "cpu\t" << cpu::best_kernels().name << '\n';
+  try {
+    const std::vector<vulkan::DeviceInfo> devices = vulkan::devices();
+    for (size_t i = 0; i < devices.size(); ++i) {
+      const vulkan::DeviceInfo& d = devices[i];
+      std::cout << "vulkan:" << i << '\t' << printable(d.name) << ", "
+                << types[static_cast<size_t>(d.type)] << ", " << (d.memory >> 20) << " MiB, "
+                << (d.free >> 20) << " MiB free, " << printable(d.driver);
+      if (!d.unfit.empty()) std::cout << ", cannot be used: " << d.unfit;
+      std::cout << '\n';
+    }
+  } catch (const Error& error) {
+    std::cerr << printable(error.what()) << '\n';
+  }
+}
 
 /// A mapped file that another program cut off: nothing can be saved, but it can be explained.
 void on_bus_error(int) {
@@ -42,6 +62,7 @@ void ModelFlags::add_to(CLI::App& app) {
   app.add_flag_callback(
       "--no-mmap", [this] { model.mmap = false; },
       "Read the file into memory instead of mapping it");
+  add_device_to(app, model);
 }
 
 void ModelFlags::add_window_to(CLI::App& app, const std::string& keep_by_default) {
@@ -70,10 +91,51 @@ Model ModelFlags::load() const {
   if (cpu::supported_kernels().size() == 1) {
     std::cerr << "note: this CPU lacks AVX2, FMA or F16C; running the slow scalar path\n";
   }
-  Model loaded = Model::load(file, model);
+  ModelOptions options = model;
+  options.session = session;
+  Model loaded = load_model(file, options);
   if (session.window >= loaded.config().context_length) {
     std::cerr << "note: the model was trained on " << loaded.config().context_length
               << " tokens at once; a window should be shorter, found " << session.window << '\n';
+  }
+  return loaded;
+}
+
+void add_device_to(CLI::App& app, ModelOptions& options) {
+  const std::string group = "Device";
+  app.add_option(
+         "--device", options.device,
+         "Where to compute: cpu; vulkan or vulkan:N; a part of a device's name; auto, a GPU "
+         "if the model fits on one")
+      ->capture_default_str()
+      ->type_name("WHERE")
+      ->group(group);
+  app.add_option("--gpu-layers", options.device_layers,
+                 "Put the first N layers there and leave the rest on the CPU (default: all)")
+      ->type_name("N")
+      ->group(group);
+  app.add_flag_callback(
+         "--list-devices",
+         [] {
+           print_devices();
+           throw CLI::Success();
+         },
+         "Print what --device can choose from, and end")
+      ->trigger_on_parse()
+      ->group(group);
+}
+
+Model load_model(const std::string& file, const ModelOptions& options) {
+  std::optional<Progress> progress;
+  ModelOptions watched = options;
+  watched.progress = [&](uint64_t done, uint64_t all) {
+    if (!progress) progress.emplace("to the device", all >> 20);
+    progress->update(done >> 20, "MiB");
+  };
+  Model loaded = Model::load(file, watched);
+  progress.reset();
+  if (!loaded.why_cpu().empty()) {
+    std::cerr << "note: computing on the CPU: " << printable(loaded.why_cpu()) << '\n';
   }
   return loaded;
 }

@@ -19,15 +19,21 @@ struct ModelFlags {
   ModelOptions model;
   bool keep_given = false;  // --keep was
 
-  /// Adds -m, -c, -t, --cache-type and --no-mmap.
+  /// Adds -m, -c, -t, --cache-type, --no-mmap and add_device_to()'s.
   void add_to(CLI::App& app);
   /// Adds --window and --keep, for programs whose text may go on for ever. `keep_by_default` says
   /// what is kept without --keep.
   void add_window_to(CLI::App& app, const std::string& keep_by_default = "0");
-  /// Loads the model; says on stderr if this CPU runs only the slow reference path, or if the
-  /// window is as long as what the model was trained on.
+  /// load_model(), for such a session; says on stderr if this CPU runs only the slow reference
+  /// path, or if the window is as long as what the model was trained on.
   Model load() const;
 };
+
+/// Adds --device, --gpu-layers and --list-devices, which prints and ends the program.
+void add_device_to(CLI::App& app, ModelOptions& options);
+
+/// Loads a model, with progress on a terminal; says on stderr why --device auto took the CPU.
+Model load_model(const std::string& file, const ModelOptions& options);
 
 /// How tokens are chosen.
 struct SamplerFlags {

@@ -147,8 +147,11 @@ class Backend {
   virtual void keep_wanted(const Buffer& x, Buffer& out) = 0;
   /// Waits for everything and copies the current rows of x to host memory.
   virtual void read(const Buffer& x, std::span<float> out) = 0;
-  /// Copies host memory to the current rows of x. Only for Observers that change what they see.
+  /// Copies host memory to the current rows of x: for the stage before on another backend, and for
+  /// Observers that change what they see.
   virtual void write(Buffer& x, std::span<const float> in) = 0;
+  /// Seconds spent waiting for a device so far; 0 where the host computes.
+  virtual double wait_seconds() const { return 0; }
 };
 
 }  // namespace vga

@@ -1,6 +1,8 @@
 #include "forward.h"
 
 #include <array>
+#include <utility>
+#include <vector>
 
 namespace vga {
 namespace {
@@ -21,8 +23,10 @@ struct Watch {
 /// x += attention(norm(x)), gated as the model asks. Writing V for the values, α for the attention
 /// weights and g = σ(W s + b) for the gate:
 ///   output placement: z_i = g_i Σ_j α_ij V_j      value placement: z_i = Σ_j α_ij g_j V_j
-void attention(const Config& c, const BlockWeights& w, size_t layer, Backend& ops, Cache& cache,
-               Activations& a, const Watch& watch) {
+void attention(const Config& c, const BlockWeights& w, size_t layer, Stage& stage,
+               const Watch& watch) {
+  Backend& ops = *stage.ops;
+  const Activations& a = stage.activations;
   ops.rms_norm(*a.x, w.attn_norm, c.rms_eps, *a.h);
   watch(Site::attn_norm, *a.h);
   const std::array qkv = {Projection{w.attn_q, *a.q}, Projection{w.attn_k, *a.k},
@@ -50,8 +54,8 @@ void attention(const Config& c, const BlockWeights& w, size_t layer, Backend& op
   if (c.gate && c.gate.placement == Gate::Placement::value) {
     ops.apply_gate(*a.v, *a.gate, c.head_dim);  // folded into the cache: mixing needs no gate
   }
-  ops.write_cache(cache, layer, *a.k, *a.v);
-  ops.attend(*a.q, a.q_kept.get(), cache, layer, *a.mixed);
+  ops.write_cache(*stage.cache, layer - stage.first_layer, *a.k, *a.v);
+  ops.attend(*a.q, a.q_kept.get(), *stage.cache, layer - stage.first_layer, *a.mixed);
   watch(Site::attn_mixed, *a.mixed);
 
   if (c.gate && c.gate.placement == Gate::Placement::output) {
@@ -65,8 +69,9 @@ void attention(const Config& c, const BlockWeights& w, size_t layer, Backend& op
 }
 
 /// x += down(silu(gate(norm(x))) * up(norm(x))).
-void feed_forward(const Config& c, const BlockWeights& w, Backend& ops, Activations& a,
-                  const Watch& watch) {
+void feed_forward(const Config& c, const BlockWeights& w, Stage& stage, const Watch& watch) {
+  Backend& ops = *stage.ops;
+  const Activations& a = stage.activations;
   ops.rms_norm(*a.x, w.ffn_norm, c.rms_eps, *a.h);
   watch(Site::ffn_norm, *a.h);
   const std::array gate_up = {Projection{w.ffn_gate, *a.ffn}, Projection{w.ffn_up, *a.ffn_up}};
@@ -79,6 +84,19 @@ void feed_forward(const Config& c, const BlockWeights& w, Backend& ops, Activati
   watch(Site::ffn_down, *a.h);
   ops.add(*a.x, *a.h);
   watch(Site::block, *a.x);
+}
+
+/// x goes from one stage to the next through host memory.
+void hand_on(const Stage& from, Stage& to, size_t n_rows) {
+  std::vector<float> x(n_rows * from.activations.x->cols());  // (rows, hidden_size)
+  from.ops->read(*from.activations.x, x);
+  to.ops->write(*to.activations.x, x);
+}
+
+/// The same layers, fewer of them.
+CacheShape part_of(CacheShape shape, size_t n_layers) {
+  shape.n_layers = n_layers;
+  return shape;
 }
 
 }  // namespace
@@ -95,16 +113,33 @@ Activations::Activations(const Config& c, Backend& ops, size_t max_rows, bool ke
       ffn(ops.new_buffer(max_rows, c.ffn_size)),
       ffn_up(ops.new_buffer(max_rows, c.ffn_size)) {}
 
-void forward(const Config& c, const Weights& w, Backend& ops, const Batch& batch, Cache& cache,
-             Activations& a, Buffer& logits, ForwardObserver* observer) {
-  ops.begin(batch);
-  ops.embed(w.token_embd, *a.x);
-  for (size_t layer = 0; layer < c.n_layers; ++layer) {
-    const Watch watch{observer, ops, layer};
-    attention(c, w.blocks[layer], layer, ops, cache, a, watch);
-    feed_forward(c, w.blocks[layer], ops, a, watch);
+Stage::Stage(const Config& config, std::unique_ptr<Backend> backend, size_t first, size_t end,
+             CacheShape shape, size_t max_rows)
+    : ops(std::move(backend)),
+      first_layer(first),
+      end_layer(end),
+      cache(ops->new_cache(part_of(shape, end - first))),
+      activations(config, *ops, max_rows, shape.n_kept > 0) {}
+
+void forward(const Config& c, const Weights& w, std::span<Stage> stages, const Batch& batch,
+             Buffer& logits, ForwardObserver* observer) {
+  for (size_t i = 0; i < stages.size(); ++i) {
+    Stage& stage = stages[i];
+    stage.ops->begin(batch);
+    if (i == 0) {
+      stage.ops->embed(w.token_embd, *stage.activations.x);
+    } else {
+      hand_on(stages[i - 1], stage, batch.rows.size());
+    }
+    for (size_t layer = stage.first_layer; layer < stage.end_layer; ++layer) {
+      const Watch watch{observer, *stage.ops, layer};
+      attention(c, w.blocks[layer], layer, stage, watch);
+      feed_forward(c, w.blocks[layer], stage, watch);
+    }
   }
   if (batch.wanted.empty()) return;
+  Backend& ops = *stages.back().ops;
+  const Activations& a = stages.back().activations;
   ops.keep_wanted(*a.x, *a.h);
   ops.rms_norm(*a.h, w.output_norm, c.rms_eps, *a.h);
   Watch{observer, ops, c.n_layers}(Site::output_norm, *a.h);

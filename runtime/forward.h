@@ -26,6 +26,19 @@ struct Activations {
   std::unique_ptr<Buffer> ffn_up;  // (rows, ffn_size)
 };
 
+/// A run of layers on one backend, with what it needs there. A model is computed by one stage, or
+/// by several in a row that hand the residual stream on.
+struct Stage {
+  Stage(const Config& config, std::unique_ptr<Backend> ops, size_t first_layer, size_t end_layer,
+        CacheShape shape, size_t max_rows);
+
+  std::unique_ptr<Backend> ops;
+  size_t first_layer;
+  size_t end_layer;
+  std::unique_ptr<Cache> cache;  // of these layers
+  Activations activations;
+};
+
 /// Looks on while forward() runs, and may write to what it sees.
 class ForwardObserver {
  public:
@@ -33,9 +46,10 @@ class ForwardObserver {
   virtual void see(Site site, size_t layer, Backend& ops, Buffer& x) = 0;
 };
 
-/// The transformer. Runs `batch` through all layers, adding its keys and values to `cache`, and
-/// leaves the logits of the wanted rows in `logits` (at least as many rows, vocab_size).
-void forward(const Config& config, const Weights& weights, Backend& ops, const Batch& batch,
-             Cache& cache, Activations& a, Buffer& logits, ForwardObserver* observer = nullptr);
+/// The transformer. Runs `batch` through all layers, adding its keys and values to the stages'
+/// caches, and leaves the logits of the wanted rows in `logits` (at least as many rows,
+/// vocab_size), which is the last stage's.
+void forward(const Config& config, const Weights& weights, std::span<Stage> stages,
+             const Batch& batch, Buffer& logits, ForwardObserver* observer = nullptr);
 
 }  // namespace vga

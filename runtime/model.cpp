@@ -7,12 +7,71 @@
 #include <numeric>
 #include <utility>
 
+#include "device_choice.h"
 #include "vocabulary.h"
 
 namespace vga {
 namespace {
 
 constexpr std::string_view tokenizer_key = vocabulary_key::model;
+
+/// Memory that is left alone on a device: other programs draw there.
+constexpr uint64_t device_margin = 64 << 20;
+
+/// What goes to a device with the first `n_layers`: those, the embedding, and with the last layer
+/// all that follows it.
+std::vector<Tensor*> device_tensors(Weights& weights, size_t n_layers) {
+  std::vector<Tensor*> tensors = {&weights.token_embd};
+  for (BlockWeights& b : std::span(weights.blocks).first(n_layers)) {
+    for (Tensor* t : {&b.attn_norm, &b.attn_q, &b.attn_k, &b.attn_v, &b.attn_gate, &b.attn_gate_b,
+                      &b.attn_output, &b.ffn_norm, &b.ffn_gate, &b.ffn_up, &b.ffn_down}) {
+      if (*t) tensors.push_back(t);
+    }
+  }
+  if (n_layers == weights.blocks.size()) {
+    tensors.push_back(&weights.output_norm);
+    if (weights.output.data != weights.token_embd.data) tensors.push_back(&weights.output);
+  }
+  return tensors;
+}
+
+std::string mebibytes(uint64_t bytes) {
+  return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB";
+}
+
+/// Puts the first layers on the device that the options ask for; null if they ask for the CPU.
+/// `n_layers` and `why_cpu` say what became of it.
+std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
+                                                    const ModelOptions& options, Weights& weights,
+                                                    size_t& n_layers, std::string& why_cpu) {
+  n_layers = 0;
+  if (options.device == "cpu" || options.device_layers == 0) return nullptr;
+  const bool is_auto = options.device == "auto";
+  try {
+    const std::vector<vulkan::DeviceInfo> devices = vulkan::devices();
+    const size_t index = choose_device(devices, options.device);
+    const vulkan::DeviceInfo& device = devices[index];
+    const size_t wanted = std::min<size_t>(options.device_layers, config.n_layers);
+    const std::vector<Tensor*> tensors = device_tensors(weights, wanted);
+    uint64_t need = session_bytes(config, options.session, wanted) + device_margin;
+    for (const Tensor* t : tensors) need += t->bytes();
+    if (need > device.free) {
+      throw Error(device.name, "needs " + mebibytes(need) + ", has " + mebibytes(device.free) +
+                                   " free; fewer --gpu-layers, a shorter --context or --device "
+                                   "cpu would do");
+    }
+    auto loaded = vulkan::load(index, tensors, options.progress);
+    if (wanted == config.n_layers && !weights.output.on_device) {
+      weights.output.on_device = weights.token_embd.on_device;
+    }
+    n_layers = wanted;
+    return loaded;
+  } catch (const Error& error) {
+    if (!is_auto) throw;
+    why_cpu = error.what();
+    return nullptr;
+  }
+}
 
 }  // namespace
 
@@ -33,9 +92,12 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
                                       " rows of 'token_embd.weight', found " +
                                       std::to_string(tokenizer->vocab_size()));
   }
+  size_t device_layers = 0;
+  std::string why_cpu;
+  auto device = load_on_device(config, options, weights, device_layers, why_cpu);
   const cpu::Kernels& kernels = cpu::best_kernels();
   std::optional<cpu::Panels> panels;
-  if (kernels.panel_rows > 0) {
+  if (kernels.panel_rows > 0 && device_layers < config.n_layers) {
     cpu::ThreadPool threads(cpu::default_threads());
     panels.emplace(weights, kernels.panel_rows, threads, [&](const Tensor& matrix) {
       // What a tied embedding was read in from is read again, row by row.
@@ -44,9 +106,9 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
     });
     weights = panels->weights();
   }
-  return Model(
-      std::make_unique<const Impl>(Impl{std::move(gguf), std::move(config), std::move(weights),
-                                        std::move(tokenizer), kernels, std::move(panels)}));
+  return Model(std::make_unique<const Impl>(
+      Impl{std::move(gguf), std::move(config), std::move(weights), std::move(tokenizer), kernels,
+           std::move(panels), std::move(device), device_layers, std::move(why_cpu)}));
 }
 
 const Config& Model::config() const {
@@ -72,6 +134,10 @@ uint64_t Model::weight_bytes() const {
   uint64_t bytes = 0;
   for (const GgufTensor& tensor : impl_->gguf.tensors()) bytes += tensor.data.size();
   return bytes;
+}
+
+const std::string& Model::why_cpu() const {
+  return impl_->why_cpu;
 }
 
 uint64_t Model::bytes_per_token() const {

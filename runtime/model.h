@@ -6,6 +6,7 @@
 #include "cpu/panels.h"
 #include "gguf.h"
 #include "vga.h"
+#include "vulkan/devices.h"
 #include "weights.h"
 
 namespace vga {
@@ -18,6 +19,9 @@ struct Model::Impl {
   std::optional<Tokenizer> tokenizer;  // none in files for experiments on bare token ids
   const cpu::Kernels& kernels;         // those that the weights are arranged for
   std::optional<cpu::Panels> panels;   // none if the kernels take weights as the file has them
+  std::unique_ptr<vulkan::DeviceModel> device;  // null if all is on the CPU
+  size_t device_layers;                         // that are on it, from the first on
+  std::string why_cpu;
 };
 
 }  // namespace vga

@@ -87,17 +87,32 @@ uint64_t cache_bytes(const Config& config, const SessionOptions& options) {
   return cache_shape(config, options).bytes();
 }
 
+uint64_t session_bytes(const Config& c, const SessionOptions& options, size_t n_layers) {
+  const uint64_t floats_per_row =
+      2 * c.hidden_size + 3 * c.q_size() + 2 * c.kv_size() + c.n_gates() + 2 * c.ffn_size;
+  return cache_bytes(c, options) / c.n_layers * n_layers +
+         sizeof(float) * (options.max_batch * floats_per_row + c.vocab_size);
+}
+
 struct Session::Impl {
   Impl(const Model& model, const SessionOptions& session_options)
       : config(model.impl_->config),
         weights(model.impl_->weights),
         options(session_options),
-        ops(cpu::new_backend(options.n_threads, model.impl_->kernels)),
-        cache(ops->new_cache(cache_shape(config, options))),
-        activations(config, *ops, options.max_batch, options.keep > 0),
+        shape(cache_shape(config, options)),
         window(window_of(config, options)),
         rope(config, rope_factors(weights)),
-        sequences(options.n_sequences) {}
+        sequences(options.n_sequences) {
+    const size_t on_device = model.impl_->device_layers;
+    if (on_device > 0) {
+      stages.emplace_back(config, model.impl_->device->new_backend(), 0, on_device, shape,
+                          options.max_batch);
+    }
+    if (on_device < config.n_layers) {
+      stages.emplace_back(config, cpu::new_backend(options.n_threads, model.impl_->kernels),
+                          on_device, config.n_layers, shape, options.max_batch);
+    }
+  }
 
   struct Sequence {
     int64_t length = 0;     // position of the next token
@@ -112,9 +127,8 @@ struct Session::Impl {
   const Config& config;
   const Weights& weights;
   SessionOptions options;
-  std::unique_ptr<Backend> ops;
-  std::unique_ptr<Cache> cache;
-  Activations activations;
+  CacheShape shape;           // of all layers
+  std::vector<Stage> stages;  // one after the other
   KvWindow window;
   Rope rope;
   std::vector<Sequence> sequences;  // (n_sequences)
@@ -193,10 +207,24 @@ size_t Session::max_batch() const {
   return impl_->options.max_batch;
 }
 std::string Session::description() const {
-  return impl_->ops->description();
+  std::string text;
+  for (const Stage& stage : impl_->stages) {
+    if (!text.empty()) text += " + ";
+    text += stage.ops->description();
+    if (impl_->stages.size() > 1) {
+      text += " (" + std::to_string(stage.end_layer - stage.first_layer) + " layers)";
+    }
+  }
+  return text;
 }
 uint64_t Session::cache_bytes() const {
-  return impl_->cache->shape().bytes();
+  return impl_->shape.bytes();
+}
+
+double Session::device_wait_seconds() const {
+  double seconds = 0;
+  for (const Stage& stage : impl_->stages) seconds += stage.ops->wait_seconds();
+  return seconds;
 }
 
 int64_t Session::length(uint32_t sequence) const {
@@ -215,7 +243,7 @@ void Session::truncate(int64_t length, uint32_t sequence) {
     throw Error("length",
                 "wanted 0 to " + std::to_string(held.length) + ", found " + std::to_string(length));
   }
-  const auto n_ring = static_cast<int64_t>(s.cache->shape().n_ring);
+  const auto n_ring = static_cast<int64_t>(s.shape.n_ring);
   const int64_t forgotten = std::min(held.forgotten, length);
   if (!s.window.holds(length, forgotten, n_ring, held.written)) {
     const int64_t least = held.written - n_ring + s.window.size - s.window.keep - 1;
@@ -246,14 +274,14 @@ std::span<const float> Session::decode(std::span<const Row> rows) {
   s.probe.n_rows = rows.size();
   const size_t n_wanted = s.probe.n_wanted = s.wanted_.size();
   if (s.logits_ == nullptr || s.logits_->rows() < n_wanted) {
-    s.logits_ = s.ops->new_buffer(n_wanted, s.config.vocab_size);
+    s.logits_ = s.stages.back().ops->new_buffer(n_wanted, s.config.vocab_size);
   }
   forward(
-      s.config, s.weights, *s.ops,
+      s.config, s.weights, s.stages,
       {.rows = s.rows_, .angles = s.angles_, .kept_angles = s.kept_angles_, .wanted = s.wanted_},
-      *s.cache, s.activations, *s.logits_, s.probe.observer != nullptr ? &s.probe : nullptr);
+      *s.logits_, s.probe.observer != nullptr ? &s.probe : nullptr);
   s.host_logits_.resize(n_wanted * s.config.vocab_size);
-  if (n_wanted > 0) s.ops->read(*s.logits_, s.host_logits_);
+  if (n_wanted > 0) s.stages.back().ops->read(*s.logits_, s.host_logits_);
   s.sequences = s.next_;
   return s.host_logits_;
 }

@@ -7,6 +7,10 @@
 
 namespace vga {
 
+namespace vulkan {
+struct Weight;
+}
+
 /// A view of a weight, shape already checked: (rows, cols). A vector has one row. Multiplying by it
 /// maps `cols` inputs to `rows` outputs.
 struct Tensor {
@@ -16,6 +20,8 @@ struct Tensor {
   const std::byte* data = nullptr;
   /// 0: row-major, as in the file. Else in panels of that many rows, see cpu/panels.h.
   uint32_t panel_rows = 0;
+  /// What its backend computes with instead of `data`; null if that is the CPU.
+  const vulkan::Weight* on_device = nullptr;
 
   explicit operator bool() const { return data != nullptr; }
   const std::byte* row(size_t r) const { return data + r * row_bytes(type, cols); }

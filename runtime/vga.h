@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -29,8 +30,28 @@
 
 namespace vga {
 
+struct SessionOptions {
+  size_t context = 0;      // tokens a sequence can hold; 0 is what the model was trained for
+  size_t window = 0;       // instead of a context: how far a token sees; 0 is without a window
+  size_t keep = 0;         // with a window: the first tokens that stay in sight, less than window
+  size_t n_sequences = 1;  // independent sequences, each with `context` tokens
+  size_t n_threads = 0;    // 0 is one per physical core
+  size_t max_batch = 256;  // rows computed at once: bounds scratch memory, sets prefill chunks
+  DType cache_type = DType::f16;  // f16, f32 or q8_0
+};
+
 struct ModelOptions {
   bool mmap = true;  // false reads the file into memory, safe against files that shrink
+  /// Where to compute: "cpu"; "vulkan" or "vulkan:N", the first or the N-th device; a part of a
+  /// device's name; or "auto", the fastest kind of GPU that has room for the model, else the CPU.
+  std::string device = "cpu";
+  /// The first so many layers go to the device, the rest stays on the CPU. When all do, so does
+  /// the output matrix.
+  size_t device_layers = std::numeric_limits<size_t>::max();
+  /// What the device shall have room for besides the weights.
+  SessionOptions session;
+  /// Hears of bytes copied to the device, and of all.
+  std::function<void(uint64_t done, uint64_t all)> progress;
 };
 
 /// A loaded model: weights, tokenizer, configuration. Never changes after load(), so any number of
@@ -56,22 +77,14 @@ class Model {
   uint64_t parameters() const;
   /// "llama 135M Q8_0": architecture, parameters, and the type that most of them have.
   std::string description() const;
+  /// Why "auto" took the CPU; empty otherwise.
+  const std::string& why_cpu() const;
 
  private:
   friend class Session;
   struct Impl;
   explicit Model(std::unique_ptr<const Impl> impl);
   std::unique_ptr<const Impl> impl_;
-};
-
-struct SessionOptions {
-  size_t context = 0;      // tokens a sequence can hold; 0 is what the model was trained for
-  size_t window = 0;       // instead of a context: how far a token sees; 0 is without a window
-  size_t keep = 0;         // with a window: the first tokens that stay in sight, less than window
-  size_t n_sequences = 1;  // independent sequences, each with `context` tokens
-  size_t n_threads = 0;    // 0 is one per physical core
-  size_t max_batch = 256;  // rows computed at once: bounds scratch memory, sets prefill chunks
-  DType cache_type = DType::f16;  // f16, f32 or q8_0
 };
 
 /// One row of a batch: the token at a position of a sequence.
@@ -118,6 +131,9 @@ class Session {
   std::string description() const;
   /// Bytes of the KV cache when full.
   uint64_t cache_bytes() const;
+  /// Seconds spent so far waiting for a device to finish; 0 on the CPU. The rest of a token's time
+  /// goes into recording and submitting work, and into reading back.
+  double device_wait_seconds() const;
 
   /// Tokens that `sequence` holds or has held: the position its next token takes.
   int64_t length(uint32_t sequence = 0) const;
@@ -156,5 +172,8 @@ class Session {
 
 /// Bytes of KV cache that a session with these options needs on this model.
 uint64_t cache_bytes(const Config& config, const SessionOptions& options);
+
+/// Bytes that `n_layers` of a session take on a device, for keys, values and activations.
+uint64_t session_bytes(const Config& config, const SessionOptions& options, size_t n_layers);
 
 }  // namespace vga

@@ -19,6 +19,7 @@ layout(push_constant) uniform Push {
   uint kept_spans;  // of a lane
   uint ring_spans;
   float scale;
+  uint first_tile;
 };
 
 struct Item {
@@ -32,7 +33,7 @@ Item item_at(uint index) {
   const uint blocks = (group_size + n_queries - 1) / n_queries;  // of a KV head
   const uint head = index / blocks % n_heads;
   const uint offset = index % blocks * n_queries;
-  return Item(index / (blocks * n_heads), head, (first_head + head) * group_size + offset,
+  return Item(first_tile + index / (blocks * n_heads), head, (first_head + head) * group_size + offset,
               min(n_queries, group_size - offset));
 }
 

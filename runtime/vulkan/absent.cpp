@@ -1,0 +1,16 @@
+/// What a build without Vulkan has instead of it.
+#include "../error.h"
+#include "devices.h"
+
+namespace vga::vulkan {
+
+std::vector<DeviceInfo> devices() {
+  throw Error("Vulkan", "this build has none; cmake -D VGA_VULKAN=ON builds it");
+}
+
+std::unique_ptr<DeviceModel> load(size_t, std::span<Tensor* const>,
+                                  const std::function<void(uint64_t, uint64_t)>&) {
+  return nullptr;  // there is no device to ask for
+}
+
+}  // namespace vga::vulkan

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../backend.h"
+
+/// What the shaders are told of a batch; shaders/batch.glsl reads it.
+namespace vga::vulkan {
+
+struct GpuRow {
+  uint32_t token;
+  uint32_t lane;
+  uint32_t slot;      // of its lane, where its keys and values lie
+  uint32_t kept_end;  // it sees the kept positions [0, kept_end)
+  // and these of the ring, counted from the first position of its tile's first span
+  uint32_t begin;
+  uint32_t end;
+};
+
+/// Rows that follow each other in one lane, whose queries a workgroup takes together.
+struct GpuTile {
+  uint32_t first_row;
+  uint32_t n_rows;
+  uint32_t kept_spans;  // that any of them sees
+  uint32_t ring_spans;
+  uint32_t ring_start;  // where in the ring the first of those lies
+};
+
+/// Fills `rows`, and `tiles` of at most `tile_rows` rows.
+void plan_batch(std::span<const BatchRow> batch, const CacheShape& shape, size_t tile_rows,
+                std::vector<GpuRow>& rows, std::vector<GpuTile>& tiles);
+
+}  // namespace vga::vulkan

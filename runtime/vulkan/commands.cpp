@@ -1,0 +1,224 @@
+#include "commands.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace vga::vulkan {
+namespace {
+
+constexpr uint32_t max_sets = 512;  // dispatches of a piece, without push descriptors
+
+bool overlaps(const Range& a, const Range& b) {
+  return a.buffer == b.buffer && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
+}
+
+bool touches(const std::vector<Range>& ranges, const Range& range) {
+  return std::ranges::any_of(ranges, [&](const Range& r) { return overlaps(r, range); });
+}
+
+/// A barrier if what follows reads what was written, or writes what was read or written, since the
+/// last one.
+void order(Commands& c, std::span<const Range> reads, const Range& write) {
+  const bool waits =
+      touches(c.written, write) || touches(c.read, write) ||
+      std::ranges::any_of(reads, [&](const Range& r) { return touches(c.written, r); });
+  if (waits) barrier(c);
+  c.read.insert(c.read.end(), reads.begin(), reads.end());
+  c.written.push_back(write);
+}
+
+/// Waits until `finished` has counted to `value`.
+void wait_until(Commands& c, uint64_t value) {
+  if (value == 0) return;
+  VkSemaphoreWaitInfo info = {};
+  info.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO;
+  info.semaphoreCount = 1;
+  info.pSemaphores = &c.finished;
+  info.pValues = &value;
+  const auto start = std::chrono::steady_clock::now();
+  VK(vkWaitSemaphores(c.device.handle, &info, UINT64_MAX));
+  c.waited += std::chrono::steady_clock::now() - start;
+}
+
+VkCommandBuffer start(Commands& c) {
+  Commands::Piece& piece = c.pieces[c.current];
+  if (c.recording) return piece.buffer;
+  wait_until(c, piece.finished_at);
+  VK(vkResetCommandPool(c.device.handle, piece.pool, 0));
+  VkCommandBufferBeginInfo info = {};
+  info.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;
+  info.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
+  VK(vkBeginCommandBuffer(piece.buffer, &info));
+  if (piece.descriptors != VK_NULL_HANDLE) {
+    VK(vkResetDescriptorPool(c.device.handle, piece.descriptors, 0));
+  }
+  c.recording = true;
+  c.n_sets = 0;
+  c.cost = 0;
+  barrier(c);  // also against the piece before
+  return piece.buffer;
+}
+
+}  // namespace
+
+Commands::Commands(Device& on) : device(on) {
+  for (Piece& piece : pieces) {
+    VkCommandPoolCreateInfo pool = {};
+    pool.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
+    pool.flags = VK_COMMAND_POOL_CREATE_TRANSIENT_BIT;
+    pool.queueFamilyIndex = device.queue_family;
+    VK(vkCreateCommandPool(device.handle, &pool, nullptr, &piece.pool));
+    VkCommandBufferAllocateInfo info = {};
+    info.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO;
+    info.commandPool = piece.pool;
+    info.level = VK_COMMAND_BUFFER_LEVEL_PRIMARY;
+    info.commandBufferCount = 1;
+    VK(vkAllocateCommandBuffers(device.handle, &info, &piece.buffer));
+    piece.descriptors = VK_NULL_HANDLE;
+    if (!device.limits.push_descriptors) {
+      const VkDescriptorPoolSize size = {VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
+                                         max_sets * uint32_t{Device::max_buffers}};
+      VkDescriptorPoolCreateInfo sets = {};
+      sets.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO;
+      sets.maxSets = max_sets;
+      sets.poolSizeCount = 1;
+      sets.pPoolSizes = &size;
+      VK(vkCreateDescriptorPool(device.handle, &sets, nullptr, &piece.descriptors));
+    }
+  }
+  VkSemaphoreTypeCreateInfo type = {};
+  type.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO;
+  type.semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE;
+  VkSemaphoreCreateInfo semaphore = {};
+  semaphore.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO;
+  semaphore.pNext = &type;
+  VK(vkCreateSemaphore(device.handle, &semaphore, nullptr, &finished));
+}
+
+Commands::~Commands() {
+  // Nothing may be destroyed while the device still uses it; of a lost device nothing is left.
+  VkSemaphoreWaitInfo info = {};
+  info.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO;
+  info.semaphoreCount = 1;
+  info.pSemaphores = &finished;
+  info.pValues = &submitted;
+  vkWaitSemaphores(device.handle, &info, UINT64_MAX);
+  vkDestroySemaphore(device.handle, finished, nullptr);
+  for (const Piece& piece : pieces) {
+    vkDestroyCommandPool(device.handle, piece.pool, nullptr);
+    if (piece.descriptors != VK_NULL_HANDLE) {
+      vkDestroyDescriptorPool(device.handle, piece.descriptors, nullptr);
+    }
+  }
+}
+
+void dispatch(Commands& c, const Device::Pipeline& p, std::initializer_list<Range> buffers,
+              std::span<const std::byte> constants, std::array<uint32_t, 3> groups, double cost) {
+  assert(buffers.size() == p.n_buffers && constants.size() % 4 == 0);
+  if (c.recording && (c.cost + cost > max_cost(c.device) || c.n_sets == max_sets)) submit(c);
+  VkCommandBuffer commands = start(c);
+  c.cost += cost;
+  ++c.n_sets;
+  const std::span<const Range> all(buffers.begin(), buffers.size());
+  order(c, all.first(all.size() - 1), all.back());
+
+  std::array<VkDescriptorBufferInfo, Device::max_buffers> infos;
+  std::array<VkWriteDescriptorSet, Device::max_buffers> writes = {};
+  for (uint32_t i = 0; i < p.n_buffers; ++i) {
+    assert(all[i].bytes <= c.device.limits.storage_range);
+    infos[i] = {all[i].buffer, all[i].offset, all[i].bytes};
+    writes[i].sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET;
+    writes[i].dstBinding = i;
+    writes[i].descriptorCount = 1;
+    writes[i].descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
+    writes[i].pBufferInfo = &infos[i];
+  }
+  vkCmdBindPipeline(commands, VK_PIPELINE_BIND_POINT_COMPUTE, p.handle);
+  if (c.device.limits.push_descriptors) {
+    vkCmdPushDescriptorSetKHR(commands, VK_PIPELINE_BIND_POINT_COMPUTE, p.layout, 0, p.n_buffers,
+                              writes.data());
+  } else {
+    VkDescriptorSetAllocateInfo info = {};
+    info.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO;
+    info.descriptorPool = c.pieces[c.current].descriptors;
+    info.descriptorSetCount = 1;
+    info.pSetLayouts = &p.set_layout;
+    VkDescriptorSet set = VK_NULL_HANDLE;
+    VK(vkAllocateDescriptorSets(c.device.handle, &info, &set));
+    for (VkWriteDescriptorSet& write : writes) write.dstSet = set;
+    vkUpdateDescriptorSets(c.device.handle, p.n_buffers, writes.data(), 0, nullptr);
+    vkCmdBindDescriptorSets(commands, VK_PIPELINE_BIND_POINT_COMPUTE, p.layout, 0, 1, &set, 0,
+                            nullptr);
+  }
+  if (!constants.empty()) {
+    vkCmdPushConstants(commands, p.layout, VK_SHADER_STAGE_COMPUTE_BIT, 0,
+                       static_cast<uint32_t>(constants.size()), constants.data());
+  }
+  vkCmdDispatch(commands, groups[0], groups[1], groups[2]);
+}
+
+void copy(Commands& c, const Range& from, const Range& to) {
+  VkCommandBuffer commands = start(c);
+  order(c, {&from, 1}, to);
+  const VkBufferCopy region = {from.offset, to.offset, from.bytes};
+  vkCmdCopyBuffer(commands, from.buffer, to.buffer, 1, &region);
+}
+
+void clear(Commands& c, const Range& range) {
+  VkCommandBuffer commands = start(c);
+  order(c, {}, range);
+  vkCmdFillBuffer(commands, range.buffer, range.offset, range.bytes, 0);
+}
+
+void barrier(Commands& c) {
+  constexpr VkPipelineStageFlags stages =
+      VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
+  VkMemoryBarrier memory = {};
+  memory.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER;
+  memory.srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
+  memory.dstAccessMask = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT |
+                         VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
+  vkCmdPipelineBarrier(start(c), stages, stages, 0, 1, &memory, 0, nullptr, 0, nullptr);
+  c.written.clear();
+  c.read.clear();
+}
+
+uint64_t submit(Commands& c) {
+  if (!c.recording) return c.submitted;
+  Commands::Piece& piece = c.pieces[c.current];
+  // What was written is for the host to see once it has waited.
+  VkMemoryBarrier memory = {};
+  memory.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER;
+  memory.srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT;
+  memory.dstAccessMask = VK_ACCESS_HOST_READ_BIT;
+  vkCmdPipelineBarrier(piece.buffer, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0,
+                       1, &memory, 0, nullptr, 0, nullptr);
+  VK(vkEndCommandBuffer(piece.buffer));
+  c.recording = false;
+  const uint64_t value = c.submitted + 1;
+  VkTimelineSemaphoreSubmitInfo timeline = {};
+  timeline.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO;
+  timeline.signalSemaphoreValueCount = 1;
+  timeline.pSignalSemaphoreValues = &value;
+  VkSubmitInfo info = {};
+  info.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO;
+  info.pNext = &timeline;
+  info.commandBufferCount = 1;
+  info.pCommandBuffers = &piece.buffer;
+  info.signalSemaphoreCount = 1;
+  info.pSignalSemaphores = &c.finished;
+  {
+    const std::lock_guard lock(c.device.mutex);
+    VK(vkQueueSubmit(c.device.queue, 1, &info, VK_NULL_HANDLE));
+  }
+  c.submitted = value;
+  piece.finished_at = value;
+  c.current = (c.current + 1) % c.pieces.size();
+  return value;
+}
+
+void wait(Commands& c, uint64_t submission) {
+  wait_until(c, submission);
+}
+
+}  // namespace vga::vulkan

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <initializer_list>
+#include <vector>
+
+#include "device.h"
+
+namespace vga::vulkan {
+
+/// Records work for the device and hands it over in bounded pieces, so that no driver's watchdog
+/// takes a long prefill for a hang. One thread uses it at a time.
+struct Commands {
+  explicit Commands(Device& device);
+  Commands(const Commands&) = delete;
+  Commands& operator=(const Commands&) = delete;
+  ~Commands();
+
+  /// Handed over at once, at most max_cost() of work.
+  struct Piece {
+    VkCommandPool pool;
+    VkCommandBuffer buffer;
+    VkDescriptorPool descriptors;  // null with push descriptors
+    uint64_t finished_at = 0;      // what `finished` counts to when it is done
+  };
+
+  Device& device;
+  std::array<Piece, 8> pieces;
+  size_t current = 0;  // the piece that is being recorded, or will be next
+  bool recording = false;
+  uint32_t n_sets = 0;         // descriptor sets taken in this piece
+  double cost = 0;             // of what this piece holds
+  VkSemaphore finished;        // counts pieces done
+  uint64_t submitted = 0;      // pieces handed over
+  std::vector<Range> written;  // since the last barrier
+  std::vector<Range> read;
+  std::chrono::nanoseconds waited{0};  // for the device, in total
+};
+
+/// Multiply-adds that one dispatch, and one piece, should not exceed: some tens of milliseconds on
+/// a slow chip of the device's kind.
+inline double max_cost(const Device& device) {
+  return device.info.type == DeviceInfo::Type::discrete ? 4e9 : 5e8;
+}
+
+/// Runs a pipeline over `groups` workgroups after everything that it depends on. `buffers` are its
+/// bindings, of which the last one is written; `cost` is in multiply-adds.
+void dispatch(Commands& commands, const Device::Pipeline& pipeline,
+              std::initializer_list<Range> buffers, std::span<const std::byte> constants,
+              std::array<uint32_t, 3> groups, double cost = 0);
+
+/// The same with the op's constants as a struct.
+template <class Constants>
+void dispatch(Commands& commands, const Device::Pipeline& pipeline,
+              std::initializer_list<Range> buffers, const Constants& constants,
+              std::array<uint32_t, 3> groups, double cost = 0) {
+  static_assert(sizeof(Constants) <= Device::max_constants);
+  dispatch(commands, pipeline, buffers, std::as_bytes(std::span(&constants, 1)), groups, cost);
+}
+
+/// Copies after everything that it depends on. Sizes are equal.
+void copy(Commands& commands, const Range& from, const Range& to);
+
+/// Sets a range to zero.
+void clear(Commands& commands, const Range& range);
+
+/// What follows sees what came before.
+void barrier(Commands& commands);
+
+/// Hands over what is recorded; returns what wait() takes to wait for it.
+uint64_t submit(Commands& commands);
+
+/// Waits for a submit() of the past, and sees to it that the host sees what it wrote.
+void wait(Commands& commands, uint64_t submission);
+
+}  // namespace vga::vulkan

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <deque>
+
+#include "device.h"
+
+namespace vga::vulkan {
+
+/// A weight on a device, in as many slices of rows as its limits ask for.
+struct Weight {
+  struct Slice {
+    Range range;    // what to bind
+    uint32_t base;  // where in there the rows begin, in units of 2 bytes
+    uint32_t first_row;
+    uint32_t n_rows;
+  };
+  std::vector<Slice> slices;
+};
+
+/// A device, and the weights that it holds.
+struct DeviceWeights {
+  explicit DeviceWeights(size_t index) : device(index) {}
+
+  Device device;
+  std::vector<Memory> memory;
+  std::deque<Weight> weights;  // tensors point to them
+};
+
+/// Gives the device these tensors: a mapped file in place where device and driver share the host's
+/// memory, else a copy. Sets their `on_device`.
+void load(DeviceWeights& to, std::span<Tensor* const> tensors,
+          const std::function<void(uint64_t, uint64_t)>& progress);
+
+}  // namespace vga::vulkan

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../backend.h"
+#include "../weights.h"
+
+/// The Vulkan backend as the rest of the runtime sees it. A build without Vulkan has all of this
+/// too: devices() then says so.
+namespace vga::vulkan {
+
+struct DeviceInfo {
+  enum class Type { discrete, integrated, virtual_gpu, cpu, other };
+  std::string name;  // "AMD Radeon 780M (RADV PHOENIX)"
+  Type type;
+  std::string driver;  // "radv Mesa 22.3.6"
+  uint64_t memory;     // bytes of its largest own heap
+  uint64_t free;       // of those, bytes that nobody uses; `memory` if the driver does not tell
+  std::string unfit;   // why it cannot be used; empty if it can
+};
+
+/// All devices, each once even if two drivers offer it, in the driver's order. An Error that says
+/// why when there is no Vulkan here at all.
+std::vector<DeviceInfo> devices();
+
+/// A device and what it holds of a model.
+class DeviceModel {
+ public:
+  virtual ~DeviceModel() = default;
+  /// For one session.
+  virtual std::unique_ptr<Backend> new_backend() = 0;
+};
+
+/// Opens device `index` of devices() and gives it the tensors, whose `on_device` is set then.
+/// `progress` hears of bytes done and of all.
+std::unique_ptr<DeviceModel> load(size_t index, std::span<Tensor* const> tensors,
+                                  const std::function<void(uint64_t, uint64_t)>& progress);
+
+}  // namespace vga::vulkan

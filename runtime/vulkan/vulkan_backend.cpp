@@ -1,0 +1,498 @@
+#include "vulkan_backend.h"
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "batch.h"
+#include "commands.h"
+#include "device_model.h"
+
+namespace vga::vulkan {
+namespace {
+
+constexpr uint32_t max_groups = 65535;  // along one axis
+constexpr uint32_t matvec_rows = 8;     // up to so many rows of x, weights are read once for all
+constexpr uint32_t tile = 64;           // outputs, and rows, of matmul's tiles
+constexpr size_t most_queries = 8;      // of attention that a workgroup takes
+constexpr size_t wanted_groups = 128;   // workgroups that keep a device busy
+constexpr uint64_t shared_bytes = 16384 - 1024;  // that every device has, less reduce.glsl's
+
+uint32_t u32(size_t n) {
+  return static_cast<uint32_t>(n);
+}
+uint64_t align_up(uint64_t value, uint64_t alignment) {
+  return (value + alignment - 1) / alignment * alignment;
+}
+/// Floats from a row of activations to the next; common.glsl's padded().
+size_t padded(size_t cols) {
+  return align_up(cols, 8);
+}
+/// Workgroups along x, then y.
+std::array<uint32_t, 3> grid(size_t groups, size_t splits = 1) {
+  const size_t y = (groups - 1) / max_groups + 1;
+  return {u32((groups - 1) / y + 1), u32(y), u32(splits)};
+}
+
+class VulkanBuffer : public Buffer {
+ public:
+  VulkanBuffer(Device& device, size_t rows, size_t cols)
+      : Buffer(rows, cols),
+        memory_(device, rows * padded(cols) * sizeof(float), Memory::Kind::device, "activations") {}
+
+  const Memory& memory() const { return memory_; }
+  /// The first n rows.
+  Range rows_from(size_t first, size_t n) const {
+    const uint64_t stride = padded(cols()) * sizeof(float);
+    return {memory_.buffer, first * stride, n * stride};
+  }
+
+ private:
+  Memory memory_;
+};
+
+const VulkanBuffer& on_device(const Buffer& buffer) {
+  return static_cast<const VulkanBuffer&>(buffer);
+}
+
+/// Keys and values of each layer in a buffer each, as shaders/cache.glsl says.
+class VulkanCache : public Cache {
+ public:
+  VulkanCache(Device& device, const CacheShape& shape) : Cache(shape) {
+    for (size_t i = 0; i < 2 * shape.n_layers; ++i) {
+      sides_.emplace_back(device, head_bytes() * shape.n_kv_heads, Memory::Kind::device, "cache");
+    }
+    heads_at_once_ =
+        std::min<uint64_t>(shape.n_kv_heads, device.limits.storage_range / head_bytes());
+    if (heads_at_once_ == 0) {
+      throw Error("cache",
+                  "one head takes " + std::to_string(head_bytes()) + " bytes, the device binds " +
+                      std::to_string(device.limits.storage_range) + "; wanted a shorter context");
+    }
+    // A range of heads begins where the device lets a binding begin.
+    while (heads_at_once_ < shape.n_kv_heads &&
+           head_bytes() * heads_at_once_ % device.limits.storage_alignment != 0) {
+      --heads_at_once_;
+    }
+    assert(heads_at_once_ > 0);  // a head is a multiple of 4 KiB
+  }
+
+  enum Side : size_t { keys, values };
+  Range heads(size_t layer, Side side, size_t first, size_t n) const {
+    return {sides_[2 * layer + side].buffer, first * head_bytes(), n * head_bytes()};
+  }
+  /// KV heads that can be bound together.
+  size_t heads_at_once() const { return heads_at_once_; }
+  std::span<const Memory> memories() const { return sides_; }
+
+ private:
+  uint64_t head_bytes() const { return shape().n_lanes * shape().n_spans() * shape().span_bytes(); }
+
+  std::vector<Memory> sides_;  // (n_layers, 2)
+  size_t heads_at_once_;
+};
+
+class VulkanBackend : public Backend {
+ public:
+  explicit VulkanBackend(Device& device) : device_(device), commands_(device) {}
+
+  std::string description() const override { return "vulkan " + device_.info.name; }
+
+  std::unique_ptr<Buffer> new_buffer(size_t rows, size_t cols) override {
+    auto buffer = std::make_unique<VulkanBuffer>(device_, rows, cols);
+    clear(commands_, whole(buffer->memory()));  // what pads the rows stays zero
+    return buffer;
+  }
+
+  std::unique_ptr<Cache> new_cache(const CacheShape& shape) override {
+    if (shape.type != DType::f16 && shape.type != DType::f32) {
+      throw Error("cache type",
+                  "a Vulkan device takes f16 or f32, found " + std::string(name(shape.type)));
+    }
+    if (shape.head_dim > 256) {
+      throw Error("attention.key_length",
+                  "a Vulkan device takes heads of up to 256 elements, found " +
+                      std::to_string(shape.head_dim));
+    }
+    auto cache = std::make_unique<VulkanCache>(device_, shape);
+    shape_ = shape;
+    const uint64_t query_bytes =
+        shape.padded_dim() * sizeof(float) + cache_span * sizeof(float) + 3 * sizeof(float);
+    n_queries_ = std::min<size_t>(most_queries, shared_bytes / query_bytes);
+    partials_ =
+        Memory(device_, 2 * wanted_groups * n_queries_ * (shape.padded_dim() + 4) * sizeof(float),
+               Memory::Kind::device, "partial sums of attention");
+    return cache;
+  }
+
+  void begin(const Batch& batch) override {
+    n_rows_ = batch.rows.size();
+    n_wanted_ = batch.wanted.size();
+    n_pairs_ = batch.angles.size() / n_rows_ / 2;
+    slots_[slot_].last_use = submit(commands_);
+    slot_ = 1 - slot_;
+    Slot& s = slots_[slot_];
+    wait(commands_, s.last_use);
+    // What a workgroup takes is known once the number of query heads is: attend() makes tiles.
+    rows_of_batch_.assign(batch.rows.begin(), batch.rows.end());
+    plan_batch(rows_of_batch_, shape_, 1, gpu_rows_, gpu_tiles_);
+    tile_rows_ = 0;
+    const uint64_t alignment = device_.limits.storage_alignment;
+    uint64_t bytes = 0;
+    const auto place = [&](uint64_t size) {
+      const uint64_t at = align_up(bytes, alignment);
+      bytes = at + std::max<uint64_t>(size, 4);
+      return Range{VK_NULL_HANDLE, at, std::max<uint64_t>(size, 4)};
+    };
+    s.rows = place(n_rows_ * sizeof(GpuRow));
+    s.tiles = place(n_rows_ * sizeof(GpuTile));
+    s.angles = place(batch.angles.size_bytes());
+    s.kept_angles = place(batch.kept_angles.size_bytes());
+    s.wanted = place(batch.wanted.size_bytes());
+    if (s.memory.bytes < bytes) s.memory = Memory(device_, bytes, Memory::Kind::upload, "batch");
+    for (Range* range : {&s.rows, &s.tiles, &s.angles, &s.kept_angles, &s.wanted}) {
+      range->buffer = s.memory.buffer;
+    }
+    fill(s.angles, std::as_bytes(batch.angles));
+    fill(s.kept_angles, std::as_bytes(batch.kept_angles));
+    fill(s.wanted, std::as_bytes(batch.wanted));
+    fill(s.rows, std::as_bytes(std::span(gpu_rows_)));
+  }
+
+  void embed(const Tensor& table, Buffer& x) override {
+    struct Push {
+      uint32_t base, row_halves, cols, first_row, part_rows, n_rows;
+    };
+    const auto& p = pipeline(device_, "embed_" + std::string(name(table.type)), 3);
+    for (const Weight::Slice& slice : table.on_device->slices) {
+      dispatch(commands_, p, {slice.range, slots_[slot_].rows, current(x)},
+               Push{slice.base, row_halves(table), u32(table.cols), slice.first_row, slice.n_rows,
+                    u32(n_rows_)},
+               threads(n_rows_ * ((table.cols + 7) / 8)));
+    }
+  }
+
+  void rms_norm(const Buffer& x, const Tensor& weight, float eps, Buffer& out) override {
+    struct Push {
+      uint32_t cols, n_rows, weight_base;
+      float eps;
+    };
+    const Weight::Slice& w = vector(weight);
+    dispatch(commands_, pipeline(device_, "rms_norm", 3), {current(x), w.range, current(out)},
+             Push{u32(x.cols()), u32(n_rows_), w.base / 2, eps}, grid(n_rows_));
+  }
+
+  void project(const Buffer& x, std::span<const Projection> projections) override {
+    for (const Projection& p : projections) {
+      for (const Weight::Slice& slice : p.weight.on_device->slices) project(x, p, slice);
+    }
+  }
+
+  void rope(Buffer& x, size_t head_dim, bool half_split) override {
+    rotate(x, slots_[slot_].angles, head_dim, half_split, x);
+  }
+
+  void rope_kept(const Buffer& q, size_t head_dim, bool half_split, Buffer& out) override {
+    rotate(q, slots_[slot_].kept_angles, head_dim, half_split, out);
+  }
+
+  void sigmoid(Buffer& gate, const Tensor& bias) override {
+    struct Push {
+      uint32_t n_rows, cols, has_bias, bias_base;
+    };
+    // Something has to be bound where there is no bias.
+    const Range none = {slots_[slot_].memory.buffer, 0, 4};
+    dispatch(
+        commands_, pipeline(device_, "sigmoid", 2),
+        {bias ? vector(bias).range : none, current(gate)},
+        Push{u32(n_rows_), u32(gate.cols()), bias ? 1u : 0u, bias ? vector(bias).base / 2 : 0u},
+        threads(n_rows_ * gate.cols()));
+  }
+
+  void apply_gate(Buffer& x, const Buffer& gate, size_t head_dim) override {
+    struct Push {
+      uint32_t n_rows, cols, shared_by;
+    };
+    dispatch(commands_, pipeline(device_, "apply_gate", 2), {current(gate), current(x)},
+             Push{u32(n_rows_), u32(x.cols()), gate.cols() == x.cols() ? 1 : u32(head_dim)},
+             threads(n_rows_ * x.cols()));
+  }
+
+  void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v) override {
+    struct Push {
+      uint32_t n_rows, kv_heads, first_head, n_heads, n_lanes, n_spans, are_values;
+    };
+    const auto& c = static_cast<const VulkanCache&>(cache);
+    const CacheShape& s = c.shape();
+    const std::array constants = {u32(s.head_dim)};
+    const auto& p = pipeline(device_, "write_cache_" + std::string(name(s.type)), 3, constants);
+    const size_t pieces = row_bytes(s.type, s.padded_dim()) / 16;
+    for (const auto& [side, x] : {std::pair(VulkanCache::keys, &k), {VulkanCache::values, &v}}) {
+      for (size_t head = 0; head < s.n_kv_heads; head += c.heads_at_once()) {
+        const size_t n = std::min(c.heads_at_once(), s.n_kv_heads - head);
+        dispatch(commands_, p, {slots_[slot_].rows, current(*x), c.heads(layer, side, head, n)},
+                 Push{u32(n_rows_), u32(s.n_kv_heads), u32(head), u32(n), u32(s.n_lanes),
+                      u32(s.n_spans()), u32(side)},
+                 threads(n_rows_ * n * pieces));
+      }
+    }
+  }
+
+  void attend(const Buffer& q, const Buffer* q_kept, const Cache& cache, size_t layer,
+              Buffer& out) override {
+    const auto& c = static_cast<const VulkanCache&>(cache);
+    const CacheShape& s = c.shape();
+    const size_t group = q.cols() / s.head_dim / s.n_kv_heads;
+    make_tiles(std::max<size_t>(1, n_queries_ / group));
+    const size_t longest = std::ranges::max(gpu_tiles_, {}, &GpuTile::n_rows).n_rows;
+    const size_t n_queries = std::min(n_queries_, group * longest);
+    const size_t blocks = (group - 1) / n_queries + 1;
+    for (size_t head = 0; head < s.n_kv_heads; head += c.heads_at_once()) {
+      const size_t n_heads = std::min(c.heads_at_once(), s.n_kv_heads - head);
+      for (size_t first = 0; first < gpu_tiles_.size();) {
+        // As many tiles as one dispatch may take.
+        double cost = 0;
+        size_t spans = 0;  // of the longest
+        size_t end = first;
+        for (; end < gpu_tiles_.size(); ++end) {
+          const GpuTile& t = gpu_tiles_[end];
+          const size_t n_spans = t.kept_spans + t.ring_spans;
+          const double tile_cost = 2.0 * static_cast<double>(n_spans * cache_span * n_heads *
+                                                             blocks * n_queries * s.head_dim);
+          if (end > first && cost + tile_cost > max_cost(device_)) break;
+          cost += tile_cost;
+          spans = std::max(spans, n_spans);
+        }
+        attend(q, q_kept, c, layer, out,
+               {.first_tile = first,
+                .n_tiles = end - first,
+                .head = head,
+                .n_heads = n_heads,
+                .group = group,
+                .n_queries = n_queries,
+                .n_items = (end - first) * n_heads * blocks,
+                .spans = spans,
+                .cost = cost});
+        first = end;
+      }
+    }
+  }
+
+  void swiglu(Buffer& gate, const Buffer& up) override { combine("swiglu", gate, up); }
+  void add(Buffer& x, const Buffer& y) override { combine("add", x, y); }
+
+  void keep_wanted(const Buffer& x, Buffer& out) override {
+    struct Push {
+      uint32_t n_rows, cols, wanted_base;
+    };
+    dispatch(commands_, pipeline(device_, "copy_rows", 3),
+             {current(x), slots_[slot_].wanted, on_device(out).rows_from(0, n_wanted_)},
+             Push{u32(n_wanted_), u32(x.cols()), 0}, threads(n_wanted_ * padded(x.cols()) / 4));
+    n_rows_ = n_wanted_;
+  }
+
+  void read(const Buffer& x, std::span<float> out) override {
+    assert(out.size() == n_rows_ * x.cols());
+    const Range from = current(x);
+    if (readback_.bytes < from.bytes) {
+      wait_for_all();
+      readback_ = Memory(device_, from.bytes, Memory::Kind::readback, "readback");
+    }
+    copy(commands_, from, {readback_.buffer, 0, from.bytes});
+    wait_for_all();
+    for (size_t r = 0; r < n_rows_; ++r) {
+      std::memcpy(out.data() + r * x.cols(),
+                  readback_.mapped + r * padded(x.cols()) * sizeof(float),
+                  x.cols() * sizeof(float));
+    }
+  }
+
+  void write(Buffer& x, std::span<const float> in) override {
+    assert(in.size() == n_rows_ * x.cols());
+    const Range to = current(x);
+    wait_for_all();
+    if (staging_.bytes < to.bytes) {
+      staging_ = Memory(device_, to.bytes, Memory::Kind::upload, "staging");
+      std::memset(staging_.mapped, 0, to.bytes);
+    }
+    for (size_t r = 0; r < n_rows_; ++r) {
+      std::memcpy(staging_.mapped + r * padded(x.cols()) * sizeof(float), in.data() + r * x.cols(),
+                  x.cols() * sizeof(float));
+    }
+    copy(commands_, {staging_.buffer, 0, to.bytes}, to);
+  }
+
+  double wait_seconds() const override {
+    return std::chrono::duration<double>(commands_.waited).count();
+  }
+
+ private:
+  /// What the host writes of a batch. Two take turns, so that the next batch can be recorded while
+  /// the device works on this one.
+  struct Slot {
+    Memory memory;
+    Range rows, tiles, angles, kept_angles, wanted;
+    uint64_t last_use = 0;  // the submission that a batch ended with, or a later one
+  };
+
+  struct AttendPart {
+    size_t first_tile;
+    size_t n_tiles;
+    size_t head;
+    size_t n_heads;
+    size_t group;  // query heads of a KV head
+    size_t n_queries;
+    size_t n_items;
+    size_t spans;
+    double cost;
+  };
+
+  /// The rows of a buffer that the batch has.
+  Range current(const Buffer& x) const { return on_device(x).rows_from(0, n_rows_); }
+  std::array<uint32_t, 3> threads(size_t n) const {
+    return grid((n - 1) / device_.limits.workgroup_size + 1);
+  }
+  static const Weight::Slice& vector(const Tensor& v) { return v.on_device->slices.front(); }
+  static uint32_t row_halves(const Tensor& t) { return u32(row_bytes(t.type, t.cols) / 2); }
+
+  void fill(const Range& to, std::span<const std::byte> bytes) {
+    std::ranges::copy(bytes, slots_[slot_].memory.mapped + to.offset);
+  }
+
+  void wait_for_all() {
+    const uint64_t submission = submit(commands_);
+    slots_[slot_].last_use = submission;
+    wait(commands_, submission);
+  }
+
+  /// x combined element by element with y.
+  void combine(const char* op, Buffer& x, const Buffer& y) {
+    struct Push {
+      uint32_t n;
+    };
+    const size_t n = n_rows_ * padded(x.cols()) / 4;
+    dispatch(commands_, pipeline(device_, op, 2), {current(y), current(x)}, Push{u32(n)},
+             threads(n));
+  }
+
+  void rotate(const Buffer& x, const Range& angles, size_t head_dim, bool half_split,
+              const Buffer& out) {
+    struct Push {
+      uint32_t n_rows, n_heads, head_dim, n_pairs, half_split, angle_base;
+    };
+    const size_t n_heads = x.cols() / head_dim;
+    dispatch(
+        commands_, pipeline(device_, "rope", 3), {current(x), angles, current(out)},
+        Push{u32(n_rows_), u32(n_heads), u32(head_dim), u32(n_pairs_), half_split ? 1u : 0u, 0},
+        threads(n_rows_ * n_heads * (head_dim - n_pairs_)));
+  }
+
+  void project(const Buffer& x, const Projection& p, const Weight::Slice& slice) {
+    struct Push {
+      uint32_t base, row_halves, cols, n_rows, first_output, n_outputs, out_cols;
+    };
+    const bool few = n_rows_ <= matvec_rows;
+    const uint64_t out_stride = padded(p.out.cols()) * sizeof(float);
+    // Rows of the output that can be bound at once; they begin where bindings may.
+    const size_t rows_at_once =
+        std::max<uint64_t>(tile, device_.limits.storage_range / out_stride / tile * tile);
+    for (size_t row = 0; row < n_rows_; row += rows_at_once) {
+      const size_t n_rows = std::min(rows_at_once, n_rows_ - row);
+      const auto per_output = static_cast<double>(n_rows * x.cols());
+      const size_t outputs_at_once =
+          std::max<size_t>(tile, static_cast<size_t>(max_cost(device_) / per_output) / tile * tile);
+      const std::string type(name(p.weight.type));
+      const size_t team_outputs = n_rows > 4 ? 1 : 2;
+      const std::array constants = {u32(team_outputs), u32(std::bit_ceil(n_rows))};
+      const auto& kernel = few ? pipeline(device_, "matvec_" + type, 3, constants)
+                               : pipeline(device_, "matmul_" + type, 3);
+      const uint32_t teams = device_.limits.subgroup_size > 1
+                                 ? device_.limits.workgroup_size / device_.limits.subgroup_size
+                                 : 1;
+      for (size_t output = 0; output < slice.n_rows; output += outputs_at_once) {
+        const size_t n_outputs = std::min(outputs_at_once, slice.n_rows - output);
+        dispatch(commands_, kernel,
+                 {slice.range, on_device(x).rows_from(row, n_rows),
+                  on_device(p.out).rows_from(row, n_rows)},
+                 Push{u32(slice.base + output * row_halves(p.weight)), row_halves(p.weight),
+                      u32(x.cols()), u32(n_rows), u32(slice.first_row + output), u32(n_outputs),
+                      u32(p.out.cols())},
+                 few ? grid((n_outputs - 1) / (teams * team_outputs) + 1)
+                     : std::array<uint32_t, 3>{u32((n_outputs - 1) / tile + 1),
+                                               u32((n_rows - 1) / tile + 1), 1},
+                 per_output * static_cast<double>(n_outputs));
+      }
+    }
+  }
+
+  /// Tiles of the batch, when the first layer asks.
+  void make_tiles(size_t tile_rows) {
+    if (tile_rows_ == tile_rows) return;
+    tile_rows_ = tile_rows;
+    plan_batch(rows_of_batch_, shape_, tile_rows, gpu_rows_, gpu_tiles_);
+    fill(slots_[slot_].rows, std::as_bytes(std::span(gpu_rows_)));
+    fill(slots_[slot_].tiles, std::as_bytes(std::span(gpu_tiles_)));
+  }
+
+  void attend(const Buffer& q, const Buffer* q_kept, const VulkanCache& c, size_t layer,
+              Buffer& out, const AttendPart& part) {
+    struct Push {
+      uint32_t n_items, n_splits, group_size, first_head, n_heads, kv_heads, n_lanes, kept_spans,
+          ring_spans;
+      float scale;
+      uint32_t first_tile;
+    };
+    const CacheShape& s = c.shape();
+    const Slot& slot = slots_[slot_];
+    // Few workgroups over many spans share them.
+    const size_t n_splits =
+        part.n_items >= wanted_groups
+            ? 1
+            : std::min<size_t>(part.spans, (wanted_groups - 1) / part.n_items + 1);
+    const std::array constants = {u32(s.head_dim), u32(part.n_queries)};
+    const Push push = {u32(part.n_items),   u32(n_splits),
+                       u32(part.group),     u32(part.head),
+                       u32(part.n_heads),   u32(s.n_kv_heads),
+                       u32(s.n_lanes),      u32(s.kept_spans()),
+                       u32(s.ring_spans()), 1 / std::sqrt(static_cast<float>(s.head_dim)),
+                       u32(part.first_tile)};
+    dispatch(commands_, pipeline(device_, "attend_" + std::string(name(s.type)), 7, constants),
+             {current(q), q_kept != nullptr ? current(*q_kept) : current(q),
+              c.heads(layer, VulkanCache::keys, part.head, part.n_heads),
+              c.heads(layer, VulkanCache::values, part.head, part.n_heads), slot.rows, slot.tiles,
+              n_splits > 1 ? whole(partials_) : current(out)},
+             push, grid(part.n_items, n_splits), part.cost);
+    if (n_splits == 1) return;
+    dispatch(commands_, pipeline(device_, "attend_merge", 3, constants),
+             {whole(partials_), slot.tiles, current(out)}, push,
+             threads(part.n_items * part.n_queries * s.padded_dim() / 4));
+  }
+
+  Device& device_;
+  Commands commands_;
+  std::array<Slot, 2> slots_;
+  size_t slot_ = 0;
+  CacheShape shape_ = {};  // of the session's cache
+  size_t n_queries_ = 0;   // that attention's shared memory holds
+  Memory partials_;        // (n_items, n_splits, n_queries) sums of attention
+  Memory readback_;
+  Memory staging_;
+  size_t n_rows_ = 0;  // of the batch, or the wanted ones once keep_wanted() was called
+  size_t n_wanted_ = 0;
+  size_t n_pairs_ = 0;
+  size_t tile_rows_ = 0;  // that gpu_tiles_ is made for
+  std::vector<BatchRow> rows_of_batch_;
+  std::vector<GpuRow> gpu_rows_;
+  std::vector<GpuTile> gpu_tiles_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> new_backend(Device& device) {
+  return std::make_unique<VulkanBackend>(device);
+}
+
+}  // namespace vga::vulkan

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <memory>
+
+#include "../backend.h"
+#include "device.h"
+
+namespace vga::vulkan {
+
+/// A backend for one session. The tensors it is given have to be on `device`, which outlives it.
+std::unique_ptr<Backend> new_backend(Device& device);
+
+}  // namespace vga::vulkan

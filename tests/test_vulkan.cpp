@@ -1,0 +1,195 @@
+/// Whole models on a Vulkan device against the CPU. Skipped where there is no device; any will do,
+/// a driver that computes on the CPU too.
+
+#include <cmath>
+#include <cstdlib>
+#include <optional>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "device_choice.h"
+#include "file.h"
+#include "gguf_image.h"
+#include "vga.h"
+
+namespace vga::test {
+namespace {
+
+using Type = vulkan::DeviceInfo::Type;
+
+const std::filesystem::path cases = std::filesystem::path(VGA_SOURCE_DIR) / "tests/data/cases";
+
+std::string why_no_device() {
+  try {
+    choose_device(vulkan::devices(), "vulkan");
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+#define SKIP_WITHOUT_DEVICE() \
+  if (const std::string why = why_no_device(); !why.empty()) GTEST_SKIP() << why
+
+/// The largest relative error of a row's logits vector.
+double worst_error(std::span<const float> found, std::span<const float> expected, size_t cols) {
+  EXPECT_EQ(found.size(), expected.size());
+  double worst = 0;
+  for (size_t r = 0; r < expected.size(); r += cols) {
+    double error = 0;
+    double size = 0;
+    for (size_t i = r; i < r + cols; ++i) {
+      error += std::pow(double{found[i]} - expected[i], 2);
+      size += std::pow(double{expected[i]}, 2);
+    }
+    worst = std::max(worst, std::sqrt(error / size));
+  }
+  return worst;
+}
+
+/// The logits of all tokens, fed in chunks.
+std::vector<float> logits(const Model& model, const SessionOptions& options,
+                          std::span<const Token> tokens, size_t chunk) {
+  Session session(model, options);
+  std::vector<float> all;
+  for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
+    std::vector<Row> rows;
+    for (size_t i = begin; i < std::min(begin + chunk, tokens.size()); ++i) {
+      rows.push_back({tokens[i], static_cast<int64_t>(i), 0, true});
+    }
+    const auto part = session.decode(rows);
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  return all;
+}
+
+void convert(const std::filesystem::path& folder, const std::filesystem::path& file,
+             const std::string& type) {
+  const std::string command = std::string(VGA_BIN_DIR) + "/vga-convert '" + folder.string() +
+                              "' -o '" + file.string() + "' --type " + type + " >/dev/null";
+  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+}
+
+std::vector<std::string> all_cases() {
+  std::vector<std::string> found;
+  for (const auto& folder : std::filesystem::directory_iterator(cases)) {
+    if (std::filesystem::exists(folder.path() / "tokens.json")) {
+      found.push_back(folder.path().filename().string());
+    }
+  }
+  std::ranges::sort(found);
+  return found;
+}
+
+class VulkanCase : public testing::TestWithParam<std::string> {};
+
+TEST_P(VulkanCase, LogitsEqualTheCpu) {
+  SKIP_WITHOUT_DEVICE();
+  const TemporaryDirectory directory;
+  const auto file = directory.path() / "model.gguf";
+  convert(cases / GetParam(), file, "f16");
+  const auto tokens = nlohmann::json::parse(read_text(cases / GetParam() / "tokens.json"))
+                          .get<std::vector<Token>>();
+  const Model on_cpu = Model::load(file);
+  const Model on_device = Model::load(file, {.device = "vulkan"});
+  const Model split = Model::load(file, {.device = "vulkan", .device_layers = 1});
+  const size_t vocab = on_cpu.config().vocab_size;
+  for (const DType type : {DType::f16, DType::f32}) {
+    const SessionOptions options = {.n_threads = 2, .cache_type = type};
+    const auto expected = logits(on_cpu, options, tokens, tokens.size());
+    for (const size_t chunk : {size_t{1}, size_t{5}, tokens.size()}) {
+      EXPECT_LT(worst_error(logits(on_device, options, tokens, chunk), expected, vocab), 1e-3)
+          << name(type) << ", chunks of " << chunk;
+    }
+    EXPECT_LT(worst_error(logits(split, options, tokens, tokens.size()), expected, vocab), 1e-3)
+        << name(type) << ", split";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, VulkanCase, testing::ValuesIn(all_cases()),
+                         [](const auto& row) { return row.param; });
+
+class Vulkan : public testing::Test {
+ protected:
+  void SetUp() override { SKIP_WITHOUT_DEVICE(); }
+
+  static constexpr size_t vocab = 32;
+  TemporaryDirectory directory_;
+  std::filesystem::path file_ = directory_.write("tiny.gguf", tiny_model(vocab).bytes());
+
+  static std::vector<Token> some_tokens(size_t n) {
+    std::vector<Token> tokens(n);
+    for (size_t i = 0; i < n; ++i) tokens[i] = static_cast<Token>((i * i * 7 + i * 3 + 11) % vocab);
+    return tokens;
+  }
+};
+
+// The context is split over workgroups, and the window slides over several spans.
+TEST_F(Vulkan, LongContextsAndWindowsEqualTheCpu) {
+  const auto tokens = some_tokens(700);
+  const Model on_cpu = Model::load(file_);
+  const Model on_device = Model::load(file_, {.device = "vulkan"});
+  for (const auto& [window, keep] : {std::pair<size_t, size_t>{0, 0}, {300, 0}, {300, 5}}) {
+    const SessionOptions options = {
+        .context = window == 0 ? 700u : 0u, .window = window, .keep = keep, .n_threads = 1};
+    const auto expected = logits(on_cpu, options, tokens, 100);
+    for (const size_t chunk : {7, 256}) {
+      EXPECT_LT(worst_error(logits(on_device, options, tokens, chunk), expected, vocab), 1e-3)
+          << "window " << window << ", keep " << keep << ", chunks of " << chunk;
+    }
+  }
+}
+
+TEST_F(Vulkan, SequencesOfOneBatchAreIndependent) {
+  const auto tokens = some_tokens(40);
+  const Model on_device = Model::load(file_, {.device = "vulkan"});
+  const auto alone = logits(on_device, {}, tokens, 1);
+  Session session(on_device, {.n_sequences = 2});
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const std::array rows = {Row{tokens[tokens.size() - 1 - i], static_cast<int64_t>(i), 1, false},
+                             Row{tokens[i], static_cast<int64_t>(i), 0, true}};
+    EXPECT_LT(worst_error(session.decode(rows), std::span(alone).subspan(i * vocab, vocab), vocab),
+              1e-4);
+  }
+}
+
+TEST_F(Vulkan, SaysWhatItNeedsAndWhatIsFree) {
+  try {
+    Model::load(file_, {.device = "vulkan", .session = {.context = 1 << 24, .n_sequences = 4096}});
+    FAIL() << "loaded";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("MiB free"), std::string::npos) << error.what();
+  }
+}
+
+vulkan::DeviceInfo device(const char* name, Type type) {
+  return {.name = name, .type = type, .driver = "", .memory = 1, .free = 1, .unfit = ""};
+}
+
+TEST(DeviceChoice, PrefersDiscreteThenIntegratedAndNoCpuUnlessNamed) {
+  const std::vector devices = {device("llvmpipe (LLVM)", Type::cpu),
+                               device("Intel Iris Xe", Type::integrated),
+                               device("GeForce RTX 4060", Type::discrete)};
+  EXPECT_EQ(choose_device(devices, "auto"), 2u);
+  EXPECT_EQ(choose_device(devices, "vulkan"), 2u);
+  EXPECT_EQ(choose_device(std::span(devices).first(2), "auto"), 1u);
+  EXPECT_THROW(choose_device(std::span(devices).first(1), "auto"), Error);
+  EXPECT_EQ(choose_device(std::span(devices).first(1), "vulkan"), 0u);
+  EXPECT_EQ(choose_device(devices, "iris"), 1u);
+  EXPECT_EQ(choose_device(devices, "LLVM"), 0u);
+  EXPECT_EQ(choose_device(devices, "vulkan:1"), 1u);
+  for (const char* wrong : {"", "vulkan:3", "vulkan:x", "vulkan:", "radeon"}) {
+    EXPECT_THROW(choose_device(devices, wrong), Error) << wrong;
+  }
+}
+
+TEST(DeviceChoice, LeavesOutWhatCannotBeUsed) {
+  std::vector devices = {device("old", Type::discrete), device("new", Type::integrated)};
+  devices[0].unfit = "too old";
+  EXPECT_EQ(choose_device(devices, "auto"), 1u);
+  EXPECT_THROW(choose_device(devices, "vulkan:0"), Error);
+}
+
+}  // namespace
+}  // namespace vga::test
