@@ -77,14 +77,19 @@ class Runner {
   uint64_t run(size_t n_prompt, size_t n_gen) {
     const std::vector<vga::Token> prompt = random_tokens(n_prompt);
     const std::vector<vga::Token> next = random_tokens(n_gen);
+    const double waited = session_.device_wait_seconds();
     const auto start = Clock::now();
     for (size_t i = 0; i < n_prompt; i += n_batch_) {
       session_.prefill(std::span(prompt).subspan(i, std::min(n_batch_, n_prompt - i)));
     }
     for (const vga::Token token : next) session_.decode(token);
     const auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start);
+    host_ns_ = static_cast<double>(time.count()) - 1e9 * (session_.device_wait_seconds() - waited);
     return std::max<uint64_t>(1, static_cast<uint64_t>(time.count()));
   }
+
+  /// Of the last run(), nanoseconds in which no device was waited for.
+  double host_ns() const { return host_ns_; }
 
  private:
   std::vector<vga::Token> random_tokens(size_t n) {
@@ -98,6 +103,7 @@ class Runner {
   size_t n_batch_;
   size_t vocab_size_;
   std::mt19937 random_{1};
+  double host_ns_ = 0;
 };
 
 /// Bytes that decoding `test.n_gen` tokens reads: for each token the weights, and the keys and
@@ -117,10 +123,11 @@ uint64_t bytes_read(const vga::Model& model, const vga::BenchTest& test,
 
 /// Nanoseconds of each repetition; cut short if interrupted.
 std::vector<uint64_t> measure(Runner& runner, const vga::BenchTest& test,
-                              const vga::BenchFlags& flags) {
+                              const vga::BenchFlags& flags, double& host_ns_per_token) {
   vga::Progress progress(test.name(), flags.repetitions);
   progress.update(0, test.n_depth > 0 ? "filling the cache" : "warming up");
   std::vector<uint64_t> samples;
+  double host_ns = 0;
   // What the first use alone pays for: pages of the file, scratch memory, sleeping cores.
   if (runner.go_to_depth(test.n_depth) && flags.warmup) {
     runner.run(test.n_prompt, std::min<size_t>(test.n_gen, 1));
@@ -128,12 +135,16 @@ std::vector<uint64_t> measure(Runner& runner, const vga::BenchTest& test,
   while (samples.size() < flags.repetitions && runner.go_to_depth(test.n_depth)) {
     progress.update(samples.size());
     samples.push_back(runner.run(test.n_prompt, test.n_gen));
+    host_ns += runner.host_ns();
   }
+  const size_t n_tokens = samples.size() * (test.n_prompt + test.n_gen);
+  if (flags.on_device && n_tokens > 0) host_ns_per_token = host_ns / static_cast<double>(n_tokens);
   return samples;
 }
 
 /// Runs everything that `flags` ask for; false if interrupted.
-bool bench(const vga::BenchFlags& flags, vga::BenchReport& report) {
+bool bench(const vga::BenchFlags& flags, const vga::ModelOptions& options,
+           vga::BenchReport& report) {
   const std::vector<vga::BenchTest> tests = all_tests(flags);
   if (std::ranges::count(flags.n_threads, size_t{0}) > 0) {
     throw vga::Error("-t", "wanted at least 1 thread, found 0");
@@ -142,7 +153,10 @@ bool bench(const vga::BenchFlags& flags, vga::BenchReport& report) {
   const size_t context = std::ranges::max(tests, {}, &vga::BenchTest::length).length();
   std::map<size_t, double> bandwidths;  // by number of threads
   for (const std::string& file : flags.models) {
-    const vga::Model model = vga::Model::load(file, {.mmap = flags.mmap});
+    vga::ModelOptions model_options = options;
+    model_options.mmap = flags.mmap;
+    model_options.session = {.context = context};
+    const vga::Model model = vga::load_model(file, model_options);
     for (const vga::BenchSetup& setup : all_setups(flags)) {
       vga::Session session(model, {.context = setup.window > 0 ? 0 : context,
                                    .window = setup.window,
@@ -166,7 +180,7 @@ bool bench(const vga::BenchFlags& flags, vga::BenchReport& report) {
                                 {},
                                 bytes_read(model, test, setup),
                                 bandwidth};
-        result.samples_ns = measure(runner, test, flags);
+        result.samples_ns = measure(runner, test, flags, result.host_ns_per_token);
         if (vga::interrupted()) return false;
         report.add(result);
       }
@@ -191,15 +205,21 @@ int main(int argc, char** argv) {
       "A decoded token must read all weights and the cache. GB/s is how many bytes of those were\n"
       "read per second, 'of memory' its share of what as many threads can read from memory, which\n"
       "is measured first. More than 100 % means that the model fits into the CPU's cache.\n\n"
+      "With --device, 'host ms/token' is the time in which the device was not waited for: "
+      "recording\n"
+      "and submitting work, reading logits back.\n\n"
       "Lists: commas, repeated flags, and ranges such as 0-4096+1024 or 16-512*2.",
       "vga-bench");
   vga::BenchFlags flags;
   flags.add_to(app);
+  vga::ModelOptions options;
+  vga::add_device_to(app, options);
   vga::spell_out_flags(argv);
   return vga::run_program(app, argc, argv, [&] {
+    flags.on_device = options.device != "cpu";
     vga::BenchReport report(flags);
     vga::catch_interrupts();
-    const bool done = bench(flags, report);
+    const bool done = bench(flags, options, report);
     report.finish();
     if (!done) std::cerr << "interrupted: these are the tests done so far\n";
     return done ? 0 : 130;

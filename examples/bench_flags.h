@@ -37,6 +37,7 @@ struct BenchFlags {
   bool warmup = true;
   bool mmap = true;
   bool progress = false;
+  bool on_device = false;  // not on the CPU alone
   Output output = Output::md;
 
   /// Sets the defaults that depend on the machine or the runtime.

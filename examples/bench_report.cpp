@@ -53,12 +53,19 @@ double bytes_per_second(const BenchResult& r) {
   return 1e9 * static_cast<double>(r.bytes_read) / mean(r.samples_ns);
 }
 
+bool is_on_device(const BenchResult& r) {
+  return r.host_ns_per_token > 0;
+}
+std::string backend(const BenchResult& r) {
+  return is_on_device(r) ? "Vulkan" : "CPU";
+}
+
 /// All fields but the samples, in order.
 ordered_json fields(const BenchResult& r) {
   ordered_json row = {{"build_commit", VGA_COMMIT},
                       {"cpu_info", cpu_name()},
-                      {"gpu_info", ""},
-                      {"backends", "CPU"},
+                      {"gpu_info", is_on_device(r) ? r.runs_on : ""},
+                      {"backends", backend(r)},
                       {"runs_on", r.runs_on},
                       {"model_filename", r.model_file},
                       {"model_type", r.model_type},
@@ -87,6 +94,8 @@ ordered_json fields(const BenchResult& r) {
     row["gb_per_s"] = bytes_per_second(r) / 1e9;
     row["bandwidth_share"] = bytes_per_second(r) / r.memory_bandwidth;
   }
+  row["host_ns_per_token"] = nullptr;
+  if (is_on_device(r)) row["host_ns_per_token"] = std::llround(r.host_ns_per_token);
   return row;
 }
 
@@ -131,7 +140,7 @@ BenchReport::BenchReport(const BenchFlags& flags) : output_(flags.output) {
   columns_ = {{"model", -30, [](R r) { return r.model_type; }},
               {"size", 10, [](R r) { return human_size(r.model_bytes); }},
               {"params", 10, [](R r) { return human_count(r.parameters); }},
-              {"backend", -10, [](R) { return "CPU"; }},
+              {"backend", -10, [](R r) { return backend(r); }},
               {"threads", 7, [](R r) { return std::to_string(r.setup.n_threads); }}};
   // As in llama-bench, what was left at its default takes no column.
   const BenchFlags defaults;
@@ -158,6 +167,11 @@ BenchReport::BenchReport(const BenchFlags& flags) : output_(flags.output) {
   columns_.push_back({"GB/s", 7, [](R r) {
                         return r.bytes_read == 0 ? "" : format("%.1f", bytes_per_second(r) / 1e9);
                       }});
+  if (flags.on_device) {
+    columns_.push_back({"host ms/token", 13, [](R r) {
+                          return is_on_device(r) ? format("%.3f", r.host_ns_per_token / 1e6) : "";
+                        }});
+  }
   columns_.push_back({"of memory", 9, [](R r) {
                         return r.bytes_read == 0 ? ""
                                                  : format("%.0f %%", 100 * bytes_per_second(r) /

@@ -47,6 +47,8 @@ struct BenchResult {
   /// read serves many tokens.
   uint64_t bytes_read;
   double memory_bandwidth;  // bytes per second that n_threads can read
+  /// Per token, the time in which no device was waited for: recording, submitting, reading back.
+  double host_ns_per_token = 0;  // 0: all was computed on the host
 };
 
 /// Prints results as they come, in llama-bench's formats and under its names, with ours added:

@@ -49,9 +49,9 @@ struct ModelOptions {
   /// the output matrix.
   size_t device_layers = std::numeric_limits<size_t>::max();
   /// What the device shall have room for besides the weights.
-  SessionOptions session;
+  SessionOptions session = {};
   /// Hears of bytes copied to the device, and of all.
-  std::function<void(uint64_t done, uint64_t all)> progress;
+  std::function<void(uint64_t done, uint64_t all)> progress = {};
 };
 
 /// A loaded model: weights, tokenizer, configuration. Never changes after load(), so any number of
