@@ -36,11 +36,12 @@ Weight::Slice slice_at(const Limits& limits, VkBuffer buffer, uint64_t offset, u
           .n_rows = static_cast<uint32_t>(n_rows)};
 }
 
-/// Uses the tensor where the host has it; false if the driver does not take it.
+/// Uses the tensor where the host has it; false if the driver does not take it, or the shaders,
+/// which read words.
 bool use_in_place(DeviceWeights& to, const Tensor& t, Weight& weight) {
   const Limits& limits = to.device.limits;
   const uint64_t page = limits.import_alignment;
-  if (page == 0) return false;
+  if (page == 0 || reinterpret_cast<uintptr_t>(t.data) % 4 != 0) return false;
   const uint64_t limit =
       std::min(limits.storage_range - limits.storage_alignment, limits.allocation - 2 * page);
   const uint64_t step = rows_of_slice(t, limit);

@@ -1,0 +1,348 @@
+/// The Vulkan backend's ops, one by one, against those of the CPU's scalar kernels. Skipped where
+/// there is no device.
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "cpu/cpu_backend.h"
+#include "device_choice.h"
+#include "encoded.h"
+#include "vulkan/device_model.h"
+#include "vulkan/vulkan_backend.h"
+
+namespace vga::vulkan {
+namespace {
+
+using test::Encoded;
+using test::random_floats;
+using test::small_integers;
+
+/// Weights in all formats, of any bits; kept while the device uses them.
+struct TestWeight {
+  TestWeight(DeviceWeights& device, DType type, size_t rows, size_t cols)
+      : bytes(block_elements(type) > 1 ? Encoded::bits(type, rows, cols)
+                                       : Encoded(type, random_floats(rows * cols, 1, 0.5f), cols)),
+        tensor{.type = type, .rows = rows, .cols = cols, .data = bytes.data()} {
+    Tensor* const tensors[] = {&tensor};
+    load(device, tensors, nullptr);
+  }
+  TestWeight(DeviceWeights& device, const std::vector<float>& vector)
+      : bytes(DType::f32, vector, vector.size()),
+        tensor{.type = DType::f32, .rows = 1, .cols = vector.size(), .data = bytes.data()} {
+    Tensor* const tensors[] = {&tensor};
+    load(device, tensors, nullptr);
+  }
+
+  Encoded bytes;
+  Tensor tensor;
+};
+
+class VulkanOps : public testing::Test {
+ protected:
+  // One device for all tests: its pipelines take the time.
+  static void SetUpTestSuite() {
+    try {
+      weights_ = std::make_unique<DeviceWeights>(choose_device(devices(), "vulkan"));
+    } catch (const Error& error) {
+      why_not_ = error.what();
+    }
+  }
+  static void TearDownTestSuite() { weights_.reset(); }
+
+  void SetUp() override {
+    if (weights_ == nullptr) GTEST_SKIP() << why_not_;
+    gpu_ = new_backend(weights_->device);
+    cpu_ = cpu::new_backend(1, cpu::scalar_kernels);
+  }
+
+  static DeviceWeights& device() { return *weights_; }
+
+  /// Rows of one sequence, or of those that `rows` name.
+  void begin(size_t n_rows) {
+    std::vector<BatchRow> rows;
+    for (size_t i = 0; i < n_rows; ++i) {
+      rows.push_back({static_cast<Token>(i * i % 5), 0, static_cast<int64_t>(i), 0});
+    }
+    begin(std::move(rows));
+  }
+  void begin(std::vector<BatchRow> rows, size_t n_pairs = 1, std::vector<uint32_t> wanted = {}) {
+    rows_ = std::move(rows);
+    wanted_ = std::move(wanted);
+    n_rows_ = rows_.size();
+    angles_ = random_floats(n_rows_ * n_pairs * 2, 11);
+    kept_angles_ = random_floats(n_rows_ * n_pairs * 2, 12);
+    const Batch batch = {
+        .rows = rows_, .angles = angles_, .kept_angles = kept_angles_, .wanted = wanted_};
+    cpu_->begin(batch);
+    gpu_->begin(batch);
+  }
+
+  /// A buffer on both, of more rows than the batch has.
+  struct Both {
+    std::unique_ptr<Buffer> cpu;
+    std::unique_ptr<Buffer> gpu;
+  };
+  Both buffer(size_t cols) {
+    return {cpu_->new_buffer(n_rows_ + 2, cols), gpu_->new_buffer(n_rows_ + 2, cols)};
+  }
+  Both buffer(size_t cols, const std::vector<float>& values) {
+    Both made = buffer(cols);
+    cpu_->write(*made.cpu, values);
+    gpu_->write(*made.gpu, values);
+    return made;
+  }
+  Both random_buffer(size_t cols, uint32_t seed) {
+    return buffer(cols, random_floats(n_rows_ * cols, seed));
+  }
+
+  /// Compares the first n_rows of a buffer, relative to its largest element.
+  void expect_equal(const Both& buffer, double tolerance, const std::string& what) {
+    expect_equal(buffer, n_rows_, tolerance, what);
+  }
+  void expect_equal(const Both& buffer, size_t n_rows, double tolerance, const std::string& what) {
+    std::vector<float> expected(n_rows * buffer.cpu->cols());
+    std::vector<float> found(expected.size(), NAN);
+    cpu_->read(*buffer.cpu, expected);
+    gpu_->read(*buffer.gpu, found);
+    double largest = 0;
+    for (const float x : expected) largest = std::max(largest, std::fabs(double{x}));
+    for (size_t i = 0; i < expected.size(); ++i) {
+      ASSERT_NEAR(found[i], expected[i], tolerance * largest)
+          << what << ", row " << i / buffer.cpu->cols() << ", column " << i % buffer.cpu->cols();
+    }
+  }
+
+  std::unique_ptr<Backend> cpu_;
+  std::unique_ptr<Backend> gpu_;
+  size_t n_rows_ = 0;
+
+ private:
+  static inline std::unique_ptr<DeviceWeights> weights_;
+  static inline std::string why_not_;
+  std::vector<BatchRow> rows_;
+  std::vector<uint32_t> wanted_;
+  std::vector<float> angles_;
+  std::vector<float> kept_angles_;
+};
+
+std::string sizes(std::initializer_list<size_t> numbers) {
+  std::string text;
+  for (const size_t n : numbers) text += (text.empty() ? "" : " x ") + std::to_string(n);
+  return text;
+}
+
+TEST_F(VulkanOps, BuffersKeepWhatIsWritten) {
+  for (const size_t cols : {1, 7, 8, 31, 257}) {
+    begin(5);
+    expect_equal(random_buffer(cols, 3), 0, sizes({cols}));
+  }
+}
+
+TEST_F(VulkanOps, EmbedEqualsTheCpu) {
+  for (const DType type : test::all_types) {
+    for (size_t cols : {1, 7, 45, 256, 512}) {
+      cols = test::whole_blocks(type, cols);
+      const TestWeight table(device(), type, 5, cols);
+      begin(9);
+      const Both x = buffer(cols);
+      cpu_->embed(table.tensor, *x.cpu);
+      gpu_->embed(table.tensor, *x.gpu);
+      expect_equal(x, 1e-6, std::string(name(type)) + sizes({cols}));
+    }
+  }
+}
+
+TEST_F(VulkanOps, ProjectEqualsTheCpu) {
+  for (const DType type : test::all_types) {
+    for (size_t cols : {1, 7, 45, 100, 256, 544, 1031}) {
+      cols = test::whole_blocks(type, cols);
+      for (const size_t outputs : {1, 3, 64, 131}) {
+        const TestWeight w(device(), type, outputs, cols);
+        for (const size_t n : {1, 2, 3, 5, 8, 9, 64, 70}) {
+          begin(n);
+          // The CPU rounds what meets quantized weights; these are left as they are.
+          const Both x = buffer(cols, small_integers(n * cols, 2));
+          const Both out = buffer(outputs);
+          cpu_->project(*x.cpu, std::array{Projection{w.tensor, *out.cpu}});
+          gpu_->project(*x.gpu, std::array{Projection{w.tensor, *out.gpu}});
+          expect_equal(out, 1e-5, std::string(name(type)) + " " + sizes({n, cols, outputs}));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(VulkanOps, RmsNormEqualsTheCpu) {
+  for (const size_t cols : {1, 7, 64, 288, 1031}) {
+    const TestWeight w(device(), random_floats(cols, 4));
+    for (const size_t n : {1, 3, 70}) {
+      begin(n);
+      const Both x = random_buffer(cols, 5);
+      const Both out = buffer(cols);
+      cpu_->rms_norm(*x.cpu, w.tensor, 1e-5f, *out.cpu);
+      gpu_->rms_norm(*x.gpu, w.tensor, 1e-5f, *out.gpu);
+      expect_equal(out, 1e-6, sizes({n, cols}));
+      cpu_->rms_norm(*x.cpu, w.tensor, 1e-5f, *x.cpu);
+      gpu_->rms_norm(*x.gpu, w.tensor, 1e-5f, *x.gpu);
+      expect_equal(x, 1e-6, "in place, " + sizes({n, cols}));
+    }
+  }
+}
+
+TEST_F(VulkanOps, RopeEqualsTheCpu) {
+  for (const size_t head_dim : {2, 45, 64, 80}) {
+    for (const size_t n_pairs : {size_t{1}, head_dim / 2}) {
+      for (const bool half_split : {false, true}) {
+        std::vector<BatchRow> rows(7);
+        begin(rows, n_pairs);
+        const std::string what = sizes({head_dim, n_pairs}) + (half_split ? ", half split" : "");
+        const Both x = random_buffer(3 * head_dim, 6);
+        const Both kept = buffer(3 * head_dim);
+        cpu_->rope_kept(*x.cpu, head_dim, half_split, *kept.cpu);
+        gpu_->rope_kept(*x.gpu, head_dim, half_split, *kept.gpu);
+        expect_equal(kept, 1e-6, "kept, " + what);
+        cpu_->rope(*x.cpu, head_dim, half_split);
+        gpu_->rope(*x.gpu, head_dim, half_split);
+        expect_equal(x, 1e-6, what);
+      }
+    }
+  }
+}
+
+TEST_F(VulkanOps, GatesEqualTheCpu) {
+  for (const size_t cols : {1, 12, 75}) {
+    const TestWeight bias(device(), random_floats(cols, 7, 4));
+    begin(5);
+    const Both gate = random_buffer(cols, 8);
+    cpu_->sigmoid(*gate.cpu, bias.tensor);
+    gpu_->sigmoid(*gate.gpu, bias.tensor);
+    expect_equal(gate, 1e-6, sizes({cols}));
+    cpu_->sigmoid(*gate.cpu, {});
+    gpu_->sigmoid(*gate.gpu, {});
+    expect_equal(gate, 1e-6, "without bias, " + sizes({cols}));
+    const Both per_head = random_buffer(cols * 45, 9);
+    cpu_->apply_gate(*per_head.cpu, *gate.cpu, 45);
+    gpu_->apply_gate(*per_head.gpu, *gate.gpu, 45);
+    expect_equal(per_head, 1e-6, "a gate per head, " + sizes({cols}));
+    const Both per_element = random_buffer(cols, 10);
+    cpu_->apply_gate(*per_element.cpu, *gate.cpu, 1);
+    gpu_->apply_gate(*per_element.gpu, *gate.gpu, 1);
+    expect_equal(per_element, 1e-6, "a gate per element, " + sizes({cols}));
+  }
+}
+
+TEST_F(VulkanOps, SwigluAndAddEqualTheCpu) {
+  for (const size_t cols : {1, 7, 256, 1031}) {
+    begin(3);
+    const Both x = buffer(cols, random_floats(3 * cols, 9, 4));
+    const Both y = random_buffer(cols, 10);
+    cpu_->swiglu(*x.cpu, *y.cpu);
+    gpu_->swiglu(*x.gpu, *y.gpu);
+    expect_equal(x, 1e-6, "swiglu, " + sizes({cols}));
+    cpu_->add(*x.cpu, *y.cpu);
+    gpu_->add(*x.gpu, *y.gpu);
+    expect_equal(x, 1e-6, "add, " + sizes({cols}));
+  }
+}
+
+TEST_F(VulkanOps, KeepWantedEqualsTheCpu) {
+  begin(std::vector<BatchRow>(7), 1, {0, 3, 6});
+  const Both x = random_buffer(45, 3);
+  const Both out = buffer(45);
+  cpu_->keep_wanted(*x.cpu, *out.cpu);
+  gpu_->keep_wanted(*x.gpu, *out.gpu);
+  expect_equal(out, 3, 0, "rows 0, 3 and 6");
+}
+
+/// Attention over a cache that chunks of several sequences fill one after the other.
+struct AttendCase {
+  size_t n_heads;
+  size_t n_kv_heads;
+  size_t head_dim;
+  size_t window;  // 0: none
+  size_t n_kept;
+};
+
+class VulkanAttend : public VulkanOps, public testing::WithParamInterface<AttendCase> {};
+
+TEST_P(VulkanAttend, EqualsTheCpu) {
+  const AttendCase& c = GetParam();
+  for (const DType type : {DType::f16, DType::f32}) {
+    const CacheShape shape = {.n_layers = 2,
+                              .n_lanes = 3,
+                              .n_kept = c.n_kept,
+                              .n_ring = c.window > 0 ? 2 * cache_span : 5 * cache_span,
+                              .n_kv_heads = c.n_kv_heads,
+                              .head_dim = c.head_dim,
+                              .type = type};
+    const auto on_cpu = cpu_->new_cache(shape);
+    const auto on_gpu = gpu_->new_cache(shape);
+    const size_t layer = 1;
+    uint32_t seed = 20;
+    std::array<int64_t, 3> next = {};
+    // Prefill of one lane in chunks, lanes together, then single tokens far behind.
+    const std::vector<std::array<size_t, 3>> batches = {
+        {1, 0, 0},   {2, 3, 0},   {40, 1, 1}, {0, 200, 0}, {0, 200, 0}, {1, 1, 1},
+        {0, 200, 9}, {0, 100, 0}, {0, 1, 0},  {1, 1, 0},   {0, 3, 0}};
+    for (const auto& counts : batches) {
+      std::vector<BatchRow> rows;
+      for (uint32_t lane = 0; lane < 3; ++lane) {
+        for (size_t i = 0; i < counts[lane]; ++i, ++next[lane]) {
+          const auto keep = static_cast<int64_t>(c.n_kept);
+          const auto window = static_cast<int64_t>(c.window);
+          const int64_t first = window > 0 ? std::max(keep, next[lane] - window + 1) : 0;
+          rows.push_back({0, lane, next[lane], first});
+        }
+      }
+      begin(rows);
+      const std::string what =
+          sizes({counts[0], counts[1], counts[2]}) + " rows, " + std::string(name(type));
+      const Both k = random_buffer(c.n_kv_heads * c.head_dim, seed++);
+      const Both v = random_buffer(c.n_kv_heads * c.head_dim, seed++);
+      const Both q = random_buffer(c.n_heads * c.head_dim, seed++);
+      const Both q_kept = random_buffer(c.n_heads * c.head_dim, seed++);
+      const Both out = buffer(c.n_heads * c.head_dim);
+      const bool keeps = c.n_kept > 0;
+      cpu_->write_cache(*on_cpu, layer, *k.cpu, *v.cpu);
+      gpu_->write_cache(*on_gpu, layer, *k.gpu, *v.gpu);
+      cpu_->attend(*q.cpu, keeps ? q_kept.cpu.get() : nullptr, *on_cpu, layer, *out.cpu);
+      gpu_->attend(*q.gpu, keeps ? q_kept.gpu.get() : nullptr, *on_gpu, layer, *out.gpu);
+      expect_equal(out, 2e-5, what);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, VulkanAttend,
+                         testing::Values(AttendCase{1, 1, 64, 0, 0}, AttendCase{6, 2, 80, 0, 0},
+                                         AttendCase{3, 3, 45, 0, 0}, AttendCase{16, 1, 48, 0, 0},
+                                         AttendCase{11, 1, 7, 0, 0}, AttendCase{2, 1, 256, 0, 0},
+                                         AttendCase{4, 2, 32, 200, 0}, AttendCase{4, 2, 32, 200, 4},
+                                         AttendCase{8, 4, 128, 100, 300}),
+                         [](const auto& row) {
+                           const AttendCase& c = row.param;
+                           return std::to_string(c.n_heads) + "_over_" +
+                                  std::to_string(c.n_kv_heads) + "_heads_of_" +
+                                  std::to_string(c.head_dim) + "_window_" +
+                                  std::to_string(c.window) + "_kept_" + std::to_string(c.n_kept);
+                         });
+
+TEST_F(VulkanOps, ActivationsThatAreNoNumbersStayVisible) {
+  begin(1);
+  const TestWeight w(device(), DType::q8_0, 3, 64);
+  std::vector<float> values(64, 1);
+  values[40] = NAN;
+  const Both x = buffer(64, values);
+  const Both out = buffer(3);
+  gpu_->project(*x.gpu, std::array{Projection{w.tensor, *out.gpu}});
+  std::vector<float> found(3);
+  gpu_->read(*out.gpu, found);
+  for (const float y : found) EXPECT_FALSE(std::isfinite(y));
+}
+
+}  // namespace
+}  // namespace vga::vulkan
