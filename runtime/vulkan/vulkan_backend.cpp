@@ -475,9 +475,10 @@ class VulkanBackend : public Backend {
   Commands commands_;
   std::array<Slot, 2> slots_;
   size_t slot_ = 0;
-  CacheShape shape_ = {};  // of the session's cache
-  size_t n_queries_ = 0;   // that attention's shared memory holds
-  Memory partials_;        // (n_items, n_splits, n_queries) sums of attention
+  // Of the session's cache; ops that need none work before there is one.
+  CacheShape shape_ = {1, 1, 0, cache_span, 1, 1, DType::f32};
+  size_t n_queries_ = 0;  // that attention's shared memory holds
+  Memory partials_;       // (n_items, n_splits, n_queries) sums of attention
   Memory readback_;
   Memory staging_;
   size_t n_rows_ = 0;  // of the batch, or the wanted ones once keep_wanted() was called
