@@ -21,25 +21,31 @@ using test::Encoded;
 using test::random_floats;
 using test::small_integers;
 
-/// Weights in all formats, of any bits; kept while the device uses them.
+/// A weight of any bits, or a vector of numbers, on the device. One at a time, for drivers do not
+/// like many pieces of memory.
 struct TestWeight {
-  TestWeight(DeviceWeights& device, DType type, size_t rows, size_t cols)
-      : bytes(block_elements(type) > 1 ? Encoded::bits(type, rows, cols)
-                                       : Encoded(type, random_floats(rows * cols, 1, 0.5f), cols)),
+  TestWeight(DeviceWeights& on, DType type, size_t rows, size_t cols)
+      : TestWeight(on, type, rows, cols,
+                   block_elements(type) > 1
+                       ? Encoded::bits(type, rows, cols)
+                       : Encoded(type, random_floats(rows * cols, 1, 0.5f), cols)) {}
+  TestWeight(DeviceWeights& on, const std::vector<float>& vector)
+      : TestWeight(on, DType::f32, 1, vector.size(), Encoded(DType::f32, vector, vector.size())) {}
+  TestWeight(DeviceWeights& on, DType type, size_t rows, size_t cols, Encoded encoded)
+      : device(on),
+        bytes(std::move(encoded)),
         tensor{.type = type, .rows = rows, .cols = cols, .data = bytes.data()} {
     Tensor* const tensors[] = {&tensor};
     load(device, tensors, nullptr);
   }
-  TestWeight(DeviceWeights& device, const std::vector<float>& vector)
-      : bytes(DType::f32, vector, vector.size()),
-        tensor{.type = DType::f32, .rows = 1, .cols = vector.size(), .data = bytes.data()} {
-    Tensor* const tensors[] = {&tensor};
-    load(device, tensors, nullptr);
-  }
-
   TestWeight(const TestWeight&) = delete;
   TestWeight& operator=(const TestWeight&) = delete;
+  ~TestWeight() {
+    device.memory.clear();
+    device.weights.clear();
+  }
 
+  DeviceWeights& device;
   Encoded bytes;
   Tensor tensor;
 };
