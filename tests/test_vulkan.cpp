@@ -8,10 +8,10 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "device_choice.h"
 #include "file.h"
 #include "gguf_image.h"
 #include "vga.h"
+#include "vulkan_device.h"
 
 namespace vga::test {
 namespace {
@@ -19,15 +19,6 @@ namespace {
 using Type = vulkan::DeviceInfo::Type;
 
 const std::filesystem::path cases = std::filesystem::path(VGA_SOURCE_DIR) / "tests/data/cases";
-
-std::string why_no_device() {
-  try {
-    choose_device(vulkan::devices(), "vulkan");
-    return "";
-  } catch (const Error& error) {
-    return error.what();
-  }
-}
 
 #define SKIP_WITHOUT_DEVICE() \
   if (const std::string why = why_no_device(); !why.empty()) GTEST_SKIP() << why

@@ -13,6 +13,7 @@
 #include "encoded.h"
 #include "vulkan/device_model.h"
 #include "vulkan/vulkan_backend.h"
+#include "vulkan_device.h"
 
 namespace vga::vulkan {
 namespace {
@@ -29,14 +30,21 @@ struct TestWeight {
                    block_elements(type) > 1
                        ? Encoded::bits(type, rows, cols)
                        : Encoded(type, random_floats(rows * cols, 1, 0.5f), cols)) {}
-  TestWeight(DeviceWeights& on, const std::vector<float>& vector)
-      : TestWeight(on, DType::f32, 1, vector.size(), Encoded(DType::f32, vector, vector.size())) {}
   TestWeight(DeviceWeights& on, DType type, size_t rows, size_t cols, Encoded encoded)
       : device(on),
         bytes(std::move(encoded)),
         tensor{.type = type, .rows = rows, .cols = cols, .data = bytes.data()} {
-    Tensor* const tensors[] = {&tensor};
-    load(device, tensors, nullptr);
+    load();
+  }
+  /// Vectors are read as floats and lie like those.
+  TestWeight(DeviceWeights& on, std::vector<float> vector)
+      : device(on),
+        floats(std::move(vector)),
+        tensor{.type = DType::f32,
+               .rows = 1,
+               .cols = floats.size(),
+               .data = reinterpret_cast<const std::byte*>(floats.data())} {
+    load();
   }
   TestWeight(const TestWeight&) = delete;
   TestWeight& operator=(const TestWeight&) = delete;
@@ -45,8 +53,14 @@ struct TestWeight {
     device.weights.clear();
   }
 
+  void load() {
+    Tensor* const tensors[] = {&tensor};
+    vulkan::load(device, tensors, nullptr);
+  }
+
   DeviceWeights& device;
-  Encoded bytes;
+  Encoded bytes = Encoded(DType::f32, {}, 1);  // of a matrix
+  std::vector<float> floats;                   // of a vector
   Tensor tensor;
 };
 
@@ -54,11 +68,9 @@ class VulkanOps : public testing::Test {
  protected:
   // One device for all tests: its pipelines take the time.
   static void SetUpTestSuite() {
-    try {
-      weights_ = std::make_unique<DeviceWeights>(choose_device(devices(), "vulkan"));
-    } catch (const Error& error) {
-      why_not_ = error.what();
-    }
+    why_not_ = test::why_no_device();
+    if (!why_not_.empty()) return;
+    weights_ = std::make_unique<DeviceWeights>(choose_device(devices(), "vulkan"));
   }
   static void TearDownTestSuite() { weights_.reset(); }
 

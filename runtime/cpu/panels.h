@@ -41,8 +41,8 @@ void write_panel(const Tensor& weight, size_t first_row, size_t panel_rows, std:
 /// The matrices of a model in panels, in memory of their own.
 class Panels {
  public:
-  /// Rearranges every matrix that the CPU multiplies by, on all `threads`. `done` hears of each one that
-  /// has been, so that its memory can go before the next one takes more.
+  /// Rearranges every matrix that the CPU multiplies by, on all `threads`. `done` hears of each one
+  /// that has been, so that its memory can go before the next one takes more.
   Panels(const Weights& weights, size_t panel_rows, ThreadPool& threads,
          const std::function<void(const Tensor&)>& done);
 
