@@ -21,7 +21,7 @@ void expect_same(const json& found, const json& expected, const std::string& whe
   if (expected.is_object()) {
     for (const auto& [key, value] : expected.items()) {
       ASSERT_TRUE(found.contains(key)) << where << '.' << key;
-      expect_same(found[key], value, where + '.' + key);
+      expect_same(found[key], value, std::string(where).append(1, '.').append(key));
     }
   } else if (expected.is_array()) {
     ASSERT_EQ(found.size(), expected.size()) << where;

@@ -246,17 +246,15 @@ void apply_forced_limits(Limits& limits) {
       limits.push_descriptors = false;
     } else if (key == "no-import") {
       limits.import_alignment = 0;
-    } else if (value == 0) {
-      throw Error("VGA_VULKAN_LIMITS", "does not know '" + std::string(item) + "'");
-    } else if (key == "subgroup") {
+    } else if (value > 0 && key == "subgroup") {
       lower(limits.subgroup_size);
-    } else if (key == "range") {
+    } else if (value > 0 && key == "range") {
       lower(limits.storage_range);
-    } else if (key == "allocation") {
+    } else if (value > 0 && key == "allocation") {
       lower(limits.allocation);
-    } else if (key == "memory") {
+    } else if (value > 0 && key == "memory") {
       lower(limits.memory);
-    } else if (key == "alignment") {
+    } else if (value > 0 && key == "alignment") {
       limits.storage_alignment = std::max(limits.storage_alignment, value);
     } else {
       throw Error("VGA_VULKAN_LIMITS", "does not know '" + std::string(item) + "'");
