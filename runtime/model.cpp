@@ -23,8 +23,10 @@ constexpr uint64_t device_margin = 64 << 20;
 std::vector<Tensor*> device_tensors(Weights& weights, size_t n_layers) {
   std::vector<Tensor*> tensors = {&weights.token_embd};
   for (BlockWeights& b : std::span(weights.blocks).first(n_layers)) {
-    for (Tensor* t : {&b.attn_norm, &b.attn_q, &b.attn_k, &b.attn_v, &b.attn_gate, &b.attn_gate_b,
-                      &b.attn_output, &b.ffn_norm, &b.ffn_gate, &b.ffn_up, &b.ffn_down}) {
+    for (Tensor* t : matrices(b)) {
+      if (*t) tensors.push_back(t);
+    }
+    for (Tensor* t : {&b.attn_norm, &b.attn_gate_b, &b.ffn_norm}) {
       if (*t) tensors.push_back(t);
     }
   }

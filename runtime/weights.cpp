@@ -96,6 +96,11 @@ void check_rope_factors(const Tensor& factors, const std::string& file) {
 
 }  // namespace
 
+std::array<Tensor*, 8> matrices(BlockWeights& b) {
+  return {&b.attn_q,      &b.attn_k,   &b.attn_v, &b.attn_gate,
+          &b.attn_output, &b.ffn_gate, &b.ffn_up, &b.ffn_down};
+}
+
 std::vector<WeightSpec> weight_specs(const Config& config) {
   std::vector<WeightSpec> specs;
   Weights unused;

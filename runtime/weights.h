@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,9 @@ struct BlockWeights {
   Tensor ffn_up;       // (ffn_size, hidden_size)
   Tensor ffn_down;     // (hidden_size, ffn_size)
 };
+
+/// The matrices of a block, all that it may have; an absent gate is among them, empty.
+std::array<Tensor*, 8> matrices(BlockWeights& block);
 
 struct Weights {
   Tensor rope_factors;  // (rope_dim / 2) divisors of RoPE's frequencies, absent where all are 1

@@ -309,8 +309,7 @@ Panels::Panels(const Weights& weights, size_t panel_rows, ThreadPool& threads,
     : weights_(weights) {
   std::vector<Tensor*> matrices;
   for (BlockWeights& b : weights_.blocks) {
-    for (Tensor* matrix : {&b.attn_q, &b.attn_k, &b.attn_v, &b.attn_gate, &b.attn_output,
-                           &b.ffn_gate, &b.ffn_up, &b.ffn_down}) {
+    for (Tensor* matrix : vga::matrices(b)) {
       if (*matrix && matrix->on_device == nullptr) matrices.push_back(matrix);
     }
   }

@@ -5,7 +5,7 @@
 #include <initializer_list>
 #include <vector>
 
-#include "device.h"
+#include "memory.h"
 
 namespace vga::vulkan {
 

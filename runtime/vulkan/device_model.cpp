@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../error.h"
 #include "commands.h"
 #include "vulkan_backend.h"
 
@@ -11,10 +12,6 @@ namespace {
 
 constexpr uint64_t chunk_bytes = 256 << 20;   // of weights in one piece of memory
 constexpr uint64_t staging_bytes = 16 << 20;  // of either half of the ring
-
-uint64_t align_up(uint64_t value, uint64_t alignment) {
-  return (value + alignment - 1) / alignment * alignment;
-}
 
 /// Rows of a slice.
 uint64_t rows_of_slice(const Tensor& t, uint64_t limit) {

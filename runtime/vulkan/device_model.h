@@ -2,7 +2,7 @@
 
 #include <deque>
 
-#include "device.h"
+#include "memory.h"
 
 namespace vga::vulkan {
 

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "../error.h"
 #include "batch.h"
 #include "commands.h"
 #include "device_model.h"
@@ -23,9 +24,6 @@ constexpr uint64_t shared_bytes = 16384 - 1024;  // that every device has, less 
 
 uint32_t u32(size_t n) {
   return static_cast<uint32_t>(n);
-}
-uint64_t align_up(uint64_t value, uint64_t alignment) {
-  return (value + alignment - 1) / alignment * alignment;
 }
 /// Floats from a row of activations to the next; common.glsl's padded().
 size_t padded(size_t cols) {

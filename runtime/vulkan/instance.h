@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+
+#include <volk.h>
+
+namespace vga::vulkan {
+
+constexpr uint32_t api_version = VK_API_VERSION_1_2;
+
+/// The connection to the loader and its drivers.
+struct Instance {
+  Instance();
+  Instance(const Instance&) = delete;
+  Instance& operator=(const Instance&) = delete;
+  ~Instance();
+
+  VkInstance handle = VK_NULL_HANDLE;
+  VkDebugUtilsMessengerEXT debug = VK_NULL_HANDLE;
+  bool validation = false;
+  std::string why_not;  // there is no Vulkan here; empty if there is
+};
+
+/// The one of the process, opened when first asked for.
+const Instance& instance();
+
+/// An Error that names the call if it failed: VK(vkCreateFence(...)).
+void check(VkResult result, const char* call);
+#define VK(call) ::vga::vulkan::check(call, #call)
+
+}  // namespace vga::vulkan
