@@ -44,6 +44,23 @@ std::vector<vga::BenchSetup> all_setups(const vga::BenchFlags& flags) {
   return setups;
 }
 
+vga::SessionOptions session_options(const vga::BenchSetup& setup, size_t context) {
+  return {.context = setup.window > 0 ? 0 : context,
+          .window = setup.window,
+          .keep = setup.keep,
+          .n_threads = setup.n_threads,
+          .max_batch = std::min(setup.n_batch, setup.n_ubatch),
+          .cache_type = setup.cache_type};
+}
+
+/// The setup that takes the most memory, for a device must have room for it.
+vga::BenchSetup largest(const std::vector<vga::BenchSetup>& setups, size_t context) {
+  return std::ranges::max(setups, {}, [&](const vga::BenchSetup& setup) {
+    const size_t positions = setup.window > 0 ? setup.window : context;
+    return positions * vga::row_bytes(setup.cache_type, 32);
+  });
+}
+
 std::string now_utc() {
   const std::time_t now = std::time(nullptr);
   char text[32];
@@ -90,6 +107,7 @@ class Runner {
 
   /// Of the last run(), nanoseconds in which no device was waited for.
   double host_ns() const { return host_ns_; }
+  bool waits_for_device() const { return session_.device_wait_seconds() > 0; }
 
  private:
   std::vector<vga::Token> random_tokens(size_t n) {
@@ -138,7 +156,9 @@ std::vector<uint64_t> measure(Runner& runner, const vga::BenchTest& test,
     host_ns += runner.host_ns();
   }
   const size_t n_tokens = samples.size() * (test.n_prompt + test.n_gen);
-  if (flags.on_device && n_tokens > 0) host_ns_per_token = host_ns / static_cast<double>(n_tokens);
+  if (runner.waits_for_device() && n_tokens > 0) {
+    host_ns_per_token = host_ns / static_cast<double>(n_tokens);
+  }
   return samples;
 }
 
@@ -155,15 +175,11 @@ bool bench(const vga::BenchFlags& flags, const vga::ModelOptions& options,
   for (const std::string& file : flags.models) {
     vga::ModelOptions model_options = options;
     model_options.mmap = flags.mmap;
-    model_options.session = {.context = context};
+    const std::vector<vga::BenchSetup> setups = all_setups(flags);
+    model_options.session = session_options(largest(setups, context), context);
     const vga::Model model = vga::load_model(file, model_options);
-    for (const vga::BenchSetup& setup : all_setups(flags)) {
-      vga::Session session(model, {.context = setup.window > 0 ? 0 : context,
-                                   .window = setup.window,
-                                   .keep = setup.keep,
-                                   .n_threads = setup.n_threads,
-                                   .max_batch = std::min(setup.n_batch, setup.n_ubatch),
-                                   .cache_type = setup.cache_type});
+    for (const vga::BenchSetup& setup : setups) {
+      vga::Session session(model, session_options(setup, context));
       double& bandwidth = bandwidths[setup.n_threads];
       if (bandwidth == 0) bandwidth = vga::measure_memory_bandwidth(setup.n_threads);
       Runner runner(model, session, setup.n_batch);

@@ -228,7 +228,8 @@ def main():
             optim.load_state_dict(values)
 
     def loss_of(inputs, targets):
-        with torch.autocast(torch.device(args.device).type, torch.bfloat16):             # products in bfloat16, weights and residual in float32
+        # Products in bfloat16, weights and residual in float32.
+        with torch.autocast(torch.device(args.device).type, torch.bfloat16):
             logits = model(inputs)
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
     if not args.no_compile:
