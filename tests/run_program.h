@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdio>
+#include <filesystem>
 #include <string>
 
+#include <gtest/gtest.h>
 #include <sys/wait.h>
 
 #include "file.h"
@@ -30,6 +32,14 @@ inline Outcome run(const std::string& arguments, const std::string& input = "/de
   outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   outcome.errors = read_text(errors);
   return outcome;
+}
+
+/// Packs the checkpoint in `folder` into `file`, with its matrices in `type`.
+inline void convert(const std::filesystem::path& folder, const std::filesystem::path& file,
+                    const std::string& type) {
+  const Outcome outcome =
+      run("vga-convert '" + folder.string() + "' -o '" + file.string() + "' --type " + type);
+  EXPECT_EQ(outcome.status, 0) << outcome.errors;
 }
 
 }  // namespace vga::test

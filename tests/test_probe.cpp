@@ -42,8 +42,7 @@ class ProbeReference : public testing::TestWithParam<std::string> {
   ProbeReference() {
     const std::string folder = VGA_SOURCE_DIR "/tests/data/cases/" + GetParam();
     const std::string model = (directory_.path() / "model.gguf").string();
-    const Outcome converted = run("vga-convert '" + folder + "' -o '" + model + "' --type f32");
-    EXPECT_EQ(converted.status, 0) << converted.errors;
+    convert(folder, model, "f32");
     expected = json::parse(read_text(folder + "/probe.json"));
     std::string ids;
     for (const int id : expected.at("ids")) ids += (ids.empty() ? "" : ",") + std::to_string(id);

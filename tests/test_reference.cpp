@@ -2,15 +2,16 @@
 /// reference makes of them; here they are converted by vga-convert and run.
 
 #include <algorithm>
-#include <cmath>
-#include <cstdlib>
+#include <cctype>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include "file.h"
 #include "gguf_image.h"
+#include "logits.h"
 #include "npy.h"
+#include "run_program.h"
 #include "vga.h"
 
 namespace vga::test {
@@ -48,9 +49,7 @@ TEST_P(Reference, LogitsAgree) {
   const auto folder = cases / case_name;
   const TemporaryDirectory directory;
   const auto file = directory.path() / "model.gguf";
-  const std::string command = std::string(VGA_BIN_DIR) + "/vga-convert '" + folder.string() +
-                              "' -o '" + file.string() + "' --type " + type + " >/dev/null";
-  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+  convert(folder, file, type);
 
   const Model model = Model::load(file);
   const auto tokens =
@@ -59,25 +58,10 @@ TEST_P(Reference, LogitsAgree) {
   ASSERT_EQ(expected.rows, tokens.size());
   ASSERT_EQ(expected.cols, model.config().vocab_size);
 
-  Session session(model, {.n_threads = 2, .cache_type = DType::f32});
-  std::vector<Row> rows;
-  for (const Token token : tokens) {
-    rows.push_back({token, static_cast<int64_t>(rows.size()), 0, true});
-  }
-  const auto logits = session.decode(rows);
+  const auto logits =
+      logits_in_chunks(model, {.n_threads = 2, .cache_type = DType::f32}, tokens, tokens.size());
   ASSERT_EQ(logits.size(), expected.values.size());
-
-  // Relative error of each token's logits vector; the worst one counts.
-  double worst = 0;
-  for (size_t r = 0; r < expected.rows; ++r) {
-    double error = 0;
-    double size = 0;
-    for (size_t i = r * expected.cols; i < (r + 1) * expected.cols; ++i) {
-      error += std::pow(double{logits[i]} - expected.values[i], 2);
-      size += std::pow(double{expected.values[i]}, 2);
-    }
-    worst = std::max(worst, std::sqrt(error / size));
-  }
+  const double worst = worst_error(logits, expected.values, expected.cols);
   RecordProperty("relative_error", std::to_string(worst));
   EXPECT_LT(worst, type == "f32" ? 1e-4 : 1e-3);
 }

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "gguf_image.h"
+#include "logits.h"
 #include "vga.h"
 
 namespace vga {
@@ -43,17 +44,7 @@ class SessionTest : public testing::TestWithParam<Gate> {
   /// Logits of every token, fed in chunks of `chunk`.
   std::vector<float> all_logits(const SessionOptions& options, std::span<const Token> tokens,
                                 size_t chunk) {
-    Session session(model_, options);
-    std::vector<float> all;
-    for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
-      std::vector<Row> rows;
-      for (size_t i = begin; i < std::min(begin + chunk, tokens.size()); ++i) {
-        rows.push_back({tokens[i], static_cast<int64_t>(i), 0, true});
-      }
-      const auto logits = session.decode(rows);
-      all.insert(all.end(), logits.begin(), logits.end());
-    }
-    return all;
+    return logits_in_chunks(model_, options, tokens, chunk);
   }
 };
 

@@ -1,15 +1,16 @@
 /// Whole models on a Vulkan device against the CPU. Skipped where there is no device; any will do,
 /// a driver that computes on the CPU too.
 
-#include <cmath>
-#include <cstdlib>
-#include <optional>
+#include <algorithm>
+#include <array>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include "file.h"
 #include "gguf_image.h"
+#include "logits.h"
+#include "run_program.h"
 #include "vga.h"
 #include "vulkan_device.h"
 
@@ -22,45 +23,6 @@ const std::filesystem::path cases = std::filesystem::path(VGA_SOURCE_DIR) / "tes
 
 #define SKIP_WITHOUT_DEVICE() \
   if (const std::string why = why_no_device(); !why.empty()) GTEST_SKIP() << why
-
-/// The largest relative error of a row's logits vector.
-double worst_error(std::span<const float> found, std::span<const float> expected, size_t cols) {
-  EXPECT_EQ(found.size(), expected.size());
-  double worst = 0;
-  for (size_t r = 0; r < expected.size(); r += cols) {
-    double error = 0;
-    double size = 0;
-    for (size_t i = r; i < r + cols; ++i) {
-      error += std::pow(double{found[i]} - expected[i], 2);
-      size += std::pow(double{expected[i]}, 2);
-    }
-    worst = std::max(worst, std::sqrt(error / size));
-  }
-  return worst;
-}
-
-/// The logits of all tokens, fed in chunks.
-std::vector<float> logits(const Model& model, const SessionOptions& options,
-                          std::span<const Token> tokens, size_t chunk) {
-  Session session(model, options);
-  std::vector<float> all;
-  for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
-    std::vector<Row> rows;
-    for (size_t i = begin; i < std::min(begin + chunk, tokens.size()); ++i) {
-      rows.push_back({tokens[i], static_cast<int64_t>(i), 0, true});
-    }
-    const auto part = session.decode(rows);
-    all.insert(all.end(), part.begin(), part.end());
-  }
-  return all;
-}
-
-void convert(const std::filesystem::path& folder, const std::filesystem::path& file,
-             const std::string& type) {
-  const std::string command = std::string(VGA_BIN_DIR) + "/vga-convert '" + folder.string() +
-                              "' -o '" + file.string() + "' --type " + type + " >/dev/null";
-  ASSERT_EQ(std::system(command.c_str()), 0) << command;
-}
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> found;
@@ -88,12 +50,14 @@ TEST_P(VulkanCase, LogitsEqualTheCpu) {
   const size_t vocab = on_cpu.config().vocab_size;
   for (const DType type : {DType::f16, DType::f32}) {
     const SessionOptions options = {.n_threads = 2, .cache_type = type};
-    const auto expected = logits(on_cpu, options, tokens, tokens.size());
+    const auto expected = logits_in_chunks(on_cpu, options, tokens, tokens.size());
     for (const size_t chunk : {size_t{1}, size_t{5}, tokens.size()}) {
-      EXPECT_LT(worst_error(logits(on_device, options, tokens, chunk), expected, vocab), 1e-3)
+      EXPECT_LT(worst_error(logits_in_chunks(on_device, options, tokens, chunk), expected, vocab),
+                1e-3)
           << name(type) << ", chunks of " << chunk;
     }
-    EXPECT_LT(worst_error(logits(split, options, tokens, tokens.size()), expected, vocab), 1e-3)
+    EXPECT_LT(worst_error(logits_in_chunks(split, options, tokens, tokens.size()), expected, vocab),
+              1e-3)
         << name(type) << ", split";
   }
 }
@@ -124,9 +88,10 @@ TEST_F(Vulkan, LongContextsAndWindowsEqualTheCpu) {
   for (const auto& [window, keep] : {std::pair<size_t, size_t>{0, 0}, {300, 0}, {300, 5}}) {
     const SessionOptions options = {
         .context = window == 0 ? 700u : 0u, .window = window, .keep = keep, .n_threads = 1};
-    const auto expected = logits(on_cpu, options, tokens, 100);
+    const auto expected = logits_in_chunks(on_cpu, options, tokens, 100);
     for (const size_t chunk : {7, 256}) {
-      EXPECT_LT(worst_error(logits(on_device, options, tokens, chunk), expected, vocab), 1e-3)
+      EXPECT_LT(worst_error(logits_in_chunks(on_device, options, tokens, chunk), expected, vocab),
+                1e-3)
           << "window " << window << ", keep " << keep << ", chunks of " << chunk;
     }
   }
@@ -135,7 +100,7 @@ TEST_F(Vulkan, LongContextsAndWindowsEqualTheCpu) {
 TEST_F(Vulkan, SequencesOfOneBatchAreIndependent) {
   const auto tokens = some_tokens(40);
   const Model on_device = Model::load(file_, {.device = "vulkan"});
-  const auto alone = logits(on_device, {}, tokens, 1);
+  const auto alone = logits_in_chunks(on_device, {}, tokens, 1);
   Session session(on_device, {.n_sequences = 2});
   for (size_t i = 0; i < tokens.size(); ++i) {
     const std::array rows = {Row{tokens[tokens.size() - 1 - i], static_cast<int64_t>(i), 1, false},
