@@ -90,7 +90,7 @@ BENCHMARK_CAPTURE(project, q4_k, DType::q4_k)->Apply(shapes);
 BENCHMARK_CAPTURE(project, q5_k, DType::q5_k)->Apply(shapes);
 BENCHMARK_CAPTURE(project, q6_k, DType::q6_k)->Apply(shapes);
 
-/// Some queries of 64 elements over the spans of one KV head.
+/// Some queries of 64 elements over the spans of one KV head, the longest from memory.
 void attend(benchmark::State& state, DType type) {
   constexpr size_t head_dim = 64;
   const auto depth = static_cast<size_t>(state.range(0));
@@ -126,7 +126,7 @@ void attend(benchmark::State& state, DType type) {
                          benchmark::Counter::kIsIterationInvariantRate);
 }
 void depths(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"depth", "queries"})->ArgsProduct({{512, 4096}, {1, 3, 8, 24}});
+  b->ArgNames({"depth", "queries"})->ArgsProduct({{512, 4096, 1 << 19}, {1, 3, 8, 24}});
   b->Unit(benchmark::kMicrosecond);
 }
 BENCHMARK_CAPTURE(attend, f32, DType::f32)->Apply(depths);

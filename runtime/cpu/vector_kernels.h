@@ -271,7 +271,8 @@ class VectorKernels {
   // does not matter how many rows and tokens a product takes at once.
 
   /// With few tokens a product waits for memory, and the keys of a span are too short a stream for
-  /// the CPU to foresee: it asks this far ahead.
+  /// the CPU to foresee: it asks this far ahead, for the second-level cache, as the first one can
+  /// wait for few lines at a time.
   static constexpr size_t prefetch_bytes = 8192;
 
   /// sums[p][t] += w_p(c) * x[c * x_column + t * x_token] over n columns, for P vectors of weights.
@@ -283,7 +284,7 @@ class VectorKernels {
       Floats weights[P];
       for (size_t p = 0; p < P; ++p) {
         weights[p] = W::load(w + p * vector_bytes);
-        if constexpr (T < 8) __builtin_prefetch(w + p * vector_bytes + prefetch_bytes);
+        if constexpr (T < 8) __builtin_prefetch(w + p * vector_bytes + prefetch_bytes, 0, 2);
       }
       for (size_t t = 0; t < T; ++t) {
         const Floats xs = V::set1(x[t * x_token]);
