@@ -3,6 +3,7 @@
 // a head group and of neighbouring rows share the keys and values that a workgroup reads.
 
 #include "common.glsl"
+#include "bytes.glsl"
 #include "reduce.glsl"
 #include "attend_item.glsl"
 
@@ -16,12 +17,19 @@ layout(binding = 2) readonly buffer Keys {
   uvec4 keys[];
 };
 layout(binding = 3) readonly buffer Values {
-#ifdef CACHE_F16
+#if defined(CACHE_Q8_0)
+  uint values[];
+#elif defined(CACHE_F16)
   uvec2 values[];
 #else
   uvec4 values[];
 #endif
 };
+#ifdef CACHE_Q8_0
+layout(binding = 2) readonly buffer KeyWords {
+  uint key_words[];
+};
+#endif
 layout(binding = 4) readonly buffer Rows {
   Row rows[];
 };
@@ -52,8 +60,12 @@ uvec2 visible(Row row, uint span_index, bool kept) {
   return uvec2(max(begin, first), max(min(end, first + span), first)) - first;
 }
 
-vec4 value_at(uint at) {
-#ifdef CACHE_F16
+vec4 value_at(uint at_span, uint position, uint vector) {
+  const uint at = at_span * (span_pieces * piece_elements / 4) + position * vectors + vector;
+#if defined(CACHE_Q8_0)
+  const uint scales = values[scale_word(at_span, vector / 8, position)] >> scale_bit(position);
+  return unpackHalf2x16(scales).x * signed_bytes(values[at]);
+#elif defined(CACHE_F16)
   const uvec2 pair = values[at];
   return vec4(unpackHalf2x16(pair.x), unpackHalf2x16(pair.y));
 #else
@@ -117,10 +129,19 @@ void main() {
       float scores[n_queries];
       for (uint i = 0; i < n_queries; ++i) scores[i] = 0;
       if (p >= begin && p < end) {
-        uint at = place * pieces * span + p;
+        uint at = place * span_pieces + p;
         for (uint i = 0; i < pieces; ++i, at += span) {
           const uvec4 piece = keys[at];
-#ifdef CACHE_F16
+#if defined(CACHE_Q8_0)
+          const uint scales = key_words[scale_word(place, i / 2, p)] >> scale_bit(p);
+          const float step_size = unpackHalf2x16(scales).x;
+          for (uint k = 0; k < 4; ++k) {
+            const vec4 a = step_size * signed_bytes(piece[k]);
+            for (uint j = 0; j < n_queries; ++j) {
+              scores[j] += dot(queries[j * vectors + 4 * i + k], a);
+            }
+          }
+#elif defined(CACHE_F16)
           const vec4 a = vec4(unpackHalf2x16(piece.x), unpackHalf2x16(piece.y));
           const vec4 b = vec4(unpackHalf2x16(piece.z), unpackHalf2x16(piece.w));
           for (uint j = 0; j < n_queries; ++j) {
@@ -173,7 +194,7 @@ void main() {
         for (uint j = 0; j < 4; ++j) {
           // What nobody sees weighs nothing, but need not be a number.
           const uint position = clamp(4 * p + j, begin, end - 1);
-          v[j] = value_at((place * span + position) * vectors + vector);
+          v[j] = value_at(place, position, vector);
         }
         for (uint i = 0; i < n_queries; ++i) {
           const vec4 w = weights[i * (span / 4) + p];

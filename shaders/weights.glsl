@@ -5,6 +5,8 @@
 // A row is decoded in units of 8 elements: 4 from first_column(unit) on and 4 from pair_distance
 // columns further on, for those are what a word of nibbles holds.
 
+#include "bytes.glsl"
+
 layout(binding = 0) readonly buffer Weights {
   uint words[];
 };
@@ -28,16 +30,6 @@ uvec2 words_at(uint at) {
 
 float f16_at(uint at) {
   return unpackHalf2x16(half_at(at)).x;
-}
-
-vec4 unsigned_bytes(uint word) {
-  return vec4(word & 0xFF, word >> 8 & 0xFF, word >> 16 & 0xFF, word >> 24);
-}
-
-vec4 signed_bytes(uint word) {
-  const int bytes = int(word);
-  return vec4(bitfieldExtract(bytes, 0, 8), bitfieldExtract(bytes, 8, 8),
-              bitfieldExtract(bytes, 16, 8), bitfieldExtract(bytes, 24, 8));
 }
 
 #if defined(WEIGHT_F32) || defined(WEIGHT_F16) || defined(WEIGHT_BF16)

@@ -14,6 +14,11 @@ layout(binding = 1) readonly buffer In {
 layout(binding = 2) writeonly buffer Cache {
   uvec4 cache[];
 };
+#ifdef CACHE_Q8_0
+layout(binding = 2) buffer CacheWords {
+  uint cache_words[];
+};
+#endif
 
 layout(push_constant) uniform Push {
   uint n_rows;
@@ -30,6 +35,30 @@ vec2 two_elements(uint head, uint i) {
   return vec2(i < head_dim ? x[head + i] : 0, i + 1 < head_dim ? x[head + i + 1] : 0);
 }
 
+#ifdef CACHE_Q8_0
+// The scale of 32 elements that begin at `at`: their largest magnitude is 127 steps, and NaN if one
+// of them is.
+float step_of(uint at) {
+  float most = 0;
+  for (uint i = 0; i < 32 && !isnan(most); ++i) {
+    if (!(abs(x[at + i]) <= most)) most = abs(x[at + i]);
+  }
+  return most / 127;
+}
+
+// Four elements as int8, rounded to the nearest, halves away from zero.
+uint pack_steps(uint at, float inverse) {
+  uint packed = 0;
+  for (uint i = 0; i < 4; ++i) {
+    const float steps = x[at + i] * inverse;
+    const float whole = floor(abs(steps));
+    const float rounded = min(whole + (abs(steps) - whole >= 0.5 ? 1 : 0), 127);
+    packed |= (uint(int(sign(steps) * rounded)) & 0xFF) << 8 * i;
+  }
+  return packed;
+}
+#endif
+
 void main() {
   const uint piece = thread_index() % pieces;
   const uint head = thread_index() / pieces % n_heads;
@@ -37,7 +66,22 @@ void main() {
   if (r >= n_rows) return;
   const uint from = r * padded(kv_heads * head_dim) + (first_head + head) * head_dim;
   const uint i = piece * piece_elements;
-#ifdef CACHE_F16
+  const uint at_span = (head * n_lanes + rows[r].lane) * n_spans + rows[r].slot / span;
+  const uint position = rows[r].slot % span;
+#if defined(CACHE_Q8_0)
+  const float step_size = step_of(from + i / 32 * 32);
+  const float inverse = isinf(1 / step_size) ? 0 : 1 / step_size;
+  const uvec4 packed =
+      uvec4(pack_steps(from + i, inverse), pack_steps(from + i + 4, inverse),
+            pack_steps(from + i + 8, inverse), pack_steps(from + i + 12, inverse));
+  if (i % 32 == 0) {
+    // Another thread may write the other half of the word at the same time.
+    const uint word = scale_word(at_span, i / 32, position);
+    const uint bit = scale_bit(position);
+    atomicAnd(cache_words[word], ~(0xFFFFu << bit));
+    atomicOr(cache_words[word], packHalf2x16(vec2(step_size, 0)) << bit);
+  }
+#elif defined(CACHE_F16)
   const uvec4 packed = uvec4(
       packHalf2x16(two_elements(from, i)), packHalf2x16(two_elements(from, i + 2)),
       packHalf2x16(two_elements(from, i + 4)), packHalf2x16(two_elements(from, i + 6)));
@@ -45,8 +89,6 @@ void main() {
   const uvec4 packed =
       floatBitsToUint(vec4(two_elements(from, i), two_elements(from, i + 2)));
 #endif
-  const uint at_span = (head * n_lanes + rows[r].lane) * n_spans + rows[r].slot / span;
-  const uint at = rows[r].slot % span;
-  cache[are_values != 0 ? (at_span * span + at) * pieces + piece
-                        : (at_span * pieces + piece) * span + at] = packed;
+  cache[at_span * span_pieces +
+        (are_values != 0 ? position * pieces + piece : piece * span + position)] = packed;
 }

@@ -97,6 +97,31 @@ TEST_F(Vulkan, LongContextsAndWindowsEqualTheCpu) {
   }
 }
 
+// CPU and device round queries and steps of q8_0 in their own ways: what they share is how far off
+// an exact cache they are.
+TEST_F(Vulkan, RoundedCachesAreAsGoodAsTheCpus) {
+  const auto tokens = some_tokens(700);
+  const auto file = directory_.write("wide.gguf", tiny_model(vocab, {}, 32).bytes());
+  const Model on_cpu = Model::load(file);
+  const Model on_device = Model::load(file, {.device = "vulkan"});
+  for (const auto& [window, keep] : {std::pair<size_t, size_t>{0, 0}, {300, 0}, {300, 5}}) {
+    SessionOptions options = {.context = window == 0 ? 700u : 0u,
+                              .window = window,
+                              .keep = keep,
+                              .n_threads = 1,
+                              .cache_type = DType::f32};
+    const auto exact = logits_in_chunks(on_cpu, options, tokens, 100);
+    options.cache_type = DType::q8_0;
+    const double allowed =
+        1.25 * worst_error(logits_in_chunks(on_cpu, options, tokens, 100), exact, vocab);
+    for (const size_t chunk : {7, 256}) {
+      EXPECT_LT(worst_error(logits_in_chunks(on_device, options, tokens, chunk), exact, vocab),
+                allowed)
+          << "window " << window << ", keep " << keep << ", chunks of " << chunk;
+    }
+  }
+}
+
 TEST_F(Vulkan, SequencesOfOneBatchAreIndependent) {
   const auto tokens = some_tokens(40);
   const Model on_device = Model::load(file_, {.device = "vulkan"});

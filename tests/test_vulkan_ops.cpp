@@ -120,6 +120,15 @@ class VulkanOps : public testing::Test {
     return buffer(cols, random_floats(n_rows_ * cols, seed));
   }
 
+  /// Keys or values. Those for q8_0 are ones that it holds exactly: a device may divide less
+  /// exactly than the CPU, and would round one in a million to the other side.
+  Both cached_buffer(DType type, size_t cols, uint32_t seed) {
+    if (type != DType::q8_0) return random_buffer(cols, seed);
+    std::vector<float> values = small_integers(n_rows_ * cols, seed);
+    for (float& x : values) x /= 128;
+    return buffer(cols, values);
+  }
+
   /// Compares the first n_rows of a buffer, relative to its largest element or, where terms cancel
   /// out, to what such a sum has for its size.
   void expect_equal(const Both& buffer, double tolerance, const std::string& what,
@@ -296,7 +305,8 @@ class VulkanAttend : public VulkanOps, public testing::WithParamInterface<Attend
 
 TEST_P(VulkanAttend, EqualsTheCpu) {
   const AttendCase& c = GetParam();
-  for (const DType type : {DType::f16, DType::f32}) {
+  for (const DType type : {DType::f16, DType::f32, DType::q8_0}) {
+    if (c.head_dim % block_elements(type) != 0) continue;
     const CacheShape shape = {.n_layers = 2,
                               .n_lanes = 3,
                               .n_kept = c.n_kept,
@@ -326,8 +336,8 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
       begin(rows);
       const std::string what =
           sizes({counts[0], counts[1], counts[2]}) + " rows, " + std::string(name(type));
-      const Both k = random_buffer(c.n_kv_heads * c.head_dim, seed++);
-      const Both v = random_buffer(c.n_kv_heads * c.head_dim, seed++);
+      const Both k = cached_buffer(type, c.n_kv_heads * c.head_dim, seed++);
+      const Both v = cached_buffer(type, c.n_kv_heads * c.head_dim, seed++);
       const Both q = random_buffer(c.n_heads * c.head_dim, seed++);
       const Both q_kept = random_buffer(c.n_heads * c.head_dim, seed++);
       const Both out = buffer(c.n_heads * c.head_dim);
@@ -355,6 +365,37 @@ INSTANTIATE_TEST_SUITE_P(Shapes, VulkanAttend,
                                   std::to_string(c.head_dim) + "_window_" +
                                   std::to_string(c.window) + "_kept_" + std::to_string(c.n_kept);
                          });
+
+// What sees nothing but itself gets its own value.
+TEST_F(VulkanOps, Q8_0CacheRoundsToTheNearest) {
+  constexpr size_t head_dim = 96;
+  const auto cache = gpu_->new_cache({.n_layers = 1,
+                                      .n_lanes = 1,
+                                      .n_kept = 0,
+                                      .n_ring = cache_span,
+                                      .n_kv_heads = 2,
+                                      .head_dim = head_dim,
+                                      .type = DType::q8_0});
+  std::vector<BatchRow> rows;
+  for (int64_t i = 0; i < 100; ++i) rows.push_back({0, 0, i, i});
+  begin(rows);
+  std::vector<float> values = random_floats(n_rows_ * 2 * head_dim, 1);
+  std::fill_n(values.begin() + 64, 32, 0.f);     // no step at all
+  std::fill_n(values.begin() + 96, 32, 1e-20f);  // one too small for f16
+  const Both v = buffer(2 * head_dim, values);
+  const Both out = buffer(2 * head_dim);
+  gpu_->write_cache(*cache, 0, *v.gpu, *v.gpu);
+  gpu_->attend(*v.gpu, nullptr, *cache, 0, *out.gpu);
+  std::vector<float> found(values.size());
+  gpu_->read(*out.gpu, found);
+  for (size_t i = 0; i < values.size(); i += 32) {
+    float most = 0;
+    for (size_t j = i; j < i + 32; ++j) most = std::max(most, std::fabs(values[j]));
+    // Half a step, and that the step is rounded to f16.
+    const float allowed = most < 1e-10f ? 1e-10f : most / 127 * (0.5f + 127.f / 2048 + 1e-3f);
+    for (size_t j = i; j < i + 32; ++j) ASSERT_NEAR(found[j], values[j], allowed) << j;
+  }
+}
 
 TEST_F(VulkanOps, ActivationsThatAreNoNumbersStayVisible) {
   begin(1);

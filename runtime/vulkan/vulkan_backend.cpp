@@ -35,6 +35,11 @@ std::array<uint32_t, 3> grid(size_t groups, size_t splits = 1) {
   return {u32((groups - 1) / y + 1), u32(y), u32(splits)};
 }
 
+/// Elements of a piece of the cache, which is 16 bytes.
+size_t piece_elements(DType cache_type) {
+  return cache_type == DType::f32 ? 4 : cache_type == DType::f16 ? 8 : 16;
+}
+
 class VulkanBuffer : public Buffer {
  public:
   VulkanBuffer(Device& device, size_t rows, size_t cols)
@@ -75,7 +80,7 @@ class VulkanCache : public Cache {
            head_bytes() * heads_at_once_ % device.limits.storage_alignment != 0) {
       --heads_at_once_;
     }
-    assert(heads_at_once_ > 0);  // a head is a multiple of 4 KiB
+    assert(heads_at_once_ > 0);  // a head is a multiple of 512 bytes, alignments are up to 256
   }
 
   enum Side : size_t { keys, values };
@@ -106,10 +111,6 @@ class VulkanBackend : public Backend {
   }
 
   std::unique_ptr<Cache> new_cache(const CacheShape& shape) override {
-    if (shape.type != DType::f16 && shape.type != DType::f32) {
-      throw Error("cache type",
-                  "a Vulkan device takes f16 or f32, found " + std::string(name(shape.type)));
-    }
     if (shape.head_dim > 256) {
       throw Error("attention.key_length",
                   "a Vulkan device takes heads of up to 256 elements, found " +
@@ -227,7 +228,7 @@ class VulkanBackend : public Backend {
     const CacheShape& s = c.shape();
     const std::array constants = {u32(s.head_dim)};
     const auto& p = pipeline(device_, "write_cache_" + std::string(name(s.type)), 3, constants);
-    const size_t pieces = row_bytes(s.type, s.padded_dim()) / 16;
+    const size_t pieces = s.padded_dim() / piece_elements(s.type);
     for (const auto& [side, x] : {std::pair(VulkanCache::keys, &k), {VulkanCache::values, &v}}) {
       for (size_t head = 0; head < s.n_kv_heads; head += c.heads_at_once()) {
         const size_t n = std::min(c.heads_at_once(), s.n_kv_heads - head);
