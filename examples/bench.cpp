@@ -90,7 +90,7 @@ class Runner {
     return true;
   }
 
-  /// Nanoseconds from the first token in to the last logits out.
+  /// Nanoseconds from the first token in to the likeliest one after the last.
   uint64_t run(size_t n_prompt, size_t n_gen) {
     const std::vector<vga::Token> prompt = random_tokens(n_prompt);
     const std::vector<vga::Token> next = random_tokens(n_gen);
@@ -99,7 +99,10 @@ class Runner {
     for (size_t i = 0; i < n_prompt; i += n_batch_) {
       session_.prefill(std::span(prompt).subspan(i, std::min(n_batch_, n_prompt - i)));
     }
-    for (const vga::Token token : next) session_.decode(token);
+    for (const vga::Token token : next) {
+      session_.append(token);
+      session_.likeliest(1);
+    }
     const auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start);
     host_ns_ = static_cast<double>(time.count()) - 1e9 * (session_.device_wait_seconds() - waited);
     return std::max<uint64_t>(1, static_cast<uint64_t>(time.count()));
@@ -215,8 +218,10 @@ int main(int argc, char** argv) {
       "  vga-bench -m stories.gguf -p 0 -d 100000 --window 256,1024 --keep 4\n"
       "  vga-bench -m stories.gguf -p 512 -n 128 -o json | jq '.[] | {n_prompt, n_gen, avg_ts}'\n\n"
       "Every test of every combination is run once to warm up and then -r times. ppN is a prefill\n"
-      "of N tokens, of which the last yields logits; tgN decodes N tokens one by one, each yields\n"
-      "logits; '@ dN' is with N tokens in the cache already, the time of which does not count.\n"
+      "of N tokens, of which the last yields logits; tgN decodes N tokens one by one and finds "
+      "the\n"
+      "likeliest next one each time; '@ dN' is with N tokens in the cache already, the time of "
+      "which does not count.\n"
       "t/s is the mean of the repetitions and their standard deviation.\n\n"
       "A decoded token must read all weights and the cache. GB/s is how many bytes of those were\n"
       "read per second, 'of memory' its share of what as many threads can read from memory, which\n"

@@ -110,8 +110,7 @@ bool Conversation::make_room(int64_t n_tokens) {
 
 /// Feeds what stands before an answer and enters the turn. Throws ContextFull before anything is
 /// changed.
-std::span<const float> Conversation::begin_turn(const std::string& user,
-                                                std::span<const Token> prompt) {
+void Conversation::begin_turn(const std::string& user, std::span<const Token> prompt) {
   if (prompt.empty()) throw Error("message", "is empty, wanted at least one token");
   const int64_t length = session_->length();
   // Where the turn comes into view. Kept tokens that are not the opening know of no marker.
@@ -134,7 +133,7 @@ std::span<const float> Conversation::begin_turn(const std::string& user,
   turns_.push_back({user, ""});
   begins_.push_back(length + static_cast<int64_t>(begin));
   make_room(length + static_cast<int64_t>(prompt.size()));
-  return session_->prefill(prompt.subspan(begin));
+  session_->prefill(prompt.subspan(begin));
 }
 
 Conversation::Answer Conversation::ask(const std::string& user, size_t max_tokens,
@@ -145,7 +144,7 @@ Conversation::Answer Conversation::ask(const std::string& user, size_t max_token
   Answer answer;
   answer.prompt_tokens = prompt.size();
   auto start = Clock::now();
-  std::span<const float> logits = begin_turn(user, prompt);
+  begin_turn(user, prompt);
   for (const Token token : prompt) sampler_.accept(token);
   answer.prefill_seconds = seconds_since(start);
 
@@ -160,11 +159,11 @@ Conversation::Answer Conversation::ask(const std::string& user, size_t max_token
       answer.context_full = true;
       break;
     }
-    const Token token = sampler_.sample(logits);
+    const Token token = session_->sample(sampler_);
     if (tokenizer.is_end(token)) break;  // the next turn's render_end() feeds it
     sampler_.accept(token);
     emit(decoder.add(token));
-    logits = session_->decode(token);
+    session_->append(token);
     ++answer.tokens;
   }
   emit(decoder.finish());

@@ -74,7 +74,7 @@ class Conversation {
   std::vector<Token> render(bool first, const std::string& system, const std::string& user) const;
   size_t words_begin(bool first, const std::string& system, const std::string& user) const;
   void start_over(const std::string& system);
-  std::span<const float> begin_turn(const std::string& user, std::span<const Token> prompt);
+  void begin_turn(const std::string& user, std::span<const Token> prompt);
   bool make_room(int64_t n_tokens);
 
   const Model* model_;

@@ -75,10 +75,9 @@ int generate(const Flags& flags) {
 
   vga::catch_interrupts();
   start = Clock::now();
-  std::span<const float> logits;
   {
     vga::Progress progress("prefill", prompt.size());
-    logits = session.prefill(prompt, 0, [&](size_t done) {
+    session.prefill(prompt, 0, [&](size_t done) {
       progress.update(done);
       return !vga::interrupted();
     });
@@ -95,14 +94,14 @@ int generate(const Flags& flags) {
     if (static_cast<int64_t>(stats.new_tokens) == flags.n_predict) why_it_stopped = "-n reached";
     if (session.room() == 0) why_it_stopped = "the context is full, --window would go on";
     if (!why_it_stopped.empty()) break;
-    const vga::Token token = sampler.sample(logits);
+    const vga::Token token = session.sample(sampler);
     sampler.accept(token);
     if (tokenizer.is_end(token) && !flags.ignore_end) {
       why_it_stopped = "the model ended its text";
       break;
     }
     std::cout << decoder.add(token) << std::flush;
-    logits = session.decode(token);
+    session.append(token);
     ++stats.new_tokens;
   }
   stats.decode_seconds = seconds_since(start);

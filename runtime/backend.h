@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "candidate.h"
 #include "tensor.h"
 #include "token.h"
 
@@ -147,6 +148,9 @@ class Backend {
   virtual void keep_wanted(const Buffer& x, Buffer& out) = 0;
   /// Waits for everything and copies the current rows of x to host memory.
   virtual void read(const Buffer& x, std::span<float> out) = 0;
+  /// Waits for everything and finds the k largest elements of each current row of x, in the order
+  /// of candidate.h, where columns are tokens: `out` is (rows, k), k at most x.cols().
+  virtual void likeliest(const Buffer& x, size_t k, std::span<Candidate> out) = 0;
   /// Copies host memory to the current rows of x: for the stage before on another backend, and for
   /// Observers that change what they see.
   virtual void write(Buffer& x, std::span<const float> in) = 0;

@@ -31,36 +31,28 @@ void Sampler::accept(Token token) {
   if (recent_.size() > options_.repeat_last) recent_.pop_front();
 }
 
-std::span<Sampler::Candidate> Sampler::candidates(std::span<const float> logits) {
-  candidates_.resize(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    candidates_[i] = {static_cast<Token>(i), logits[i]};
-  }
-  if (options_.repeat_penalty != 1) {
-    for (const Token token : std::set(recent_.begin(), recent_.end())) {
-      float& logit = candidates_[static_cast<size_t>(token)].logit;
-      logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
-    }
-  }
-  return candidates_;
+size_t Sampler::n_candidates() const {
+  if (options_.repeat_penalty != 1) return 0;
+  return options_.temperature == 0 ? 1 : options_.top_k;
 }
 
 Token Sampler::sample(std::span<const float> logits) {
-  // A total order, so that the outcome depends on nothing but the numbers.
-  const auto likelier = [](const Candidate& a, const Candidate& b) {
-    return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
-  };
-  std::span<Candidate> kept = candidates(logits);
-  if (options_.temperature == 0) {
-    return std::ranges::min_element(kept, likelier)->token;
+  if (options_.repeat_penalty != 1) {
+    penalized_.assign(logits.begin(), logits.end());
+    for (const Token token : std::set(recent_.begin(), recent_.end())) {
+      float& logit = penalized_[static_cast<size_t>(token)];
+      logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+    }
+    logits = penalized_;
   }
-  if (options_.top_k > 0 && options_.top_k < kept.size()) {
-    const auto middle = kept.begin() + static_cast<std::ptrdiff_t>(options_.top_k);
-    std::nth_element(kept.begin(), middle, kept.end(), likelier);
-    kept = kept.first(options_.top_k);
-  }
-  std::ranges::sort(kept, likelier);
+  const size_t n = options_.temperature == 0 ? 1 : options_.top_k;
+  candidates_.resize(n == 0 ? logits.size() : std::min(n, logits.size()));
+  find_likeliest(logits, candidates_);
+  return sample(candidates_);
+}
 
+Token Sampler::sample(std::span<const Candidate> kept) {
+  if (options_.temperature == 0) return kept.front().token;
   // Probabilities relative to the likeliest, at the temperature asked for.
   std::vector<double> weights(kept.size());
   double total = 0;

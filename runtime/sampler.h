@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "token.h"
+#include "candidate.h"
 
 namespace vga {
 
@@ -31,22 +31,22 @@ class Sampler {
   explicit Sampler(const SamplerOptions& options);
 
   const SamplerOptions& options() const { return options_; }
+  /// How many of the likeliest tokens the choice depends on; 0: on all logits.
+  size_t n_candidates() const;
   /// Chooses from logits (vocab_size); ties go to the lower id. Does not remember the choice.
   Token sample(std::span<const float> logits);
+  /// The same from the likeliest tokens alone, in the order of find_likeliest(): n_candidates() of
+  /// them, or all there are.
+  Token sample(std::span<const Candidate> likeliest);
   /// Remembers a token, chosen or given, for the repetition penalty.
   void accept(Token token);
 
  private:
-  struct Candidate {
-    Token token;
-    float logit;
-  };
-  std::span<Candidate> candidates(std::span<const float> logits);
-
   SamplerOptions options_;
   std::mt19937_64 random_;
   std::deque<Token> recent_;
-  std::vector<Candidate> candidates_;
+  std::vector<float> penalized_;       // (vocab_size)
+  std::vector<Candidate> candidates_;  // what is left of the vocabulary
 };
 
 }  // namespace vga

@@ -135,13 +135,14 @@ struct Session::Impl {
   Probe probe;
 
   // The batch in progress.
-  std::vector<BatchRow> rows_;      // (rows)
-  std::vector<float> angles_;       // (rows, rope_dim / 2, 2)
-  std::vector<float> kept_angles_;  // the same for queries that meet kept keys
-  std::vector<uint32_t> wanted_;    // (n_wanted)
-  std::vector<Sequence> next_;      // (n_sequences) once the batch is done
-  std::unique_ptr<Buffer> logits_;  // (n_wanted, vocab_size), grown as callers want more rows
-  std::vector<float> host_logits_;  // the same, where the caller can read it
+  std::vector<BatchRow> rows_;        // (rows)
+  std::vector<float> angles_;         // (rows, rope_dim / 2, 2)
+  std::vector<float> kept_angles_;    // the same for queries that meet kept keys
+  std::vector<uint32_t> wanted_;      // (n_wanted)
+  std::vector<Sequence> next_;        // (n_sequences) once the batch is done
+  std::unique_ptr<Buffer> logits_;    // (n_wanted, vocab_size), grown as callers want more rows
+  std::vector<float> host_logits_;    // the same, where the caller can read it
+  std::vector<Candidate> likeliest_;  // (n_wanted, k)
 };
 
 Session::Impl::Sequence& Session::Impl::sequence(uint32_t index) {
@@ -268,7 +269,7 @@ void Session::forget(int64_t position, uint32_t sequence) {
   held.forgotten = std::max(held.forgotten, position);
 }
 
-std::span<const float> Session::decode(std::span<const Row> rows) {
+void Session::append(std::span<const Row> rows) {
   Impl& s = *impl_;
   s.plan(rows);
   s.probe.n_rows = rows.size();
@@ -280,15 +281,47 @@ std::span<const float> Session::decode(std::span<const Row> rows) {
       s.config, s.weights, s.stages,
       {.rows = s.rows_, .angles = s.angles_, .kept_angles = s.kept_angles_, .wanted = s.wanted_},
       *s.logits_, s.probe.observer != nullptr ? &s.probe : nullptr);
-  s.host_logits_.resize(n_wanted * s.config.vocab_size);
-  if (n_wanted > 0) s.stages.back().ops->read(*s.logits_, s.host_logits_);
   s.sequences = s.next_;
+}
+
+void Session::append(Token token, uint32_t sequence) {
+  const Row row{token, length(sequence), sequence, true};
+  append(std::span(&row, 1));
+}
+
+std::span<const float> Session::logits() {
+  Impl& s = *impl_;
+  s.host_logits_.resize(s.wanted_.size() * s.config.vocab_size);
+  if (!s.wanted_.empty()) s.stages.back().ops->read(*s.logits_, s.host_logits_);
   return s.host_logits_;
 }
 
+std::span<const Candidate> Session::likeliest(size_t k) {
+  Impl& s = *impl_;
+  if (k > s.config.vocab_size) {
+    throw Error("candidates", "wanted up to " + std::to_string(s.config.vocab_size) +
+                                  " of the vocabulary, found " + std::to_string(k));
+  }
+  s.likeliest_.resize(s.wanted_.size() * k);
+  if (!s.likeliest_.empty()) s.stages.back().ops->likeliest(*s.logits_, k, s.likeliest_);
+  return s.likeliest_;
+}
+
+Token Session::sample(Sampler& sampler) {
+  const size_t vocab = impl_->config.vocab_size;
+  if (impl_->wanted_.empty()) throw Error("sample", "wanted a row with logits before it");
+  const size_t n = std::min(sampler.n_candidates(), vocab);
+  return n > 0 ? sampler.sample(likeliest(n).last(n)) : sampler.sample(logits().last(vocab));
+}
+
+std::span<const float> Session::decode(std::span<const Row> rows) {
+  append(rows);
+  return logits();
+}
+
 std::span<const float> Session::decode(Token token, uint32_t sequence) {
-  const Row row{token, length(sequence), sequence, true};
-  return decode(std::span(&row, 1));
+  append(token, sequence);
+  return logits();
 }
 
 std::span<const float> Session::prefill(std::span<const Token> tokens, uint32_t sequence,
@@ -299,7 +332,6 @@ std::span<const float> Session::prefill(std::span<const Token> tokens, uint32_t 
                       " tokens, the context of " + std::to_string(context()) + " has room for " +
                       std::to_string(room(sequence)));
   }
-  std::span<const float> logits;
   std::vector<Row> rows;
   for (size_t done = 0; done < tokens.size();) {
     const size_t n = std::min(max_batch(), tokens.size() - done);
@@ -309,11 +341,11 @@ std::span<const float> Session::prefill(std::span<const Token> tokens, uint32_t 
     }
     // Chunk ends want logits only if the caller may stop there.
     rows.back().wants_logits = progress || done + n == tokens.size();
-    logits = decode(rows);
+    append(rows);
     done += n;
     if (progress && !progress(done)) break;
   }
-  return logits;
+  return logits();
 }
 
 void Session::observe(Observer* observer) {

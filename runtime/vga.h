@@ -21,6 +21,7 @@
 #include <span>
 #include <string>
 
+#include "candidate.h"
 #include "config.h"
 #include "error.h"
 #include "observer.h"
@@ -155,6 +156,19 @@ class Session {
   std::span<const float> decode(std::span<const Row> rows);
   /// Appends one token; its logits (vocab_size).
   std::span<const float> decode(Token token, uint32_t sequence = 0);
+
+  /// decode() in two steps: append() leaves the logits where they are computed, so that no more of
+  /// them than needed is brought from a device. It may return before a device is done.
+  void append(std::span<const Row> rows);
+  void append(Token token, uint32_t sequence = 0);
+  /// Of the rows of the last append(), decode() or prefill() that want logits: these (n_wanted,
+  /// vocab_size), and the k likeliest tokens in the order of find_likeliest(), (n_wanted, k). Valid
+  /// until the next call; k is at most vocab_size.
+  std::span<const float> logits();
+  std::span<const Candidate> likeliest(size_t k);
+  /// Chooses the token that follows the last of those rows.
+  Token sample(Sampler& sampler);
+
   /// Appends tokens in chunks of max_batch(); the logits of the last one. `progress`, if given, is
   /// called after each chunk with the tokens done; when it returns false the rest is left out and
   /// the logits are those of the last token done. `tokens` must not be empty.

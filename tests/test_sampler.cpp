@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
+#include <random>
 
 #include <gtest/gtest.h>
 
@@ -26,6 +28,65 @@ SamplerOptions plain() {
 TEST(Sampler, GreedyTakesTheLikeliestAndTheLowerOfEquals) {
   Sampler sampler({.temperature = 0});
   EXPECT_EQ(sampler.sample(logits), 1);
+}
+
+/// Logits many of which are equal, and some no numbers.
+std::vector<float> odd_logits(size_t n, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<float> values(n);
+  for (float& x : values) {
+    const uint32_t any = random() % 100;
+    x = any == 0   ? NAN
+        : any == 1 ? -INFINITY
+        : any == 2 ? -0.f
+                   : static_cast<float>(static_cast<int>(random() % 41) - 20) / 4;
+  }
+  return values;
+}
+
+TEST(Candidate, LikeliestAreTheFirstOfAll) {
+  for (const size_t n : {1, 2, 40, 333}) {
+    const std::vector<float> values = odd_logits(n, static_cast<uint32_t>(n));
+    std::vector<Candidate> all(n);
+    for (size_t i = 0; i < n; ++i) all[i] = {static_cast<Token>(i), values[i]};
+    std::stable_sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
+      return a.logit > b.logit || (!std::isnan(a.logit) && std::isnan(b.logit));
+    });
+    for (const size_t k : {size_t{1}, (n + 1) / 2, n}) {
+      std::vector<Candidate> found(k);
+      find_likeliest(values, found);
+      for (size_t i = 0; i < k; ++i) ASSERT_EQ(found[i].token, all[i].token) << n << ' ' << i;
+    }
+  }
+}
+
+TEST(Candidate, WhatIsNoNumberIsTakenLast) {
+  std::array<Candidate, 1> found;
+  find_likeliest(std::array{NAN, -INFINITY, 1.f, NAN}, found);
+  EXPECT_EQ(found[0].token, 2);
+  find_likeliest(std::array{NAN, -INFINITY}, found);
+  EXPECT_EQ(found[0].token, 1);
+  find_likeliest(std::array{NAN, NAN}, found);
+  EXPECT_EQ(found[0].token, 0);
+}
+
+TEST(Sampler, TheLikeliestSuffice) {
+  for (const SamplerOptions& options :
+       {SamplerOptions{.temperature = 0}, SamplerOptions{.top_k = 1}, SamplerOptions{.top_k = 7},
+        SamplerOptions{.top_k = 300}, SamplerOptions{.temperature = 5, .top_p = 1, .min_p = 0}}) {
+    Sampler whole(options);
+    Sampler part(options);
+    for (uint32_t i = 0; i < 200; ++i) {
+      const std::vector<float> values = odd_logits(100, i);
+      std::vector<Candidate> likeliest(std::min<size_t>(part.n_candidates(), values.size()));
+      find_likeliest(values, likeliest);
+      ASSERT_EQ(part.sample(likeliest), whole.sample(values));
+    }
+  }
+  EXPECT_EQ(Sampler({.temperature = 0, .top_k = 7}).n_candidates(), 1u);
+  EXPECT_EQ(Sampler({.top_k = 7}).n_candidates(), 7u);
+  EXPECT_EQ(Sampler({.top_k = 0}).n_candidates(), 0u);
+  EXPECT_EQ(Sampler({.temperature = 0, .repeat_penalty = 1.1f}).n_candidates(), 0u);
 }
 
 TEST(Sampler, FrequenciesFollowTheSoftmax) {

@@ -132,6 +132,35 @@ TEST_P(SessionTest, LongContextsDoNotDependOnChunksAndThreads) {
   }
 }
 
+TEST_P(SessionTest, LikeliestAreThoseOfTheLogits) {
+  const auto tokens = some_tokens(20);
+  Session session(model_, {.n_threads = 1});
+  Sampler greedy({.temperature = 0});
+  Sampler penalized({.temperature = 0, .repeat_penalty = 2});
+  for (size_t i = 0; i < tokens.size(); i += 2) {
+    const auto position = static_cast<int64_t>(i);
+    session.append(
+        std::array{Row{tokens[i], position, 0, true}, Row{tokens[i + 1], position + 1, 0, true}});
+    for (const size_t k : {size_t{1}, size_t{5}, vocab}) {
+      const auto found = session.likeliest(k);
+      ASSERT_EQ(found.size(), 2 * k);
+      const auto logits = session.logits();
+      std::vector<Candidate> expected(k);
+      for (size_t row = 0; row < 2; ++row) {
+        find_likeliest(logits.subspan(row * vocab, vocab), expected);
+        for (size_t j = 0; j < k; ++j) {
+          EXPECT_EQ(found[row * k + j].token, expected[j].token);
+          EXPECT_EQ(found[row * k + j].logit, expected[j].logit);
+        }
+      }
+    }
+    const auto last = session.logits().last(vocab);
+    EXPECT_EQ(session.sample(greedy), greedy.sample(last));
+    EXPECT_EQ(session.sample(penalized), penalized.sample(last));
+    penalized.accept(tokens[i]);
+  }
+}
+
 TEST_P(SessionTest, TruncateForgets) {
   const auto tokens = some_tokens(20);
   Session session(model_, {.n_threads = 1});
@@ -179,6 +208,9 @@ TEST_F(SessionErrors, NamesWhatIsOutOfRange) {
   EXPECT_THROW(session.decode(std::span<const Row>()), Error);
   EXPECT_THROW(session.prefill({}), Error);
   EXPECT_THROW(session.truncate(1), Error);
+  EXPECT_THROW(session.likeliest(vocab + 1), Error);
+  Sampler greedy({.temperature = 0});
+  EXPECT_THROW(session.sample(greedy), Error);
   EXPECT_EQ(session.length(), 0);
   EXPECT_THROW(Session(model_, {.context = size_t{1} << 60}), Error);
   EXPECT_THROW(Session(model_, {.n_sequences = 0}), Error);

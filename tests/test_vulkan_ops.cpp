@@ -292,6 +292,38 @@ TEST_F(VulkanOps, KeepWantedEqualsTheCpu) {
   expect_equal(out, 3, 0, "rows 0, 3 and 6");
 }
 
+TEST_F(VulkanOps, LikeliestEqualTheCpu) {
+  for (const size_t cols : {1, 7, 1000, 1024, 1025, 5003, 150001}) {
+    for (const size_t n : {1, 3}) {
+      if (n * cols * sizeof(float) > device().device.limits.storage_range) continue;  // forced
+      begin(n);
+      std::vector<float> values = random_floats(n * cols, 14, 4);
+      for (size_t i = 0; i < values.size(); ++i) {
+        if (i % 3 == 0) values[i] = std::round(values[i]);  // equal ones, of which some are -0
+        if (i % 101 == 5) values[i] = i % 2 == 0 ? NAN : -NAN;
+        if (i % 997 == 6) values[i] = i % 2 == 0 ? INFINITY : -INFINITY;
+      }
+      if (n == 3) std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(cols), cols, NAN);
+      const Both x = buffer(cols, values);
+      for (const size_t k : {1, 2, 40, 256, 300}) {
+        if (k > cols) continue;
+        std::vector<Candidate> expected(n * k);
+        std::vector<Candidate> found(n * k);
+        cpu_->likeliest(*x.cpu, k, expected);
+        gpu_->likeliest(*x.gpu, k, found);
+        for (size_t i = 0; i < n * k; ++i) {
+          ASSERT_EQ(found[i].token, expected[i].token) << sizes({n, cols, k}) << ", place " << i;
+          if (std::isnan(expected[i].logit)) {
+            ASSERT_TRUE(std::isnan(found[i].logit));
+          } else {
+            ASSERT_EQ(found[i].logit, expected[i].logit);
+          }
+        }
+      }
+    }
+  }
+}
+
 /// Attention over a cache that chunks of several sequences fill one after the other.
 struct AttendCase {
   size_t n_heads;

@@ -163,6 +163,13 @@ class CpuBackend : public Backend {
     std::copy_n(host(x).row(0), out.size(), out.data());
   }
 
+  void likeliest(const Buffer& x, size_t k, std::span<Candidate> out) override {
+    assert(out.size() == n_rows_ * k);
+    for (size_t r = 0; r < n_rows_; ++r) {
+      find_likeliest({host(x).row(r), x.cols()}, out.subspan(r * k, k));
+    }
+  }
+
   void write(Buffer& x, std::span<const float> in) override {
     assert(in.size() == n_rows_ * x.cols());
     std::ranges::copy(in, host(x).row(0));

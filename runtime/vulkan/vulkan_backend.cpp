@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "../error.h"
@@ -15,11 +17,13 @@
 namespace vga::vulkan {
 namespace {
 
-constexpr uint32_t max_groups = 65535;  // along one axis
-constexpr uint32_t matvec_rows = 8;     // up to so many rows of x, weights are read once for all
-constexpr uint32_t tile = 64;           // outputs, and rows, of matmul's tiles
-constexpr size_t most_queries = 8;      // of attention that a workgroup takes
-constexpr size_t wanted_groups = 128;   // workgroups that keep a device busy
+constexpr uint32_t max_groups = 65535;    // along one axis
+constexpr uint32_t matvec_rows = 8;       // up to so many rows of x, weights are read once for all
+constexpr uint32_t tile = 64;             // outputs, and rows, of matmul's tiles
+constexpr size_t most_queries = 8;        // of attention that a workgroup takes
+constexpr size_t wanted_groups = 128;     // workgroups that keep a device busy
+constexpr size_t candidate_chunk = 1024;  // columns that a workgroup of likeliest.comp takes
+constexpr size_t most_candidates = 256;   // that it finds
 constexpr uint64_t shared_bytes = 16384 - 1024;  // that every device has, less reduce.glsl's
 
 uint32_t u32(size_t n) {
@@ -33,6 +37,22 @@ size_t padded(size_t cols) {
 std::array<uint32_t, 3> grid(size_t groups, size_t splits = 1) {
   const size_t y = (groups - 1) / max_groups + 1;
   return {u32((groups - 1) / y + 1), u32(y), u32(splits)};
+}
+
+/// What likeliest.comp leaves.
+struct Found {
+  uint32_t key;
+  uint32_t column;
+};
+
+size_t n_chunks(size_t cols) {
+  return (cols - 1) / candidate_chunk + 1;
+}
+
+/// The float that the shader made a key of.
+float float_of(uint32_t key) {
+  if (key == 0) return std::numeric_limits<float>::quiet_NaN();
+  return std::bit_cast<float>(key >> 31 != 0 ? key & 0x7FFFFFFF : ~key);
 }
 
 /// Elements of a piece of the cache, which is 16 bytes.
@@ -298,7 +318,7 @@ class VulkanBackend : public Backend {
     const Range from = current(x);
     if (readback_.bytes < from.bytes) {
       wait_for_all();
-      readback_ = Memory(device_, from.bytes, Memory::Kind::readback, "readback");
+      grow_readback(from.bytes);
     }
     copy(commands_, from, {readback_.buffer, 0, from.bytes});
     wait_for_all();
@@ -306,6 +326,38 @@ class VulkanBackend : public Backend {
       std::memcpy(out.data() + r * x.cols(),
                   readback_.mapped + r * padded(x.cols()) * sizeof(float),
                   x.cols() * sizeof(float));
+    }
+  }
+
+  void likeliest(const Buffer& x, size_t k, std::span<Candidate> out) override {
+    assert(out.size() == n_rows_ * k);
+    if (k > most_candidates) {
+      std::vector<float> values(n_rows_ * x.cols());  // (rows, cols)
+      read(x, values);
+      for (size_t r = 0; r < n_rows_; ++r) {
+        find_likeliest(std::span(values).subspan(r * x.cols(), x.cols()), out.subspan(r * k, k));
+      }
+      return;
+    }
+    const size_t at_once = rows_at_once(x);
+    const uint64_t bytes = at_once * n_chunks(x.cols()) * k * sizeof(Found);  // of the first pass
+    const uint64_t all_bytes = n_rows_ * k * sizeof(Found);
+    if (found_[0].bytes < bytes || readback_.bytes < all_bytes) {
+      wait_for_all();
+      for (Memory& m : found_) m = Memory(device_, bytes, Memory::Kind::device, "candidates");
+      grow_readback(all_bytes);
+    }
+    for (size_t row = 0; row < n_rows_; row += at_once) {
+      const size_t n_rows = std::min(at_once, n_rows_ - row);
+      const uint64_t part_bytes = n_rows * k * sizeof(Found);
+      copy(commands_, find(x, row, n_rows, k),
+           {readback_.buffer, row * k * sizeof(Found), part_bytes});
+    }
+    wait_for_all();
+    for (size_t i = 0; i < out.size(); ++i) {
+      Found found;
+      std::memcpy(&found, readback_.mapped + i * sizeof found, sizeof found);
+      out[i] = {static_cast<Token>(found.column), float_of(found.key)};
     }
   }
 
@@ -348,6 +400,43 @@ class VulkanBackend : public Backend {
     size_t spans;
     double cost;
   };
+
+  /// Rows of x that can be bound at once where the batch's are too many. Eight rows of any width
+  /// are a multiple of 256 bytes, and so begin where a binding may.
+  size_t rows_at_once(const Buffer& x) const {
+    const uint64_t row = padded(x.cols()) * sizeof(float);
+    const uint64_t n = device_.limits.storage_range / row;
+    if (n < std::min<size_t>(n_rows_, 8)) {
+      throw Error("activations", "a row takes " + std::to_string(row) +
+                                     " bytes, the device binds " +
+                                     std::to_string(device_.limits.storage_range));
+    }
+    return n >= n_rows_ ? n_rows_ : n / 8 * 8;
+  }
+
+  void grow_readback(uint64_t bytes) {
+    readback_ = Memory(device_, bytes, Memory::Kind::readback, "readback");
+  }
+
+  /// Finds the k largest of each of some rows; where they are: (n_rows, k) of Found.
+  Range find(const Buffer& x, size_t first_row, size_t n_rows, size_t k) {
+    struct Push {
+      uint32_t n_rows, n_cols, k, first_pass;
+    };
+    const std::array constants = {u32(std::bit_ceil(k))};
+    const auto& p = pipeline(device_, "likeliest", 2, constants);
+    Range from = on_device(x).rows_from(first_row, n_rows);
+    size_t n_cols = x.cols();
+    for (size_t pass = 0;; ++pass) {
+      const size_t n_groups = n_rows * n_chunks(n_cols);
+      const Range to = {found_[pass % 2].buffer, 0, n_groups * k * sizeof(Found)};
+      dispatch(commands_, p, {from, to},
+               Push{u32(n_rows), u32(n_cols), u32(k), pass == 0 ? 1u : 0u}, grid(n_groups));
+      if (n_groups == n_rows) return to;
+      from = to;
+      n_cols = n_chunks(n_cols) * k;
+    }
+  }
 
   /// The rows of a buffer that the batch has.
   Range current(const Buffer& x) const { return on_device(x).rows_from(0, n_rows_); }
@@ -394,12 +483,9 @@ class VulkanBackend : public Backend {
       uint32_t base, row_halves, cols, n_rows, first_output, n_outputs, out_cols;
     };
     const bool few = n_rows_ <= matvec_rows;
-    const uint64_t out_stride = padded(p.out.cols()) * sizeof(float);
-    // Rows of the output that can be bound at once; they begin where bindings may.
-    const size_t rows_at_once =
-        std::max<uint64_t>(tile, device_.limits.storage_range / out_stride / tile * tile);
-    for (size_t row = 0; row < n_rows_; row += rows_at_once) {
-      const size_t n_rows = std::min(rows_at_once, n_rows_ - row);
+    const size_t at_once = rows_at_once(p.out);
+    for (size_t row = 0; row < n_rows_; row += at_once) {
+      const size_t n_rows = std::min(at_once, n_rows_ - row);
       const auto per_output = static_cast<double>(n_rows * x.cols());
       const size_t outputs_at_once =
           std::max<size_t>(tile, static_cast<size_t>(max_cost(device_) / per_output) / tile * tile);
@@ -476,8 +562,9 @@ class VulkanBackend : public Backend {
   size_t slot_ = 0;
   // Of the session's cache; ops that need none work before there is one.
   CacheShape shape_ = {1, 1, 0, cache_span, 1, 1, DType::f32};
-  size_t n_queries_ = 0;  // that attention's shared memory holds
-  Memory partials_;       // (n_items, n_splits, n_queries) sums of attention
+  size_t n_queries_ = 0;         // that attention's shared memory holds
+  Memory partials_;              // (n_items, n_splits, n_queries) sums of attention
+  std::array<Memory, 2> found_;  // (rows, chunks, k) what passes of likeliest() found
   Memory readback_;
   Memory staging_;
   size_t n_rows_ = 0;  // of the batch, or the wanted ones once keep_wanted() was called
