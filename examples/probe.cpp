@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <optional>
 
 #include "file.h"
 #include "probe_report.h"
@@ -84,14 +85,18 @@ std::vector<vga::HeadName> choose_heads(const Flags& flags, const vga::ModelProb
 int probe(const Flags& flags) {
   const vga::Model model = flags.model.load();
   const auto blocks = cut(flags, model);
+  std::optional<vga::OutputFile> page;  // before the text is read
+  if (!flags.html.empty()) {
+    vga::check_output(flags.html, std::vector{flags.model.file, flags.text.file});
+    page.emplace(flags.html);
+  }
   vga::catch_interrupts();
   const vga::ModelProbe found =
       vga::probe_model(model, blocks, flags.left_out, flags.model.session.n_threads);
   const auto heads = choose_heads(flags, found);
-  if (!flags.html.empty()) {
-    vga::OutputFile page(flags.html);
-    page.write(vga::html_report(model, found, heads));
-    page.commit();
+  if (page) {
+    page->write(vga::html_report(model, found, heads));
+    page->commit();
   }
   std::cout << (flags.json ? vga::json_report(model, found) : vga::text_report(model, found))
             << std::flush;
@@ -126,6 +131,9 @@ int main(int argc, char** argv) {
   Flags flags;
   flags.model.add_to(app);
   app.remove_option(app.get_option("--cache-type"));  // a probe reads what would be cached
+  app.get_option("--context")
+      ->description("Tokens of a block (default: " + std::to_string(default_block) +
+                    ", or what the model was trained for if that is less)");
   flags.text.add_to(app, "Text to read");
   app.add_option("--tokens", flags.tokens,
                  "Token ids instead of a text, separated by commas; blocks begin as they stand")

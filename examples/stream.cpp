@@ -4,6 +4,7 @@
 #include <chrono>
 #include <fstream>
 #include <iostream>
+#include <optional>
 
 #include <unistd.h>
 
@@ -190,6 +191,13 @@ int stream(Flags flags) {
                                  " tokens, found " + std::to_string(text.size()));
   }
   std::vector<vga::StreamPolicy> policies = make_policies(model, flags, text.size() - 1);
+  std::optional<vga::OutputFile> plot;  // before the text is read, which may take hours
+  if (!flags.plot.empty()) {
+    std::vector<std::string> inputs = flags.files;
+    inputs.push_back(flags.model.file);
+    vga::check_output(flags.plot, inputs);
+    plot.emplace(flags.plot);
+  }
   vga::StreamRun run{
       .model = model.config().model_name.empty() ? model.file_name() : model.config().model_name,
       .window = window,
@@ -201,10 +209,9 @@ int stream(Flags flags) {
   }
   run.layers = probe(model, std::span(text).first(run.tokens), flags.model.session.n_threads);
 
-  if (!flags.plot.empty()) {
-    vga::OutputFile plot(flags.plot);
-    plot.write(vga::svg_plot(run, policies));
-    plot.commit();
+  if (plot) {
+    plot->write(vga::svg_plot(run, policies));
+    plot->commit();
   }
   std::cout << (flags.json  ? vga::json_report(run, policies)
                 : flags.csv ? vga::csv_report(policies)
@@ -256,7 +263,7 @@ int main(int argc, char** argv) {
   app.add_option("-w,--window", flags.model.session.window,
                  "Tokens that a token sees, itself and the kept ones included (default: half of "
                  "what the model was trained for)")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, int64_t{vga::max_context}))
       ->type_name("W");
   app.add_option("--keep", flags.keep,
                  "Windows to compare: how many first tokens each keeps. 0 and 4 are always there")
@@ -268,7 +275,7 @@ int main(int argc, char** argv) {
                  "Score N tokens; a shorter text starts over (default: all of the text)")
       ->type_name("N");
   app.add_option("-b,--batch", flags.batch, "Tokens computed at once; changes speed alone")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, int64_t{vga::max_context}))
       ->capture_default_str()
       ->type_name("N");
   app.add_flag("--full", flags.full,
