@@ -25,7 +25,7 @@ struct Flags {
 constexpr size_t default_block = 512;  // as the norms are published for
 constexpr size_t shown_heads = 6;
 
-/// The text in blocks as long as the context, each begun with <s> if the model wants one; what is
+/// The text in blocks of one length, each begun with <s> if the model wants one; what is
 /// left over is dropped. A shorter text is one block.
 std::vector<std::vector<vga::Token>> cut(const Flags& flags, const vga::Model& model) {
   const bool from_text = flags.tokens.empty();
@@ -113,8 +113,7 @@ int main(int argc, char** argv) {
       "In ordinary attention a head that has nothing to say parks its weight on the first token, "
       "a\n"
       "sink; that token's value is drained and its activations grow out of range. A gate is to\n"
-      "prevent that. The text is cut into blocks as long as the context, each read from its "
-      "start:\n"
+      "prevent that. The text is cut into blocks, each read from its start:\n"
       "  attention on the first token   mean over the queries of a block; times the gate between\n"
       "                                 the two: what really arrives\n"
       "  sink rate       heads that give the first token more than 0.3 on average over the first "

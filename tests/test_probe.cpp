@@ -268,6 +268,7 @@ TEST_F(ProbeProgram, SaysWhatIsWrong) {
   says("vga-probe", text(100) + "--heads 1", "LAYER.HEAD");
   says("vga-probe", "--tokens 3,4,99", "token: wanted 0 to 31, found 99");
   says("vga-probe", text(100) + "--html /nowhere/page.html", "/nowhere");
+  says("vga-probe", text(100) + "--html '" + model_.string() + "'", "is the input itself");
   says("vga-perplexity", text(100) + "--w8a8 --window 20", "--window");
   says("vga-perplexity", text(100) + "--calibrate x", "--w8a8");
   says("vga-perplexity", text(100) + "--w8a8 --calibrate /nowhere", "/nowhere");

@@ -195,7 +195,11 @@ TEST_F(StreamProgram, SaysWhatIsWrong) {
   says(text(30) + "-w 20", "at least two windows");
   says("-w 20", "-f FILE");
   says(text(300) + "-w 20 --keep -1", "--keep");
+  says(text(300) + "-w 0", "--window: Value 0 not in range 1 to");
   says("-f /nowhere -w 20", "/nowhere");
+  // A plot that cannot be written is refused before the text is read, which may take hours.
+  says(text(300) + "-w 20 --plot /nowhere/plot.svg", "/nowhere/plot.svg");
+  says(text(300) + "-w 20 --plot '" + model_path_.string() + "'", "is the input itself");
   EXPECT_NE(run(text(300) + "-w 64").errors.find("a window should be shorter"), std::string::npos);
 }
 
