@@ -15,7 +15,7 @@ struct Avx2 {
   using Ints = __m256i;
   static constexpr size_t lanes = 8;
   static constexpr size_t float_tile = 12;
-  static constexpr size_t int_tile = 4;
+  static constexpr size_t int_tile = 6;
 
   static Floats zero() { return _mm256_setzero_ps(); }
   static Floats set1(float x) { return _mm256_set1_ps(x); }
@@ -102,52 +102,89 @@ struct Avx2 {
   }
   static Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
 
-  /// out[t] = sum of (q - zero) * x over `n` steps from `begin` on; x is (T, 32) int8, and the
-  /// negative sums of those n steps' activations (T) int32.
+  /// Two products of a byte and an int8 overflow 16 bits: weights of 8 bits are multiplied as 16,
+  /// and by activations of 16, of which the even columns come first and then the odd ones.
+  static constexpr size_t x_parts(unsigned bits) { return bits == 8 ? 2 : 1; }
+
+  /// out[t] = sum of (q - zero) * x over `n` steps from `begin` on; x is (x_parts, T, 32) bytes,
+  /// and the negative sums of those n steps' activations (T), see finish_group().
   template <class Group, size_t begin, size_t n, size_t T>
   [[gnu::always_inline]] static void dot(const Group& w, const std::byte* x,
                                          const std::byte* negative_sums, Ints (&out)[T]) {
-    const Ints ones = _mm256_set1_epi16(1);
     if constexpr (Group::bits == 8) {
-      // Two products of a byte and an int8 overflow 16 bits: multiply |q - 128| by x with the sign
-      // of q - 128 instead, neither of which is above 128.
-      for (size_t t = 0; t < T; ++t) out[t] = _mm256_setzero_si256();
+      for (size_t t = 0; t < T; ++t) {
+        out[t] = _mm256_slli_epi32(broadcast(negative_sums + 4 * t), log2(Group::zero));
+      }
       unrolled<n>([&](auto i) __attribute__((always_inline)) {
         constexpr size_t step = begin + i;
-        const Ints q = _mm256_xor_si256(w.template step<step>(), _mm256_set1_epi8(-128));
-        const Ints magnitude = _mm256_abs_epi8(q);
+        const Ints q = w.template step<step>();
+        const Ints even = _mm256_and_si256(q, _mm256_set1_epi16(0xFF));
+        const Ints odd = shift_right<8>(q);
         for (size_t t = 0; t < T; ++t) {
-          const Ints xs = _mm256_sign_epi8(broadcast(x + 32 * t + 4 * step), q);
-          out[t] = _mm256_add_epi32(out[t],
-                                    _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, xs), ones));
+          const std::byte* xs = x + 32 * t + 4 * step;
+          out[t] = add_32(out[t], _mm256_madd_epi16(even, broadcast(xs)));
+          out[t] = add_32(out[t], _mm256_madd_epi16(odd, broadcast(xs + 32 * T)));
         }
       });
       return;
     }
-    // As many steps as 16 bits hold: two products each, below 2^bits * 127.
-    constexpr size_t fit = Group::bits == 4 ? 8 : Group::bits == 5 ? 4 : 2;
-    constexpr size_t at_once = fit < n ? fit : n;
-    for (size_t t = 0; t < T; ++t) {
-      out[t] = _mm256_setzero_si256();
-      if (Group::zero > 0) {
-        out[t] = _mm256_slli_epi32(broadcast(negative_sums + 4 * t), log2(Group::zero));
-      }
-    }
+    // Sums of 16 bits may wrap around on the way if the last one fits: two products a step, below
+    // 127 times zero or, without a zero point, 2^bits.
+    constexpr size_t largest = Group::zero > 0 ? Group::zero : size_t{1} << Group::bits;
+    constexpr size_t at_once = n * 2 * 127 * largest < 32768 ? n : n / 2;
     unrolled<n / at_once>([&](auto part) __attribute__((always_inline)) {
       Ints sums[T];
-      for (Ints& sum : sums) sum = _mm256_setzero_si256();
+      for (size_t t = 0; t < T; ++t) {
+        sums[t] = _mm256_setzero_si256();
+        if (Group::zero > 0) {
+          sums[t] = _mm256_slli_epi16(broadcast(negative_sums + 4 * t), log2(Group::zero));
+        }
+      }
       unrolled<at_once>([&](auto i) __attribute__((always_inline)) {
         constexpr size_t step = begin + part * at_once + i;
         const Ints q = w.template step<step>();
         for (size_t t = 0; t < T; ++t) {
           const Ints xs = broadcast(x + 32 * t + 4 * step);
-          sums[t] = _mm256_add_epi16(sums[t], _mm256_maddubs_epi16(q, xs));
+          sums[t] = add_16(sums[t], _mm256_maddubs_epi16(q, xs));
         }
       });
       for (size_t t = 0; t < T; ++t) {
-        out[t] = _mm256_add_epi32(out[t], _mm256_madd_epi16(sums[t], ones));
+        const Ints sum = _mm256_madd_epi16(sums[t], _mm256_set1_epi16(1));
+        out[t] = part == 0 ? sum : _mm256_add_epi32(out[t], sum);
       }
     });
+  }
+
+  /// Brings a group's q (32) into the form that dot() takes, a second part `part_bytes` behind it,
+  /// and returns its sum, given that of each half. The negative sums of all 32, the first and the
+  /// last 16 are two int16 each, of columns 0 and 1 of every four and of 2 and 3; an int32 (of all)
+  /// if there are two parts.
+  template <size_t parts>
+  static uint32_t finish_group(std::byte* q, size_t part_bytes, const uint32_t (&sums)[2],
+                               uint32_t (&negative)[3]) {
+    const Ints x = load_bytes(q);
+    if constexpr (parts == 2) {
+      const uint32_t sum = sums[0] + sums[1];
+      store_bytes(q, _mm256_srai_epi16(shift_left<8>(x), 8));
+      store_bytes(q + part_bytes, _mm256_srai_epi16(x, 8));
+      negative[0] = -sum;
+      negative[1] = negative[2] = 0;
+      return sum;
+    }
+    const auto word = [](__m128i words) { return static_cast<uint32_t>(_mm_cvtsi128_si32(words)); };
+    const auto negative_sum = [](__m128i words) {
+      words = _mm_add_epi16(words, _mm_shuffle_epi32(words, 0x4E));
+      words = _mm_add_epi16(words, _mm_shuffle_epi32(words, 0xB1));
+      return _mm_sub_epi16(_mm_setzero_si128(), words);
+    };
+    const Ints pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), x);
+    const __m128i first = negative_sum(_mm256_castsi256_si128(pairs));
+    const __m128i last = negative_sum(_mm256_extracti128_si256(pairs, 1));
+    const __m128i all = _mm_add_epi16(first, last);
+    negative[0] = word(all);
+    negative[1] = word(first);
+    negative[2] = word(last);
+    return word(_mm_madd_epi16(all, _mm_set1_epi16(-1)));
   }
 
   /// Rounds 32 floats to int8, see prepare(); the sums are those of each 16. Returns d.
@@ -209,6 +246,21 @@ struct Avx2 {
     int32_t word;
     std::memcpy(&word, from, sizeof word);
     return _mm256_set1_epi32(word);
+  }
+  static void store_bytes(std::byte* to, Ints x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x);
+  }
+  // Additions that stay where they are: GCC would move them behind all the products of a group, and
+  // store those, since there are not enough registers.
+  static Ints add_16(Ints a, Ints b) {
+    Ints sum = _mm256_add_epi16(a, b);
+    asm("" : "+x"(sum));
+    return sum;
+  }
+  static Ints add_32(Ints a, Ints b) {
+    Ints sum = _mm256_add_epi32(a, b);
+    asm("" : "+x"(sum));
+    return sum;
   }
   static constexpr unsigned log2(unsigned power) { return power > 1 ? 1 + log2(power / 2) : 0; }
 };

@@ -79,6 +79,8 @@ struct Avx512 {
   }
   static Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
 
+  static constexpr size_t x_parts(unsigned) { return 1; }
+
   /// out[t] = sum of (q - zero) * x over `n` steps from `begin` on; x is (T, 32) int8, and the
   /// negative sums of those n steps' activations (T) int32.
   template <class Group, size_t begin, size_t n, size_t T>
@@ -97,6 +99,18 @@ struct Avx512 {
         out[t] = _mm512_dpbusd_epi32(out[t], q, broadcast(x + 32 * t + 4 * step));
       }
     });
+  }
+
+  /// The sum of a group and the negative sums of all 32, the first and the last 16, given the sum
+  /// of each half; its q is as dot() takes it.
+  template <size_t parts>
+  static uint32_t finish_group(std::byte*, size_t, const uint32_t (&sums)[2],
+                               uint32_t (&negative)[3]) {
+    const uint32_t sum = sums[0] + sums[1];
+    negative[0] = -sum;
+    negative[1] = -sums[0];
+    negative[2] = -sums[1];
+    return sum;
   }
 
   /// Rounds 32 floats to int8, see prepare(); the sums are those of each 16. Returns d.

@@ -13,6 +13,7 @@
 ///   Floats, Ints           a vector of floats; of lanes 32-bit words or four times as many bytes
 ///   load, store, load_part, store_part, set1, load_f16, load_bf16, load_s8, ...
 ///   dot<Block, first, n>   n steps of a block of quantized weights, with as many activations
+///   finish_group<parts>    activations as dot() takes them
 ///
 /// V and therefore every function here has internal linkage: the linker keeps one copy of a
 /// function that has not, and if that were one compiled for AVX-512, every other CPU would crash in
@@ -201,12 +202,15 @@ class VectorKernels {
   // smaller ones. Where a tile begins depends on its first token alone.
   //
   //   float tile of T tokens   (cols, T) f32
-  //   int tile of T tokens     per group of 32 columns: (T, 32) s8, then (T) each of
-  //                            f32 d, f32 d * sum q, s32 -sum q, and of its two halves s32 -sum q
+  //   int tile of T tokens     per group of 32 columns: (x_parts, T, 32) bytes, then (T) each of
+  //                            f32 d, f32 d * sum q, and -sum q as dot() takes it: of the group, of
+  //                            its two halves
 
   static_assert(prepare_group % V::float_tile == 0 && prepare_group % V::int_tile == 0);
   static constexpr size_t group_cols = 32;
-  static constexpr size_t int_token_bytes = group_cols + 5 * 4;  // per group
+  static constexpr size_t int_token_bytes(size_t parts) {  // per group
+    return parts * group_cols + 5 * 4;
+  }
 
   /// Calls tile(std::integral_constant T, first token) for all tiles of n tokens.
   template <size_t T, class F>
@@ -225,22 +229,22 @@ class VectorKernels {
     }
   }
 
-  template <size_t T>
+  template <size_t T, size_t parts>
   static void prepare_ints(const float* x, size_t cols, std::byte* out) {
-    for (size_t c = 0; c < cols; c += group_cols, out += T * int_token_bytes) {
-      std::byte* numbers = out + T * group_cols;
+    for (size_t c = 0; c < cols; c += group_cols, out += T * int_token_bytes(parts)) {
+      std::byte* numbers = out + T * parts * group_cols;
       const auto put = [&](size_t array, size_t t, auto value) {
         std::memcpy(numbers + (array * T + t) * 4, &value, 4);
       };
       for (size_t t = 0; t < T; ++t) {
+        std::byte* q = out + t * group_cols;
         uint32_t sums[2];  // unsigned: they wrap around where d is no number
-        const float d = V::quantize_group(x + t * cols + c, out + t * group_cols, sums);
-        const uint32_t sum = sums[0] + sums[1];
+        uint32_t negative[3];
+        const float d = V::quantize_group(x + t * cols + c, q, sums);
+        const auto sum = V::template finish_group<parts>(q, T * group_cols, sums, negative);
         put(0, t, d);
         put(1, t, d * static_cast<float>(static_cast<int32_t>(sum)));
-        put(2, t, -sum);
-        put(3, t, -sums[0]);
-        put(4, t, -sums[1]);
+        for (size_t i = 0; i < 3; ++i) put(2 + i, t, negative[i]);
       }
     }
   }
@@ -255,15 +259,25 @@ class VectorKernels {
       each_tile<V::float_tile>(end - begin, [&](auto width, size_t t) {
         prepare_floats<width>(x + (begin + t) * cols, cols, out + (begin + t) * cols);
       });
+    } else if (type == DType::q8_0) {
+      prepare_int_tiles<V::x_parts(8)>(x, begin, end, cols, reinterpret_cast<std::byte*>(out));
     } else {
-      auto* bytes = reinterpret_cast<std::byte*>(out);
-      each_tile<V::int_tile>(end - begin, [&](auto width, size_t t) {
-        prepare_ints<width>(x + (begin + t) * cols, cols, bytes + (begin + t) * int_bytes(cols));
-      });
+      prepare_int_tiles<1>(x, begin, end, cols, reinterpret_cast<std::byte*>(out));
     }
   }
 
-  static constexpr size_t int_bytes(size_t cols) { return cols / group_cols * int_token_bytes; }
+  template <size_t parts>
+  static void prepare_int_tiles(const float* x, size_t begin, size_t end, size_t cols,
+                                std::byte* out) {
+    each_tile<V::int_tile>(end - begin, [&](auto width, size_t t) {
+      prepare_ints<width, parts>(x + (begin + t) * cols, cols,
+                                 out + (begin + t) * int_bytes(cols, parts));
+    });
+  }
+
+  static constexpr size_t int_bytes(size_t cols, size_t parts) {
+    return cols / group_cols * int_token_bytes(parts);
+  }
 
   // -- Products -----------------------------------------------------------------------------------
   //
@@ -345,8 +359,9 @@ class VectorKernels {
     static constexpr size_t tile = V::int_tile;
     template <size_t T>
     static constexpr size_t panels = 1;
+    static constexpr size_t x_parts = V::x_parts(Group::bits);
 
-    static size_t token_bytes(size_t cols) { return int_bytes(cols); }
+    static size_t token_bytes(size_t cols) { return int_bytes(cols, x_parts); }
 
     template <size_t P, size_t T>
     static void run(const Product& p, size_t row, size_t t) {
@@ -355,9 +370,9 @@ class VectorKernels {
       const std::byte* x = p.x + t * token_bytes(p.cols);
       Floats sums[T];
       for (Floats& sum : sums) sum = V::zero();
-      for (size_t g = 0; g < p.cols / group_cols; ++g, x += T * int_token_bytes) {
+      for (size_t g = 0; g < p.cols / group_cols; ++g, x += T * int_token_bytes(x_parts)) {
         const Group group(panel, g);
-        const std::byte* numbers = x + T * group_cols;
+        const std::byte* numbers = x + T * x_parts * group_cols;
         const auto number = [&](size_t array, size_t i) {
           return V::set1(read<float>(numbers + (array * T + i) * 4));
         };
