@@ -15,9 +15,6 @@ namespace {
 
 constexpr std::string_view tokenizer_key = vocabulary_key::model;
 
-/// Memory that is left alone on a device: other programs draw there.
-constexpr uint64_t device_margin = 64 << 20;
-
 /// What goes to a device with the first `n_layers`: those, the embedding, and with the last layer
 /// all that follows it.
 std::vector<Tensor*> device_tensors(Weights& weights, size_t n_layers) {
@@ -37,10 +34,6 @@ std::vector<Tensor*> device_tensors(Weights& weights, size_t n_layers) {
   return tensors;
 }
 
-std::string mebibytes(uint64_t bytes) {
-  return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB";
-}
-
 /// Puts the first layers on the device that the options ask for; null if they ask for the CPU.
 /// `n_layers` and `why_cpu` say what became of it.
 std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
@@ -52,17 +45,10 @@ std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
   try {
     const std::vector<vulkan::DeviceInfo> devices = vulkan::devices();
     const size_t index = choose_device(devices, options.device);
-    const vulkan::DeviceInfo& device = devices[index];
     const size_t wanted = std::min<size_t>(options.device_layers, config.n_layers);
     const std::vector<Tensor*> tensors = device_tensors(weights, wanted);
-    uint64_t need = session_bytes(config, options.session, wanted) + device_margin;
-    for (const Tensor* t : tensors) need += t->bytes();
-    if (need > device.free) {
-      throw Error(device.name, "needs " + mebibytes(need) + ", has " + mebibytes(device.free) +
-                                   " free; fewer --gpu-layers, a shorter --context or --device "
-                                   "cpu would do");
-    }
-    auto loaded = vulkan::load(index, tensors, options.progress);
+    auto loaded = vulkan::load(index, tensors, session_bytes(config, options.session, wanted),
+                               options.progress);
     if (wanted == config.n_layers && !weights.output.on_device) {
       weights.output.on_device = weights.token_embd.on_device;
     }

@@ -91,7 +91,7 @@ uint64_t session_bytes(const Config& c, const SessionOptions& options, size_t n_
   const uint64_t floats_per_row =
       2 * c.hidden_size + 3 * c.q_size() + 2 * c.kv_size() + c.n_gates() + 2 * c.ffn_size;
   return cache_bytes(c, options) / c.n_layers * n_layers +
-         sizeof(float) * (options.max_batch * floats_per_row + c.vocab_size);
+         sizeof(float) * options.max_batch * (floats_per_row + c.vocab_size);
 }
 
 struct Session::Impl {

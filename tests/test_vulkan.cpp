@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -142,6 +143,93 @@ TEST_F(Vulkan, SaysWhatItNeedsAndWhatIsFree) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("MiB free"), std::string::npos) << error.what();
   }
+}
+
+/// Makes the device poorer still while it lives.
+class ForcedLimits {
+ public:
+  explicit ForcedLimits(const std::string& limits) {
+    const char* before = std::getenv(variable);
+    before_ = before == nullptr ? "" : before;
+    ::setenv(variable, (before_.empty() ? limits : before_ + "," + limits).c_str(), 1);
+  }
+  ForcedLimits(const ForcedLimits&) = delete;
+  ForcedLimits& operator=(const ForcedLimits&) = delete;
+  ~ForcedLimits() { ::setenv(variable, before_.c_str(), 1); }
+
+ private:
+  static constexpr const char* variable = "VGA_VULKAN_LIMITS";
+  std::string before_;
+};
+
+// Wherever it happens: while a device is opened, weights are copied, work is recorded or waited
+// for. The validation layers, where they are on, see whether all that was made is destroyed.
+TEST_F(Vulkan, LosingTheDeviceIsAnError) {
+  const auto tokens = some_tokens(5);
+  size_t n_lost = 0;
+  for (size_t calls = 1;; calls += 1 + calls / 10) {
+    const ForcedLimits forced("lose=" + std::to_string(calls));
+    try {
+      const Model model = Model::load(file_, {.device = "vulkan"});
+      Session session(model);
+      session.prefill(tokens);
+      session.append(1);
+      session.likeliest(3);
+      break;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("device was lost"), std::string::npos)
+          << error.what();
+      ++n_lost;
+    }
+  }
+  EXPECT_GT(n_lost, 20u);
+}
+
+TEST_F(Vulkan, ProgramsThatLoseTheDeviceEndInOneLine) {
+  const ForcedLimits forced("lose=150");
+  const Outcome outcome =
+      run("vga-generate -m '" + file_.string() + "' -p a --device vulkan -n 100 --ignore-end");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.errors.find("device was lost"), std::string::npos) << outcome.errors;
+  EXPECT_EQ(std::ranges::count(outcome.errors, '\n'), 1) << outcome.errors;
+}
+
+// What is used in place takes no room.
+TEST_F(Vulkan, CountsWhatIsCopied) {
+  const Config config = Model::load(file_, {.device = "cpu"}).config();
+  const SessionOptions session = {.max_batch = 16};
+  const uint64_t needed = session_bytes(config, session, config.n_layers) + (64 << 20);
+  const ModelOptions options = {.device = "vulkan", .session = session};
+  {
+    const ForcedLimits forced("memory=" + std::to_string(needed - 1));
+    EXPECT_THROW(Model::load(file_, options), Error);
+  }
+  {
+    const ForcedLimits forced("no-import,memory=" + std::to_string(needed));
+    EXPECT_THROW(Model::load(file_, options), Error);
+  }
+  const char* limits = std::getenv("VGA_VULKAN_LIMITS");
+  if (limits != nullptr && std::string(limits).find("no-import") != std::string::npos) return;
+  const ForcedLimits forced("memory=" + std::to_string(needed));
+  const Model model = Model::load(file_, options);
+  Session(model, session).prefill(some_tokens(20));
+}
+
+TEST_F(Vulkan, BatchesBeyondWhatTheDeviceBindsAreAnError) {
+  const ForcedLimits forced("range=200000");
+  const Model model = Model::load(file_, {.device = "vulkan"});
+  Session session(model, {.context = 4096, .max_batch = 4096});
+  try {
+    session.prefill(some_tokens(4096));
+    FAIL() << "was computed";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("smaller batch"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(session.length(), 0);
+  const Model on_cpu = Model::load(file_, {.device = "cpu"});
+  Session other(on_cpu);
+  const auto tokens = some_tokens(20);
+  EXPECT_LT(worst_error(session.prefill(tokens), other.prefill(tokens), vocab), 1e-3);
 }
 
 vulkan::DeviceInfo device(const char* name, Type type) {

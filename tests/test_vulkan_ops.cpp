@@ -55,7 +55,7 @@ struct TestWeight {
 
   void load() {
     Tensor* const tensors[] = {&tensor};
-    vulkan::load(device, tensors, nullptr);
+    vulkan::load(device, tensors, 0, nullptr);
   }
 
   DeviceWeights& device;

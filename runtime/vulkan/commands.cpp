@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cassert>
+#include <string>
+
+#include "../error.h"
 
 namespace vga::vulkan {
 namespace {
@@ -61,7 +64,8 @@ VkCommandBuffer start(Commands& c) {
 
 }  // namespace
 
-Commands::Commands(Device& on) : device(on) {
+// Once it is delegated, what is half made is destroyed like what is whole.
+Commands::Commands(Device& on) : Commands(on, nullptr) {
   for (Piece& piece : pieces) {
     VkCommandPoolCreateInfo pool = {};
     pool.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
@@ -74,7 +78,6 @@ Commands::Commands(Device& on) : device(on) {
     info.level = VK_COMMAND_BUFFER_LEVEL_PRIMARY;
     info.commandBufferCount = 1;
     VK(vkAllocateCommandBuffers(device.handle, &info, &piece.buffer));
-    piece.descriptors = VK_NULL_HANDLE;
     if (!device.limits.push_descriptors) {
       const VkDescriptorPoolSize size = {VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
                                          max_sets * uint32_t{Device::max_buffers}};
@@ -96,25 +99,25 @@ Commands::Commands(Device& on) : device(on) {
 }
 
 Commands::~Commands() {
-  // Nothing may be destroyed while the device still uses it; of a lost device nothing is left.
-  VkSemaphoreWaitInfo info = {};
-  info.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO;
-  info.semaphoreCount = 1;
-  info.pSemaphores = &finished;
-  info.pValues = &submitted;
-  vkWaitSemaphores(device.handle, &info, UINT64_MAX);
+  wait_idle(*this);
   vkDestroySemaphore(device.handle, finished, nullptr);
   for (const Piece& piece : pieces) {
     vkDestroyCommandPool(device.handle, piece.pool, nullptr);
-    if (piece.descriptors != VK_NULL_HANDLE) {
-      vkDestroyDescriptorPool(device.handle, piece.descriptors, nullptr);
-    }
+    vkDestroyDescriptorPool(device.handle, piece.descriptors, nullptr);
   }
 }
 
 void dispatch(Commands& c, const Device::Pipeline& p, std::initializer_list<Range> buffers,
               std::span<const std::byte> constants, std::array<uint32_t, 3> groups, double cost) {
   assert(buffers.size() == p.n_buffers && constants.size() % 4 == 0);
+  for (const Range& range : buffers) {
+    if (range.bytes <= c.device.limits.storage_range) continue;
+    throw Error("batch", "takes " + std::to_string(range.bytes) +
+                             " bytes of activations, the "
+                             "device binds " +
+                             std::to_string(c.device.limits.storage_range) +
+                             "; wanted a smaller batch");
+  }
   if (c.recording && (c.cost + cost > max_cost(c.device) || c.n_sets == max_sets)) submit(c);
   VkCommandBuffer commands = start(c);
   c.cost += cost;
@@ -125,7 +128,6 @@ void dispatch(Commands& c, const Device::Pipeline& p, std::initializer_list<Rang
   std::array<VkDescriptorBufferInfo, Device::max_buffers> infos;
   std::array<VkWriteDescriptorSet, Device::max_buffers> writes = {};
   for (uint32_t i = 0; i < p.n_buffers; ++i) {
-    assert(all[i].bytes <= c.device.limits.storage_range);
     infos[i] = {all[i].buffer, all[i].offset, all[i].bytes};
     writes[i].sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET;
     writes[i].dstBinding = i;
@@ -215,6 +217,25 @@ uint64_t submit(Commands& c) {
   piece.finished_at = value;
   c.current = (c.current + 1) % c.pieces.size();
   return value;
+}
+
+void wait_idle(const Commands& c) {
+  if (c.submitted == 0) return;
+  VkSemaphoreWaitInfo info = {};
+  info.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO;
+  info.semaphoreCount = 1;
+  info.pSemaphores = &c.finished;
+  info.pValues = &c.submitted;
+  vkWaitSemaphores(c.device.handle, &info, UINT64_MAX);
+}
+
+void finish(Commands& c) noexcept {
+  try {
+    submit(c);
+  } catch (const Error&) {
+    c.recording = false;  // what was recorded is never run
+  }
+  wait_idle(c);
 }
 
 void wait(Commands& c, uint64_t submission) {

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <initializer_list>
 #include <vector>
 
@@ -19,23 +20,26 @@ struct Commands {
 
   /// Handed over at once, at most max_cost() of work.
   struct Piece {
-    VkCommandPool pool;
-    VkCommandBuffer buffer;
-    VkDescriptorPool descriptors;  // null with push descriptors
-    uint64_t finished_at = 0;      // what `finished` counts to when it is done
+    VkCommandPool pool = VK_NULL_HANDLE;
+    VkCommandBuffer buffer = VK_NULL_HANDLE;
+    VkDescriptorPool descriptors = VK_NULL_HANDLE;  // none with push descriptors
+    uint64_t finished_at = 0;                       // what `finished` counts to when it is done
   };
 
   Device& device;
   std::array<Piece, 8> pieces;
   size_t current = 0;  // the piece that is being recorded, or will be next
   bool recording = false;
-  uint32_t n_sets = 0;         // descriptor sets taken in this piece
-  double cost = 0;             // of what this piece holds
-  VkSemaphore finished;        // counts pieces done
-  uint64_t submitted = 0;      // pieces handed over
-  std::vector<Range> written;  // since the last barrier
+  uint32_t n_sets = 0;                    // descriptor sets taken in this piece
+  double cost = 0;                        // of what this piece holds
+  VkSemaphore finished = VK_NULL_HANDLE;  // counts pieces done
+  uint64_t submitted = 0;                 // pieces handed over
+  std::vector<Range> written;             // since the last barrier
   std::vector<Range> read;
   std::chrono::nanoseconds waited{0};  // for the device, in total
+
+ private:
+  Commands(Device& on, std::nullptr_t) : device(on) {}
 };
 
 /// Multiply-adds that one dispatch, and one piece, should not exceed: some tens of milliseconds on
@@ -70,6 +74,13 @@ void barrier(Commands& commands);
 
 /// Hands over what is recorded; returns what wait() takes to wait for it.
 uint64_t submit(Commands& commands);
+
+/// Waits until the device does not use what it was given any more. Of a lost device nothing is left
+/// to wait for.
+void wait_idle(const Commands& commands);
+
+/// The same for what is recorded, too: after that anything may be destroyed.
+void finish(Commands& commands) noexcept;
 
 /// Waits for a submit() of the past, and sees to it that the host sees what it wrote.
 void wait(Commands& commands, uint64_t submission);

@@ -63,7 +63,8 @@ void set_name(const Device& device, VkObjectType type, uint64_t object, const ch
   vkSetDebugUtilsObjectNameEXT(device.handle, &info);
 }
 
-Device::Device(size_t index) : physical(physical_devices().at(index)) {
+// Once it is delegated, what is half made is destroyed like what is whole.
+Device::Device(size_t index) : Device(physical_devices().at(index)) {
   const Properties p(physical);
   info = info_of(physical, p);
   if (!info.unfit.empty()) throw Error(info.name, info.unfit);
@@ -100,6 +101,7 @@ Device::Device(size_t index) : physical(physical_devices().at(index)) {
   create.pQueueCreateInfos = &queues;
   create.enabledExtensionCount = static_cast<uint32_t>(extensions.size());
   create.ppEnabledExtensionNames = extensions.data();
+  lose_device_after(limits.calls);
   VK(vkCreateDevice(physical, &create, nullptr, &handle));
   vkGetDeviceQueue(handle, queue_family, 0, &queue);
 
@@ -136,10 +138,14 @@ Device::Device(size_t index) : physical(physical_devices().at(index)) {
 }
 
 Device::~Device() {
+  lose_device_after(UINT64_MAX);
+  if (handle == VK_NULL_HANDLE) return;
   vkDeviceWaitIdle(handle);
   size_t bytes = 0;
-  vkGetPipelineCacheData(handle, pipeline_cache, &bytes, nullptr);
-  if (bytes != cached_bytes) {
+  if (pipeline_cache != VK_NULL_HANDLE) {
+    vkGetPipelineCacheData(handle, pipeline_cache, &bytes, nullptr);
+  }
+  if (bytes > 0 && bytes != cached_bytes) {
     std::vector<std::byte> data(bytes);
     if (vkGetPipelineCacheData(handle, pipeline_cache, &bytes, data.data()) == VK_SUCCESS) {
       write_cache_file(cache_file(Properties(physical)), std::span(data).first(bytes));

@@ -36,16 +36,19 @@ struct Device {
   DeviceInfo info;
   Limits limits;
   VkPhysicalDevice physical;
-  VkDevice handle;
+  VkDevice handle = VK_NULL_HANDLE;
   VkQueue queue;
   uint32_t queue_family;
   VkPhysicalDeviceMemoryProperties memory_types;
   std::mutex mutex;
-  VkPipelineCache pipeline_cache;
+  VkPipelineCache pipeline_cache = VK_NULL_HANDLE;
   size_t cached_bytes = 0;  // of the pipeline cache as it was read
   std::array<VkDescriptorSetLayout, max_buffers + 1> set_layouts{};  // by number of buffers
   std::array<VkPipelineLayout, max_buffers + 1> layouts{};
   std::map<std::pair<std::string, std::vector<uint32_t>>, Pipeline> pipelines;
+
+ private:
+  explicit Device(VkPhysicalDevice on) : physical(on) {}
 };
 
 /// The pipeline of a shader that binds `n_buffers` buffers, with specialization constants: 0 is the

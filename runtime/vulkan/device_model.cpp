@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
+#include <string>
 
 #include "../error.h"
 #include "commands.h"
@@ -10,8 +12,13 @@
 namespace vga::vulkan {
 namespace {
 
+constexpr uint64_t margin = 64 << 20;         // left alone: other programs draw there
 constexpr uint64_t chunk_bytes = 256 << 20;   // of weights in one piece of memory
 constexpr uint64_t staging_bytes = 16 << 20;  // of either half of the ring
+
+std::string mebibytes(uint64_t bytes) {
+  return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB";
+}
 
 /// Rows of a slice.
 uint64_t rows_of_slice(const Tensor& t, uint64_t limit) {
@@ -65,9 +72,9 @@ bool use_in_place(DeviceWeights& to, const Tensor& t, Weight& weight) {
 class Uploader {
  public:
   explicit Uploader(Device& device)
-      : commands_(device),
-        halves_{Memory(device, staging_bytes, Memory::Kind::upload, "staging"),
-                Memory(device, staging_bytes, Memory::Kind::upload, "staging")} {}
+      : halves_{Memory(device, staging_bytes, Memory::Kind::upload, "staging"),
+                Memory(device, staging_bytes, Memory::Kind::upload, "staging")},
+        commands_(device) {}
 
   void copy_to(const Memory& to, uint64_t offset, std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
@@ -84,15 +91,15 @@ class Uploader {
   void finish() { wait(commands_, submit(commands_)); }
 
  private:
-  Commands commands_;
   std::array<Memory, 2> halves_;
   std::array<uint64_t, 2> submitted_{};
   size_t turn_ = 0;
+  Commands commands_;  // goes first, and waits
 };
 
 }  // namespace
 
-void load(DeviceWeights& to, std::span<Tensor* const> tensors,
+void load(DeviceWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
           const std::function<void(uint64_t, uint64_t)>& progress) {
   const Limits& limits = to.device.limits;
   const bool unified = to.device.info.type == DeviceInfo::Type::integrated ||
@@ -131,6 +138,13 @@ void load(DeviceWeights& to, std::span<Tensor* const> tensors,
       total += bytes;
     }
   }
+  const DeviceInfo& device = to.device.info;
+  const uint64_t need = std::accumulate(chunks.begin(), chunks.end(), besides + margin);
+  if (need > device.free) {
+    throw Error(device.name, "needs " + mebibytes(need) + ", has " + mebibytes(device.free) +
+                                 " free; fewer --gpu-layers, a shorter --context or --device cpu "
+                                 "would do");
+  }
   if (copies.empty()) return;
   const size_t first_chunk = to.memory.size();
   for (const uint64_t bytes : chunks) {
@@ -165,10 +179,10 @@ class Loaded : public DeviceModel {
 
 }  // namespace
 
-std::unique_ptr<DeviceModel> load(size_t index, std::span<Tensor* const> tensors,
+std::unique_ptr<DeviceModel> load(size_t index, std::span<Tensor* const> tensors, uint64_t besides,
                                   const std::function<void(uint64_t, uint64_t)>& progress) {
   auto loaded = std::make_unique<Loaded>(index);
-  load(loaded->weights(), tensors, progress);
+  load(loaded->weights(), tensors, besides, progress);
   return loaded;
 }
 

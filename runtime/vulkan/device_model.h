@@ -27,8 +27,9 @@ struct DeviceWeights {
 };
 
 /// Gives the device these tensors: a mapped file in place where device and driver share the host's
-/// memory, else a copy. Sets their `on_device`.
-void load(DeviceWeights& to, std::span<Tensor* const> tensors,
+/// memory, else a copy. Sets their `on_device`. An Error if there is no room for the copies and
+/// `besides` more bytes.
+void load(DeviceWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
           const std::function<void(uint64_t, uint64_t)>& progress);
 
 }  // namespace vga::vulkan

@@ -35,9 +35,10 @@ class DeviceModel {
   virtual std::unique_ptr<Backend> new_backend() = 0;
 };
 
-/// Opens device `index` of devices() and gives it the tensors, whose `on_device` is set then.
-/// `progress` hears of bytes done and of all.
-std::unique_ptr<DeviceModel> load(size_t index, std::span<Tensor* const> tensors,
+/// Opens device `index` of devices() and gives it the tensors, whose `on_device` is set then. An
+/// Error before anything is copied if there is no room for them, as far as they cannot be used in
+/// place, and `besides` more bytes. `progress` hears of bytes done and of all.
+std::unique_ptr<DeviceModel> load(size_t index, std::span<Tensor* const> tensors, uint64_t besides,
                                   const std::function<void(uint64_t, uint64_t)>& progress);
 
 }  // namespace vga::vulkan

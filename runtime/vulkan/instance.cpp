@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -130,6 +131,21 @@ Instance::~Instance() {
 const Instance& instance() {
   static const Instance the_instance;
   return the_instance;
+}
+
+namespace {
+std::atomic<uint64_t> calls_left{UINT64_MAX};
+}
+
+void lose_device_after(uint64_t n_calls) {
+  calls_left = n_calls;
+}
+
+bool is_lost() {
+  uint64_t left = calls_left;
+  while (left > 0 && left < UINT64_MAX && !calls_left.compare_exchange_weak(left, left - 1)) {
+  }
+  return left == 0;
 }
 
 void check(VkResult result, const char* call) {

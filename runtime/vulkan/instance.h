@@ -26,6 +26,12 @@ const Instance& instance();
 
 /// An Error that names the call if it failed: VK(vkCreateFence(...)).
 void check(VkResult result, const char* call);
-#define VK(call) ::vga::vulkan::check(call, #call)
+#define VK(call) \
+  ::vga::vulkan::check(::vga::vulkan::is_lost() ? VK_ERROR_DEVICE_LOST : (call), #call)
+
+/// For tests: of the calls in VK() from now on so many are made, for those behind them the device
+/// is lost. UINT64_MAX ends that.
+void lose_device_after(uint64_t n_calls);
+bool is_lost();
 
 }  // namespace vga::vulkan

@@ -20,6 +20,7 @@ namespace {
 ///   memory=N                   bytes of the device that are free
 ///   alignment=N                of a binding's offset
 ///   no-push-descriptors no-import
+///   lose=N                     the device is lost N calls after it was opened
 void apply_forced_limits(Limits& limits) {
   const char* variable = std::getenv("VGA_VULKAN_LIMITS");
   std::string_view rest = variable == nullptr ? "" : variable;
@@ -53,6 +54,8 @@ void apply_forced_limits(Limits& limits) {
       lower(limits.allocation);
     } else if (value > 0 && key == "memory") {
       lower(limits.memory);
+    } else if (value > 0 && key == "lose") {
+      limits.calls = value;
     } else if (value > 0 && key == "alignment") {
       limits.storage_alignment = std::max(limits.storage_alignment, value);
     } else {
@@ -195,7 +198,8 @@ Limits limits_of(const Properties& p) {
       .import_alignment = p.has(VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME)
                               ? p.host_memory.minImportedHostPointerAlignment
                               : 0,
-      .push_descriptors = p.has(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME)};
+      .push_descriptors = p.has(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME),
+      .calls = UINT64_MAX};
   apply_forced_limits(limits);
   if (limits.subgroup_size < p.sizes.minSubgroupSize) limits.subgroup_size = 1;
   limits.allocation = std::max(limits.allocation, limits.storage_range);

@@ -20,6 +20,7 @@ struct Limits {
   uint64_t memory;             // bytes that may be taken at all
   uint64_t import_alignment;   // of host memory used in place; 0: it cannot be
   bool push_descriptors;
+  uint64_t calls;  // that are made before the device is lost, for tests
 };
 
 /// What a driver says about a device.

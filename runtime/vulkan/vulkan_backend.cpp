@@ -62,9 +62,12 @@ size_t piece_elements(DType cache_type) {
 
 class VulkanBuffer : public Buffer {
  public:
-  VulkanBuffer(Device& device, size_t rows, size_t cols)
+  VulkanBuffer(Commands& commands, size_t rows, size_t cols)
       : Buffer(rows, cols),
-        memory_(device, rows * padded(cols) * sizeof(float), Memory::Kind::device, "activations") {}
+        commands_(commands),
+        memory_(commands.device, rows * padded(cols) * sizeof(float), Memory::Kind::device,
+                "activations") {}
+  ~VulkanBuffer() override { finish(commands_); }
 
   const Memory& memory() const { return memory_; }
   /// The first n rows.
@@ -74,6 +77,7 @@ class VulkanBuffer : public Buffer {
   }
 
  private:
+  Commands& commands_;  // that use it
   Memory memory_;
 };
 
@@ -84,7 +88,8 @@ const VulkanBuffer& on_device(const Buffer& buffer) {
 /// Keys and values of each layer in a buffer each, as shaders/cache.glsl says.
 class VulkanCache : public Cache {
  public:
-  VulkanCache(Device& device, const CacheShape& shape) : Cache(shape) {
+  VulkanCache(Commands& commands, const CacheShape& shape) : Cache(shape), commands_(commands) {
+    Device& device = commands.device;
     for (size_t i = 0; i < 2 * shape.n_layers; ++i) {
       sides_.emplace_back(device, head_bytes() * shape.n_kv_heads, Memory::Kind::device, "cache");
     }
@@ -103,6 +108,8 @@ class VulkanCache : public Cache {
     assert(heads_at_once_ > 0);  // a head is a multiple of 512 bytes, alignments are up to 256
   }
 
+  ~VulkanCache() override { finish(commands_); }
+
   enum Side : size_t { keys, values };
   Range heads(size_t layer, Side side, size_t first, size_t n) const {
     return {sides_[2 * layer + side].buffer, first * head_bytes(), n * head_bytes()};
@@ -114,6 +121,7 @@ class VulkanCache : public Cache {
  private:
   uint64_t head_bytes() const { return shape().n_lanes * shape().n_spans() * shape().span_bytes(); }
 
+  Commands& commands_;         // that use it
   std::vector<Memory> sides_;  // (n_layers, 2)
   size_t heads_at_once_;
 };
@@ -125,7 +133,7 @@ class VulkanBackend : public Backend {
   std::string description() const override { return "vulkan " + device_.info.name; }
 
   std::unique_ptr<Buffer> new_buffer(size_t rows, size_t cols) override {
-    auto buffer = std::make_unique<VulkanBuffer>(device_, rows, cols);
+    auto buffer = std::make_unique<VulkanBuffer>(commands_, rows, cols);
     clear(commands_, whole(buffer->memory()));  // what pads the rows stays zero
     return buffer;
   }
@@ -136,7 +144,7 @@ class VulkanBackend : public Backend {
                   "a Vulkan device takes heads of up to 256 elements, found " +
                       std::to_string(shape.head_dim));
     }
-    auto cache = std::make_unique<VulkanCache>(device_, shape);
+    auto cache = std::make_unique<VulkanCache>(commands_, shape);
     shape_ = shape;
     const uint64_t query_bytes =
         shape.padded_dim() * sizeof(float) + cache_span * sizeof(float) + 3 * sizeof(float);
@@ -557,7 +565,6 @@ class VulkanBackend : public Backend {
   }
 
   Device& device_;
-  Commands commands_;
   std::array<Slot, 2> slots_;
   size_t slot_ = 0;
   // Of the session's cache; ops that need none work before there is one.
@@ -567,6 +574,7 @@ class VulkanBackend : public Backend {
   std::array<Memory, 2> found_;  // (rows, chunks, k) what passes of likeliest() found
   Memory readback_;
   Memory staging_;
+  Commands commands_;  // goes before what it uses, and waits
   size_t n_rows_ = 0;  // of the batch, or the wanted ones once keep_wanted() was called
   size_t n_wanted_ = 0;
   size_t n_pairs_ = 0;
