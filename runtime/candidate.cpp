@@ -24,29 +24,23 @@ bool any_above(const float* x, size_t n, float least) {
 
 void find_likeliest(std::span<const float> logits, std::span<Candidate> likeliest) {
   if (likeliest.empty()) return;
-  // A heap, the front of which is the least likely.
-  const auto begin = likeliest.begin();
-  const auto consider = [&](size_t i) {
-    const Candidate next = {static_cast<Token>(i), logits[i]};
-    if (i < likeliest.size()) {
-      likeliest[i] = next;
-      std::push_heap(begin, begin + static_cast<std::ptrdiff_t>(i) + 1, likelier);
-    } else if (likelier(next, likeliest.front())) {
-      std::pop_heap(begin, likeliest.end(), likelier);
-      likeliest.back() = next;
-      std::push_heap(begin, likeliest.end(), likelier);
-    }
-  };
+  for (size_t i = 0; i < likeliest.size(); ++i) likeliest[i] = {static_cast<Token>(i), logits[i]};
+  std::ranges::make_heap(likeliest, likelier);  // the front is the least likely
   constexpr size_t block = 256;
-  for (size_t first = 0; first < logits.size(); first += block) {
+  for (size_t first = likeliest.size(); first < logits.size(); first += block) {
     const size_t n = std::min(block, logits.size() - first);
     // Hardly a block has a better one. Equal ones that come later are none.
     const float least = likeliest.front().logit;
-    const bool full = first >= likeliest.size();
-    if (full && !std::isnan(least) && !any_above(&logits[first], n, least)) continue;
-    for (size_t i = first; i < first + n; ++i) consider(i);
+    if (!std::isnan(least) && !any_above(&logits[first], n, least)) continue;
+    for (size_t i = first; i < first + n; ++i) {
+      const Candidate next = {static_cast<Token>(i), logits[i]};
+      if (!likelier(next, likeliest.front())) continue;
+      std::ranges::pop_heap(likeliest, likelier);
+      likeliest.back() = next;
+      std::ranges::push_heap(likeliest, likelier);
+    }
   }
-  std::sort_heap(begin, likeliest.end(), likelier);
+  std::ranges::sort(likeliest, likelier);
 }
 
 }  // namespace vga

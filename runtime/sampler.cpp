@@ -32,8 +32,7 @@ void Sampler::accept(Token token) {
 }
 
 size_t Sampler::n_candidates() const {
-  if (options_.repeat_penalty != 1) return 0;
-  return options_.temperature == 0 ? 1 : options_.top_k;
+  return options_.repeat_penalty != 1 ? 0 : n_kept();
 }
 
 Token Sampler::sample(std::span<const float> logits) {
@@ -45,7 +44,7 @@ Token Sampler::sample(std::span<const float> logits) {
     }
     logits = penalized_;
   }
-  const size_t n = options_.temperature == 0 ? 1 : options_.top_k;
+  const size_t n = n_kept();
   candidates_.resize(n == 0 ? logits.size() : std::min(n, logits.size()));
   find_likeliest(logits, candidates_);
   return sample(candidates_);

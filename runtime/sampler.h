@@ -42,6 +42,8 @@ class Sampler {
   void accept(Token token);
 
  private:
+  size_t n_kept() const { return options_.temperature == 0 ? 1 : options_.top_k; }
+
   SamplerOptions options_;
   std::mt19937_64 random_;
   std::deque<Token> recent_;
