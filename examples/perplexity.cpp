@@ -252,16 +252,16 @@ void print_w8a8(const Flags& flags, const vga::Score& full, const vga::Score& ro
 }
 
 int perplexity(Flags flags) {
-  const vga::Model model = flags.model.load();
   vga::SessionOptions& options = flags.model.session;
   // 512 is what published figures mostly use; a longer context is asked for with -c.
-  if (options.window == 0 && options.context == 0) {
-    options.context = std::min<size_t>(512, model.config().context_length);
-  }
+  const bool by_default = options.window == 0 && options.context == 0;
+  if (by_default) options.context = 512;
   if (flags.w8a8) {
     options.max_batch = options.context;  // a chunk is one batch
     options.cache_type = vga::DType::f32;
   }
+  const vga::Model model = flags.model.load();
+  if (by_default) options.context = std::min(options.context, model.config().context_length);
   vga::Session session(model, options);
   if (!session.slides() && session.context() < 4) {
     throw vga::Error("--context", "wanted at least 4 tokens");

@@ -146,6 +146,8 @@ class Backend {
   virtual void add(Buffer& x, const Buffer& y) = 0;
   /// Keeps only the wanted rows of x, in order, in `out`; ops that follow work on those alone.
   virtual void keep_wanted(const Buffer& x, Buffer& out) = 0;
+  /// The same for rows [first, first + n) of x.
+  virtual void keep_rows(const Buffer& x, size_t first, size_t n, Buffer& out) = 0;
   /// Waits for everything and copies the current rows of x to host memory.
   virtual void read(const Buffer& x, std::span<float> out) = 0;
   /// Waits for everything and finds the k largest elements of each current row of x, in the order

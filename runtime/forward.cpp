@@ -122,7 +122,7 @@ Stage::Stage(const Config& config, std::unique_ptr<Backend> backend, size_t firs
       activations(config, *ops, max_rows, shape.n_kept > 0) {}
 
 void forward(const Config& c, const Weights& w, std::span<Stage> stages, const Batch& batch,
-             Buffer& logits, ForwardObserver* observer) {
+             ForwardObserver* observer) {
   for (size_t i = 0; i < stages.size(); ++i) {
     Stage& stage = stages[i];
     stage.ops->begin(batch);
@@ -143,8 +143,15 @@ void forward(const Config& c, const Weights& w, std::span<Stage> stages, const B
   ops.keep_wanted(*a.x, *a.h);
   ops.rms_norm(*a.h, w.output_norm, c.rms_eps, *a.h);
   Watch{observer, ops, c.n_layers}(Site::output_norm, *a.h);
+}
+
+void project_logits(const Weights& w, const Stage& last, size_t n_wanted, size_t first, size_t n,
+                    Buffer& logits) {
+  const Activations& a = last.activations;
+  const bool all = n == n_wanted;
+  if (!all) last.ops->keep_rows(*a.h, first, n, *a.x);  // x has done its work
   const std::array output = {Projection{w.output, logits}};
-  ops.project(*a.h, output);
+  last.ops->project(all ? *a.h : *a.x, output);
 }
 
 }  // namespace vga

@@ -47,9 +47,13 @@ class ForwardObserver {
 };
 
 /// The transformer. Runs `batch` through all layers, adding its keys and values to the stages'
-/// caches, and leaves the logits of the wanted rows in `logits` (at least as many rows,
-/// vocab_size), which is the last stage's.
+/// caches, and leaves the states of the wanted rows in the last stage for project_logits().
 void forward(const Config& config, const Weights& weights, std::span<Stage> stages,
-             const Batch& batch, Buffer& logits, ForwardObserver* observer = nullptr);
+             const Batch& batch, ForwardObserver* observer = nullptr);
+
+/// The logits of `n` of the `n_wanted` rows, from `first` on, in the first rows of `logits`
+/// (at least n, vocab_size), which is the last stage's. May be called any number of times.
+void project_logits(const Weights& weights, const Stage& last, size_t n_wanted, size_t first,
+                    size_t n, Buffer& logits);
 
 }  // namespace vga

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "cpu/cpu_backend.h"
 #include "forward.h"
@@ -9,6 +11,10 @@
 
 namespace vga {
 namespace {
+
+/// Logits that are computed, and brought to the host, at once: those of a whole batch would take as
+/// much memory as a small model. As many rows as matmul.comp takes for one reading of the weights.
+constexpr size_t logits_rows = 64;
 
 /// Without a window, one that never gets to slide.
 KvWindow window_of(const Config& config, const SessionOptions& options) {
@@ -88,10 +94,15 @@ uint64_t cache_bytes(const Config& config, const SessionOptions& options) {
 }
 
 uint64_t session_bytes(const Config& c, const SessionOptions& options, size_t n_layers) {
-  const uint64_t floats_per_row =
-      2 * c.hidden_size + 3 * c.q_size() + 2 * c.kv_size() + c.n_gates() + 2 * c.ffn_size;
-  return cache_bytes(c, options) / c.n_layers * n_layers +
-         sizeof(float) * options.max_batch * (floats_per_row + c.vocab_size);
+  const auto buffer = [&](size_t rows, size_t cols) {
+    return rows * ((cols + 7) / 8 * 8) * sizeof(float);  // padded as in common.glsl
+  };
+  const size_t rows = options.max_batch;
+  uint64_t bytes = cache_bytes(c, options) / c.n_layers * n_layers;
+  bytes += 2 * buffer(rows, c.hidden_size) + 3 * buffer(rows, c.q_size()) +
+           2 * buffer(rows, c.kv_size()) + buffer(rows, c.n_gates()) + 2 * buffer(rows, c.ffn_size);
+  if (n_layers == c.n_layers) bytes += buffer(std::min(rows, logits_rows), c.vocab_size);
+  return bytes;
 }
 
 struct Session::Impl {
@@ -123,6 +134,8 @@ struct Session::Impl {
   bool slides() const { return options.window > 0; }
   Sequence& sequence(uint32_t index);
   void plan(std::span<const Row> rows);
+  template <class Take>
+  void each_logits(Take&& take);
 
   const Config& config;
   const Weights& weights;
@@ -140,8 +153,10 @@ struct Session::Impl {
   std::vector<float> kept_angles_;    // the same for queries that meet kept keys
   std::vector<uint32_t> wanted_;      // (n_wanted)
   std::vector<Sequence> next_;        // (n_sequences) once the batch is done
-  std::unique_ptr<Buffer> logits_;    // (n_wanted, vocab_size), grown as callers want more rows
-  std::vector<float> host_logits_;    // the same, where the caller can read it
+  size_t n_wanted_ = 0;               // rows whose logits can be had; none after an Error
+  std::unique_ptr<Buffer> logits_;    // (up to logits_rows, vocab_size), grown when asked for more
+  std::optional<size_t> in_logits_;   // the wanted row whose logits come first in there
+  std::vector<float> host_logits_;    // (n_wanted, vocab_size)
   std::vector<Candidate> likeliest_;  // (n_wanted, k)
 };
 
@@ -186,6 +201,25 @@ void Session::Impl::plan(std::span<const Row> rows) {
     rows_.push_back({row.token, row.sequence, row.position, view.first});
     rope.append(row.position, angles_);
     if (window.keep > 0) rope.append(view.index, kept_angles_);
+  }
+}
+
+/// Computes the logits of the wanted rows piece by piece: take(first, n) finds those of a piece in
+/// logits_.
+template <class Take>
+void Session::Impl::each_logits(Take&& take) {
+  for (size_t first = 0; first < n_wanted_; first += logits_rows) {
+    const size_t n = std::min(logits_rows, n_wanted_ - first);
+    if (in_logits_ != first) {
+      in_logits_.reset();
+      if (logits_ == nullptr || logits_->rows() < n) {
+        logits_.reset();  // its memory first
+        logits_ = stages.back().ops->new_buffer(n, config.vocab_size);
+      }
+      project_logits(weights, stages.back(), n_wanted_, first, n, *logits_);
+      in_logits_ = first;
+    }
+    take(first, n);
   }
 }
 
@@ -271,16 +305,16 @@ void Session::forget(int64_t position, uint32_t sequence) {
 
 void Session::append(std::span<const Row> rows) {
   Impl& s = *impl_;
+  s.n_wanted_ = 0;
+  s.in_logits_.reset();
   s.plan(rows);
   s.probe.n_rows = rows.size();
-  const size_t n_wanted = s.probe.n_wanted = s.wanted_.size();
-  if (s.logits_ == nullptr || s.logits_->rows() < n_wanted) {
-    s.logits_ = s.stages.back().ops->new_buffer(n_wanted, s.config.vocab_size);
-  }
+  s.probe.n_wanted = s.wanted_.size();
   forward(
       s.config, s.weights, s.stages,
       {.rows = s.rows_, .angles = s.angles_, .kept_angles = s.kept_angles_, .wanted = s.wanted_},
-      *s.logits_, s.probe.observer != nullptr ? &s.probe : nullptr);
+      s.probe.observer != nullptr ? &s.probe : nullptr);
+  s.n_wanted_ = s.wanted_.size();
   s.sequences = s.next_;
 }
 
@@ -291,8 +325,12 @@ void Session::append(Token token, uint32_t sequence) {
 
 std::span<const float> Session::logits() {
   Impl& s = *impl_;
-  s.host_logits_.resize(s.wanted_.size() * s.config.vocab_size);
-  if (!s.wanted_.empty()) s.stages.back().ops->read(*s.logits_, s.host_logits_);
+  const size_t vocab = s.config.vocab_size;
+  s.host_logits_.resize(s.n_wanted_ * vocab);
+  s.each_logits([&](size_t first, size_t n) {
+    s.stages.back().ops->read(*s.logits_,
+                              std::span(s.host_logits_).subspan(first * vocab, n * vocab));
+  });
   return s.host_logits_;
 }
 
@@ -302,14 +340,18 @@ std::span<const Candidate> Session::likeliest(size_t k) {
     throw Error("candidates", "wanted up to " + std::to_string(s.config.vocab_size) +
                                   " of the vocabulary, found " + std::to_string(k));
   }
-  s.likeliest_.resize(s.wanted_.size() * k);
-  if (!s.likeliest_.empty()) s.stages.back().ops->likeliest(*s.logits_, k, s.likeliest_);
+  s.likeliest_.resize(s.n_wanted_ * k);
+  if (k == 0) return {};
+  s.each_logits([&](size_t first, size_t n) {
+    s.stages.back().ops->likeliest(*s.logits_, k,
+                                   std::span(s.likeliest_).subspan(first * k, n * k));
+  });
   return s.likeliest_;
 }
 
 Token Session::sample(Sampler& sampler) {
   const size_t vocab = impl_->config.vocab_size;
-  if (impl_->wanted_.empty()) throw Error("sample", "wanted a row with logits before it");
+  if (impl_->n_wanted_ == 0) throw Error("sample", "wanted a row with logits before it");
   const size_t n = std::min(sampler.n_candidates(), vocab);
   return n > 0 ? sampler.sample(likeliest(n).last(n)) : sampler.sample(logits().last(vocab));
 }

@@ -187,8 +187,8 @@ class Session {
 /// Bytes of KV cache that a session with these options needs on this model.
 uint64_t cache_bytes(const Config& config, const SessionOptions& options);
 
-/// Bytes that `n_layers` of a session take on a device at most, for keys, values, activations and
-/// the logits of a batch.
+/// Bytes that `n_layers` of a session take on a device at most, for keys, values, activations and,
+/// with the last layer, logits.
 uint64_t session_bytes(const Config& config, const SessionOptions& options, size_t n_layers);
 
 }  // namespace vga

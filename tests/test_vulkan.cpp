@@ -215,6 +215,33 @@ TEST_F(Vulkan, CountsWhatIsCopied) {
   Session(model, session).prefill(some_tokens(20));
 }
 
+// Logits of a whole batch of a large vocabulary are computed in pieces, and a piece is counted.
+TEST_F(Vulkan, LogitsTakeNoMoreThanWhatIsCounted) {
+  constexpr size_t many = 100000;
+  const auto file = directory_.write("words.gguf", tiny_model(many).bytes());
+  const Model on_cpu = Model::load(file, {.device = "cpu"});
+  const Config& config = on_cpu.config();
+  const SessionOptions options = {.context = 320, .n_threads = 1, .max_batch = 320};
+  const uint64_t needed = session_bytes(config, options, config.n_layers) + (64 << 20) +
+                          on_cpu.weight_bytes() + (1 << 20);  // if they are copied
+  ASSERT_LT(needed, 320 * many * sizeof(float));
+  const ForcedLimits forced("memory=" + std::to_string(needed));
+  const Model on_device = Model::load(file, {.device = "vulkan", .session = options});
+  Session session(on_device, options);
+  std::vector<Row> rows;
+  for (const Token token : some_tokens(320)) {
+    rows.push_back({token, static_cast<int64_t>(rows.size()), 0, true});
+  }
+  const auto found = session.decode(rows);
+  EXPECT_LT(worst_error(found, Session(on_cpu, options).decode(rows), many), 1e-3);
+  const auto likeliest = session.likeliest(3);
+  std::array<Candidate, 3> expected;
+  for (const size_t row : {0, 63, 64, 319}) {
+    find_likeliest(found.subspan(row * many, many), expected);
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(likeliest[3 * row + i].token, expected[i].token);
+  }
+}
+
 TEST_F(Vulkan, BatchesBeyondWhatTheDeviceBindsAreAnError) {
   const ForcedLimits forced("range=200000");
   const Model model = Model::load(file_, {.device = "vulkan"});

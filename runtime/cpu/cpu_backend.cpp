@@ -158,6 +158,11 @@ class CpuBackend : public Backend {
     n_rows_ = batch_.wanted.size();
   }
 
+  void keep_rows(const Buffer& x, size_t first, size_t n, Buffer& out) override {
+    std::copy_n(host(x).row(first), n * x.cols(), host(out).row(0));
+    n_rows_ = n;
+  }
+
   void read(const Buffer& x, std::span<float> out) override {
     assert(out.size() == n_rows_ * x.cols());
     std::copy_n(host(x).row(0), out.size(), out.data());
@@ -221,7 +226,7 @@ class CpuBackend : public Backend {
   Attention attention_;
   std::array<Prepared, 2> prepared_;  // for plain and for quantized weights
   Batch batch_;
-  size_t n_rows_ = 0;  // of the batch, or the wanted ones once keep_wanted() was called
+  size_t n_rows_ = 0;  // of the batch, or those that keep_wanted() or keep_rows() left
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -40,6 +41,7 @@ struct Device {
   VkQueue queue;
   uint32_t queue_family;
   VkPhysicalDeviceMemoryProperties memory_types;
+  std::atomic<uint64_t> taken = 0;  // bytes of its memory, by all sessions
   std::mutex mutex;
   VkPipelineCache pipeline_cache = VK_NULL_HANDLE;
   size_t cached_bytes = 0;  // of the pipeline cache as it was read

@@ -12,7 +12,7 @@
 namespace vga::vulkan {
 namespace {
 
-constexpr uint64_t margin = 64 << 20;         // left alone: other programs draw there
+constexpr uint64_t margin = 64 << 20;  // for sums of attention, and other programs that draw there
 constexpr uint64_t chunk_bytes = 256 << 20;   // of weights in one piece of memory
 constexpr uint64_t staging_bytes = 16 << 20;  // of either half of the ring
 

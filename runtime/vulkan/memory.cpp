@@ -54,6 +54,11 @@ Memory::Memory(Device& on, uint64_t size, Kind kind, const char* name)
   info.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO;
   info.allocationSize = needs.size;
   info.memoryTypeIndex = type;
+  if (kind == Kind::device) {
+    made.taken = needs.size;
+    on.taken += needs.size;
+    if (on.taken > on.limits.memory) check(VK_ERROR_OUT_OF_DEVICE_MEMORY, "vkAllocateMemory");
+  }
   VK(vkAllocateMemory(on.handle, &info, nullptr, &made.memory));
   VK(vkBindBufferMemory(on.handle, made.buffer, made.memory, 0));
   if (kind != Kind::device) {
@@ -108,6 +113,7 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   std::swap(buffer, other.buffer);
   std::swap(memory, other.memory);
   std::swap(bytes, other.bytes);
+  std::swap(taken, other.taken);
   std::swap(mapped, other.mapped);
   return *this;
 }
@@ -116,6 +122,7 @@ Memory::~Memory() {
   if (device == nullptr) return;
   vkDestroyBuffer(device->handle, buffer, nullptr);
   vkFreeMemory(device->handle, memory, nullptr);
+  device->taken -= taken;
 }
 
 }  // namespace vga::vulkan

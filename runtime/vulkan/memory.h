@@ -24,6 +24,7 @@ struct Memory {
   VkBuffer buffer = VK_NULL_HANDLE;
   VkDeviceMemory memory = VK_NULL_HANDLE;
   uint64_t bytes = 0;
+  uint64_t taken = 0;           // of the device's own memory
   std::byte* mapped = nullptr;  // where the host sees it; null in Kind::device
 };
 

@@ -70,7 +70,7 @@ class VulkanBuffer : public Buffer {
   ~VulkanBuffer() override { finish(commands_); }
 
   const Memory& memory() const { return memory_; }
-  /// The first n rows.
+  /// n rows.
   Range rows_from(size_t first, size_t n) const {
     const uint64_t stride = padded(cols()) * sizeof(float);
     return {memory_.buffer, first * stride, n * stride};
@@ -321,6 +321,11 @@ class VulkanBackend : public Backend {
     n_rows_ = n_wanted_;
   }
 
+  void keep_rows(const Buffer& x, size_t first, size_t n, Buffer& out) override {
+    copy(commands_, on_device(x).rows_from(first, n), on_device(out).rows_from(0, n));
+    n_rows_ = n;
+  }
+
   void read(const Buffer& x, std::span<float> out) override {
     assert(out.size() == n_rows_ * x.cols());
     const Range from = current(x);
@@ -347,7 +352,7 @@ class VulkanBackend : public Backend {
       }
       return;
     }
-    const size_t at_once = rows_at_once(x);
+    const size_t at_once = std::min<size_t>(rows_at_once(x), 8);              // keeps found_ small
     const uint64_t bytes = at_once * n_chunks(x.cols()) * k * sizeof(Found);  // of the first pass
     const uint64_t all_bytes = n_rows_ * k * sizeof(Found);
     if (found_[0].bytes < bytes || readback_.bytes < all_bytes) {
@@ -575,7 +580,7 @@ class VulkanBackend : public Backend {
   Memory readback_;
   Memory staging_;
   Commands commands_;  // goes before what it uses, and waits
-  size_t n_rows_ = 0;  // of the batch, or the wanted ones once keep_wanted() was called
+  size_t n_rows_ = 0;  // of the batch, or those that keep_wanted() or keep_rows() left
   size_t n_wanted_ = 0;
   size_t n_pairs_ = 0;
   size_t tile_rows_ = 0;  // that gpu_tiles_ is made for
