@@ -14,7 +14,8 @@ struct Avx2 {
   using Floats = __m256;
   using Ints = __m256i;
   static constexpr size_t lanes = 8;
-  static constexpr size_t float_tile = 12;
+  static constexpr size_t float_tile = 6;
+  static constexpr size_t float_sums = 12;
   static constexpr size_t int_tile = 6;
 
   static Floats zero() { return _mm256_setzero_ps(); }

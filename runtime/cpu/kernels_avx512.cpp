@@ -15,6 +15,7 @@ struct Avx512 {
   using Ints = __m512i;
   static constexpr size_t lanes = 16;
   static constexpr size_t float_tile = 12;
+  static constexpr size_t float_sums = 24;
   static constexpr size_t int_tile = 12;
 
   static Floats zero() { return _mm512_setzero_ps(); }

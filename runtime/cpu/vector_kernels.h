@@ -284,25 +284,40 @@ class VectorKernels {
   // One result is one sum over ascending columns (groups), whatever is computed beside it. So it
   // does not matter how many rows and tokens a product takes at once.
 
-  /// With few tokens a product waits for memory, and the keys of a span are too short a stream for
-  /// the CPU to foresee: it asks this far ahead, for the second-level cache, as the first one can
-  /// wait for few lines at a time.
+  /// Keys and values of a span are too short a stream for the CPU to foresee: products ask this far
+  /// ahead, for the second-level cache, as the first one can wait for few lines at a time.
   static constexpr size_t prefetch_bytes = 8192;
+
+  /// Vectors of weights to multiply by T tokens at once: what registers hold sums of, and four
+  /// streams at most.
+  static constexpr size_t vectors_for(size_t T) { return smaller(4, V::float_sums / T); }
 
   /// sums[p][t] += w_p(c) * x[c * x_column + t * x_token] over n columns, for P vectors of weights.
   template <class W, size_t P, size_t T, size_t x_column, size_t x_token>
   [[gnu::always_inline]] static void multiply(const std::byte* w, size_t vector_bytes,
                                               size_t column_bytes, size_t n, const float* x,
                                               Floats (&sums)[P][T]) {
+    const auto weights = [&](size_t p) {
+      const std::byte* from = w + p * vector_bytes;
+      __builtin_prefetch(from + prefetch_bytes, 0, 2);
+      return W::load(from);
+    };
     for (size_t c = 0; c < n; ++c, w += column_bytes, x += x_column) {
-      Floats weights[P];
-      for (size_t p = 0; p < P; ++p) {
-        weights[p] = W::load(w + p * vector_bytes);
-        if constexpr (T < 8) __builtin_prefetch(w + p * vector_bytes + prefetch_bytes, 0, 2);
-      }
-      for (size_t t = 0; t < T; ++t) {
-        const Floats xs = V::set1(x[t * x_token]);
-        for (size_t p = 0; p < P; ++p) sums[p][t] = V::fma(weights[p], xs, sums[p][t]);
+      // What there is less of stays in registers, the other passes by: 16 are few.
+      if constexpr (T <= P) {
+        Floats xs[T];
+        for (size_t t = 0; t < T; ++t) xs[t] = V::set1(x[t * x_token]);
+        for (size_t p = 0; p < P; ++p) {
+          const Floats ws = weights(p);
+          for (size_t t = 0; t < T; ++t) sums[p][t] = V::fma(ws, xs[t], sums[p][t]);
+        }
+      } else {
+        Floats ws[P];
+        for (size_t p = 0; p < P; ++p) ws[p] = weights(p);
+        for (size_t t = 0; t < T; ++t) {
+          const Floats xs = V::set1(x[t * x_token]);
+          for (size_t p = 0; p < P; ++p) sums[p][t] = V::fma(ws[p], xs, sums[p][t]);
+        }
       }
     }
   }
@@ -331,16 +346,13 @@ class VectorKernels {
   template <class W>
   struct FloatProduct {
     static constexpr size_t tile = V::float_tile;
-    /// With few tokens, enough panels to have as many independent sums.
     template <size_t T>
-    static constexpr size_t panels = T >= 8   ? 1
-                                     : T >= 4 ? 2
-                                              : 4;
+    static constexpr size_t panels = vectors_for(T);
 
     static size_t token_bytes(size_t cols) { return cols * sizeof(float); }
 
     template <size_t P, size_t T>
-    static void run(const Product& p, size_t row, size_t t) {
+    [[gnu::always_inline]] static void run(const Product& p, size_t row, size_t t) {
       Floats sums[P][T];
       for (auto& of_panel : sums) {
         for (Floats& sum : of_panel) sum = V::zero();
@@ -364,7 +376,7 @@ class VectorKernels {
     static size_t token_bytes(size_t cols) { return int_bytes(cols, x_parts); }
 
     template <size_t P, size_t T>
-    static void run(const Product& p, size_t row, size_t t) {
+    [[gnu::always_inline]] static void run(const Product& p, size_t row, size_t t) {
       static_assert(P == 1);
       const std::byte* panel = p.panels + row / lanes * p.panel_bytes;
       const std::byte* x = p.x + t * token_bytes(p.cols);
@@ -395,30 +407,38 @@ class VectorKernels {
     }
   };
 
+  /// A function by itself: inlined into all that project_with() does, GCC would have too few
+  /// registers and keep some of the sums in memory.
+  template <class P, size_t n_panels, size_t T>
+  [[gnu::noinline]] static void project_block(const Product& p, size_t begin, size_t end,
+                                              size_t first, size_t last) {
+    for (size_t row = begin; row < end; row += n_panels * lanes) {
+      for (size_t t = first; t < last; t += T) P::template run<n_panels, T>(p, row, t);
+    }
+  }
+
+  /// Tokens [first, last), in tiles of T.
+  template <class P, size_t T>
+  static void project_tiles(const Product& p, size_t first, size_t last) {
+    constexpr size_t n_panels = P::template panels<T>;
+    const size_t rows = p.n_rows / (n_panels * lanes) * (n_panels * lanes);
+    project_block<P, n_panels, T>(p, 0, rows, first, last);
+    project_block<P, 1, T>(p, rows, p.n_rows, first, last);
+  }
+
   template <class P>
-  static void project_with(Product p) {
+  static void project_with(const Product& p) {
     // As many tokens at a time as the second-level cache holds beside the weights.
     constexpr size_t cache_bytes = 256 << 10;
-    const size_t n_tokens = p.n_tokens;
-    const size_t full = n_tokens / P::tile * P::tile;
+    const size_t full = p.n_tokens / P::tile * P::tile;
     const size_t fits = cache_bytes / P::token_bytes(p.cols) / P::tile * P::tile;
     const size_t chunk = fits > P::tile ? fits : P::tile;
     for (size_t first = 0; first < full; first += chunk) {
-      const size_t end = smaller(first + chunk, full);
-      for (size_t row = 0; row < p.n_rows; row += lanes) {
-        for (size_t t = first; t < end; t += P::tile) {
-          P::template run<1, P::tile>(p, row, t);
-        }
-      }
+      project_tiles<P, P::tile>(p, first, smaller(first + chunk, full));
     }
     if constexpr (P::tile > 1) {
-      each_tile<P::tile / 2>(n_tokens - full, [&](auto width, size_t t) {
-        constexpr size_t at_once = P::template panels<width>;
-        size_t row = 0;
-        for (; row + at_once * lanes <= p.n_rows; row += at_once * lanes) {
-          P::template run<at_once, width>(p, row, full + t);
-        }
-        for (; row < p.n_rows; row += lanes) P::template run<1, width>(p, row, full + t);
+      each_tile<P::tile / 2>(p.n_tokens - full, [&](auto width, size_t t) {
+        project_tiles<P, width>(p, full + t, full + t + width);
       });
     }
   }
@@ -557,8 +577,9 @@ class VectorKernels {
 
   /// out[t] = weights[t] values over positions [begin, end), for the elements [at, at + P * lanes).
   template <class W, size_t P, size_t T>
-  static void mix_vectors(const AttendSpan& s, const std::byte* values, size_t begin, size_t end,
-                          const float* weights, size_t at, float* out) {
+  [[gnu::noinline]] static void mix_vectors(const AttendSpan& s, const std::byte* values,
+                                            size_t begin, size_t end, const float* weights,
+                                            size_t at, float* out) {
     Floats sums[P][T];
     for (auto& of_vector : sums) {
       for (Floats& sum : of_vector) sum = V::zero();
@@ -584,7 +605,7 @@ class VectorKernels {
   template <class W, size_t T>
   static void mix(const AttendSpan& s, const std::byte* values, size_t begin, size_t end,
                   const float* weights, size_t at, size_t end_at, float* out) {
-    constexpr size_t at_once = T >= 8 ? 1 : T >= 4 ? 2 : 4;
+    constexpr size_t at_once = vectors_for(T);
     for (; at + at_once * lanes <= end_at; at += at_once * lanes) {
       mix_vectors<W, at_once, T>(s, values, begin, end, weights, at, out);
     }
