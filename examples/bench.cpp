@@ -84,6 +84,7 @@ class Runner {
     if (length < depth) {
       session_.prefill(random_tokens(depth - length), 0,
                        [](size_t) { return !vga::interrupted(); });
+      session_.wait();
     }
     if (vga::interrupted()) return false;
     session_.truncate(static_cast<int64_t>(depth));
@@ -99,6 +100,7 @@ class Runner {
     for (size_t i = 0; i < n_prompt; i += n_batch_) {
       session_.prefill(std::span(prompt).subspan(i, std::min(n_batch_, n_prompt - i)));
     }
+    if (n_prompt > 0) session_.likeliest(1);
     for (const vga::Token token : next) {
       session_.append(token);
       session_.likeliest(1);

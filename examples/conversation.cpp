@@ -146,6 +146,7 @@ Conversation::Answer Conversation::ask(const std::string& user, size_t max_token
   auto start = Clock::now();
   begin_turn(user, prompt);
   for (const Token token : prompt) sampler_.accept(token);
+  session_->wait();
   answer.prefill_seconds = seconds_since(start);
 
   StreamDecoder decoder(tokenizer, !format_);

@@ -81,6 +81,7 @@ int generate(const Flags& flags) {
       progress.update(done);
       return !vga::interrupted();
     });
+    session.wait();
   }
   stats.prompt_tokens = static_cast<size_t>(session.length());
   stats.prefill_seconds = seconds_since(start);

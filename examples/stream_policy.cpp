@@ -46,7 +46,8 @@ std::span<const float> StreamPolicy::run(std::span<const Token> text, size_t beg
     for (size_t position = begin; position < end; ++position) {
       if (!is_sample(position)) continue;
       session_.truncate(0);
-      const auto logits = session_.prefill(text.subspan(position + 1 - window_, window_));
+      session_.prefill(text.subspan(position + 1 - window_, window_));
+      const auto logits = session_.logits();
       sample_logits_.insert(sample_logits_.end(), logits.begin(), logits.end());
     }
   } else {

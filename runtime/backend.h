@@ -148,6 +148,8 @@ class Backend {
   virtual void keep_wanted(const Buffer& x, Buffer& out) = 0;
   /// The same for rows [first, first + n) of x.
   virtual void keep_rows(const Buffer& x, size_t first, size_t n, Buffer& out) = 0;
+  /// Returns once everything is done.
+  virtual void wait_for_all() {}
   /// Waits for everything and copies the current rows of x to host memory.
   virtual void read(const Buffer& x, std::span<float> out) = 0;
   /// Waits for everything and finds the k largest elements of each current row of x, in the order

@@ -366,8 +366,8 @@ std::span<const float> Session::decode(Token token, uint32_t sequence) {
   return logits();
 }
 
-std::span<const float> Session::prefill(std::span<const Token> tokens, uint32_t sequence,
-                                        const std::function<bool(size_t)>& progress) {
+void Session::prefill(std::span<const Token> tokens, uint32_t sequence,
+                      const std::function<bool(size_t)>& progress) {
   if (tokens.empty()) throw Error("prompt", "is empty, wanted at least one token");
   if (static_cast<int64_t>(tokens.size()) > room(sequence)) {
     throw ContextFull("the prompt has " + std::to_string(tokens.size()) +
@@ -387,7 +387,10 @@ std::span<const float> Session::prefill(std::span<const Token> tokens, uint32_t 
     done += n;
     if (progress && !progress(done)) break;
   }
-  return logits();
+}
+
+void Session::wait() {
+  impl_->stages.back().ops->wait_for_all();
 }
 
 void Session::observe(Observer* observer) {

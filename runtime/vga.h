@@ -1,14 +1,14 @@
 #pragma once
 
-/// The public face of the runtime. Load a Model once, open Sessions on it, feed tokens, get logits:
+/// The public face of the runtime. Load a Model once, open Sessions on it, feed and choose tokens:
 ///
 ///   vga::Model model = vga::Model::load("stories.gguf");
 ///   vga::Session session(model);
 ///   vga::Sampler sampler({.temperature = 0.8f, .seed = 1});
-///   std::span<const float> logits = session.prefill(model.tokenizer().encode_prompt("Once"));
+///   session.prefill(model.tokenizer().encode_prompt("Once"));
 ///   for (int i = 0; i < 100; ++i) {
-///     const vga::Token token = sampler.sample(logits);
-///     logits = session.decode(token);
+///     const vga::Token token = session.sample(sampler);
+///     session.append(token);
 ///   }
 ///
 /// Everything that can go wrong with files and arguments is reported as vga::Error.
@@ -169,11 +169,13 @@ class Session {
   /// Chooses the token that follows the last of those rows.
   Token sample(Sampler& sampler);
 
-  /// Appends tokens in chunks of max_batch(); the logits of the last one. `progress`, if given, is
-  /// called after each chunk with the tokens done; when it returns false the rest is left out and
-  /// the logits are those of the last token done. `tokens` must not be empty.
-  std::span<const float> prefill(std::span<const Token> tokens, uint32_t sequence = 0,
-                                 const std::function<bool(size_t done)>& progress = {});
+  /// append() of tokens, which must not be none, in chunks of max_batch(); the last one wants
+  /// logits. `progress`, if given, is called after each chunk with the tokens done; when it returns
+  /// false the rest is left out and it is the last token done that wants them.
+  void prefill(std::span<const Token> tokens, uint32_t sequence = 0,
+               const std::function<bool(size_t done)>& progress = {});
+  /// Waits for a device to finish what it was given. Asking for logits waits by itself.
+  void wait();
 
   /// From now on shows each batch to `observer`, which must live as long. Null ends that, and then
   /// nothing is copied.

@@ -11,6 +11,12 @@
 
 namespace vga::test {
 
+/// Feeds tokens; the logits of the last one.
+inline std::span<const float> prefill(Session& session, std::span<const Token> tokens) {
+  session.prefill(tokens);
+  return session.logits();
+}
+
 /// Logits of every token in a session of its own, fed in chunks of `chunk`: (tokens, vocab_size).
 inline std::vector<float> logits_in_chunks(const Model& model, const SessionOptions& options,
                                            std::span<const Token> tokens, size_t chunk) {

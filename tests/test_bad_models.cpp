@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "gguf_image.h"
+#include "logits.h"
 #include "run_program.h"
 #include "vga.h"
 
@@ -496,7 +497,7 @@ TEST(GoodModel, TinyModelRuns) {
   const auto path = directory.write("good.gguf", tiny_model().bytes());
   const Model model = Model::load(path);
   Session session(model, {.n_threads = 1});
-  const auto logits = session.prefill(model.tokenizer().encode_prompt("abc"));
+  const auto logits = prefill(session, model.tokenizer().encode_prompt("abc"));
   ASSERT_EQ(logits.size(), 32u);
   for (const float logit : logits) EXPECT_TRUE(std::isfinite(logit));
   EXPECT_EQ(run_generate(path).status, 0);

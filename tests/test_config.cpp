@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "gguf_image.h"
+#include "logits.h"
 #include "vga.h"
 
 namespace vga::test {
@@ -14,7 +15,7 @@ std::vector<float> logits(const GgufImage& image) {
   const Model model = Model::load(directory.write("m.gguf", image.bytes()));
   Session session(model, {.n_threads = 1});
   const std::vector<Token> tokens = {1, 5, 9, 5, 7, 30, 4, 4, 12, 21};
-  const auto last = session.prefill(tokens);
+  const auto last = prefill(session, tokens);
   return {last.begin(), last.end()};
 }
 

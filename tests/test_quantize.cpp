@@ -17,6 +17,7 @@
 #include "file.h"
 #include "gguf.h"
 #include "gguf_image.h"
+#include "logits.h"
 #include "quantization.h"
 #include "run_program.h"
 #include "vga.h"
@@ -184,7 +185,7 @@ class QuantizeModel : public testing::Test {
     const Model model = Model::load(file);
     Session session(model, {.n_threads = 2});
     const auto prompt = model.tokenizer().encode_prompt("Once upon a time there was a little fox");
-    const auto result = session.prefill(prompt);
+    const auto result = prefill(session, prompt);
     return {result.begin(), result.end()};
   }
 

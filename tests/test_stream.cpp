@@ -10,6 +10,7 @@
 #include "attention_probe.h"
 #include "file.h"
 #include "gguf_image.h"
+#include "logits.h"
 #include "naive_model.h"
 #include "run_program.h"
 #include "score.h"
@@ -324,7 +325,7 @@ TEST(Observer, SeesEverySiteInOrderWhileItIsThere) {
   Notes notes;
   session.observe(&notes);
   const std::vector<Token> tokens = {1, 2, 3};
-  const auto seen = session.prefill(tokens);
+  const auto seen = prefill(session, tokens);
   const std::vector<float> logits(seen.begin(), seen.end());
   std::vector<std::pair<size_t, Site>> expected;
   std::vector<size_t> sizes;
@@ -344,7 +345,7 @@ TEST(Observer, SeesEverySiteInOrderWhileItIsThere) {
 
   session.observe(nullptr);
   session.truncate(0);
-  EXPECT_TRUE(std::ranges::equal(session.prefill(tokens), logits));
+  EXPECT_TRUE(std::ranges::equal(prefill(session, tokens), logits));
   EXPECT_EQ(notes.seen, expected);
 }
 
@@ -356,7 +357,7 @@ TEST(Observer, MayMeddle) {
   Notes notes;
   notes.zeroed = notes.only = Site::output_norm;
   session.observe(&notes);
-  const auto logits = session.prefill(std::vector<Token>{1, 2, 3});
+  const auto logits = prefill(session, std::vector<Token>{1, 2, 3});
   EXPECT_EQ(std::ranges::count(logits, 0.0f), std::ssize(logits));
   EXPECT_EQ(notes.seen.size(), 1u);
 }

@@ -10,6 +10,7 @@
 
 #include "gguf_image.h"
 #include "kv_window.h"
+#include "logits.h"
 #include "naive_model.h"
 #include "rope.h"
 #include "vga.h"
@@ -264,7 +265,7 @@ TEST_P(WindowTest, PrefillTakesTextsLongerThanTheWindow) {
   const auto tokens = some_tokens(n_tokens());
   const auto all = run(options(DType::f16), tokens, 50);
   Session session(model_, options(DType::f16));
-  EXPECT_TRUE(std::ranges::equal(session.prefill(tokens), std::span(all).last(vocab)));
+  EXPECT_TRUE(std::ranges::equal(prefill(session, tokens), std::span(all).last(vocab)));
   EXPECT_EQ(session.length(), static_cast<int64_t>(tokens.size()));
   EXPECT_GT(session.room(), int64_t{1} << 60);
 }
@@ -326,11 +327,11 @@ TEST_F(WindowSession, WhatWasOverwrittenCannotBeTakenBack) {
   Session fresh = session(200, 4);
   fresh.prefill(std::span(tokens_).first(3));
   const auto rest = std::span(tokens_).subspan(50, 400);
-  EXPECT_TRUE(std::ranges::equal(s.prefill(rest), fresh.prefill(rest)));
+  EXPECT_TRUE(std::ranges::equal(prefill(s, rest), prefill(fresh, rest)));
   s.truncate(403 - 16);
   s.truncate(0);
   Session empty = session(200, 4);
-  EXPECT_TRUE(std::ranges::equal(s.prefill(rest), empty.prefill(rest)));
+  EXPECT_TRUE(std::ranges::equal(prefill(s, rest), prefill(empty, rest)));
 }
 
 // Turns that a chat forgets: as if the rest had followed the kept tokens directly.
@@ -339,7 +340,7 @@ TEST_F(WindowSession, ForgettingClosesTheGap) {
     Session s = session(64, keep);
     s.prefill(std::span(tokens_).first(500));
     s.forget(490);
-    const auto found = s.prefill(std::span(tokens_).subspan(500, 20));
+    const auto found = prefill(s, std::span(tokens_).subspan(500, 20));
 
     NaiveModel naive(image_, model_.config());
     std::vector<double> expected;

@@ -389,6 +389,12 @@ class VulkanBackend : public Backend {
     copy(commands_, {staging_.buffer, 0, to.bytes}, to);
   }
 
+  void wait_for_all() override {
+    const uint64_t submission = submit(commands_);
+    slots_[slot_].last_use = submission;
+    wait(commands_, submission);
+  }
+
   double wait_seconds() const override {
     return std::chrono::duration<double>(commands_.waited).count();
   }
@@ -461,12 +467,6 @@ class VulkanBackend : public Backend {
 
   void fill(const Range& to, std::span<const std::byte> bytes) {
     std::ranges::copy(bytes, slots_[slot_].memory.mapped + to.offset);
-  }
-
-  void wait_for_all() {
-    const uint64_t submission = submit(commands_);
-    slots_[slot_].last_use = submission;
-    wait(commands_, submission);
   }
 
   /// x combined element by element with y.
