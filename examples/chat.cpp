@@ -65,6 +65,9 @@ class Chat {
         }
       } catch (const vga::ContextFull& error) {
         notice(std::string(error.what()) + "; /clear starts over");
+      } catch (const vga::DeviceLost&) {
+        std::cout << (colour_ ? "\x1b[0m" : "") << std::endl;  // the answer ends here
+        throw;
       } catch (const vga::Error& error) {
         notice(error.what());
       }

@@ -16,4 +16,11 @@ class Error : public std::runtime_error {
   Error(std::string_view where, std::string_view what);
 };
 
+/// Thrown when a device was lost, by a reset or because it was taken out. The sessions on it are at
+/// their end, and so is the model.
+class DeviceLost : public Error {
+ public:
+  using Error::Error;
+};
+
 }  // namespace vga

@@ -18,6 +18,8 @@
 namespace vga::test {
 namespace {
 
+using namespace std::string_literals;
+
 using Type = vulkan::DeviceInfo::Type;
 
 const std::filesystem::path cases = std::filesystem::path(VGA_SOURCE_DIR) / "tests/data/cases";
@@ -185,13 +187,33 @@ TEST_F(Vulkan, LosingTheDeviceIsAnError) {
   EXPECT_GT(n_lost, 20u);
 }
 
+// While they load, and in the middle of their work.
 TEST_F(Vulkan, ProgramsThatLoseTheDeviceEndInOneLine) {
-  const ForcedLimits forced("lose=150");
+  const std::string text = directory_.write("text", std::string(6000, 'a')).string();
+  for (const int calls : {20, 500}) {
+    const ForcedLimits forced("lose=" + std::to_string(calls));
+    for (const std::string& program :
+         {"vga-generate -p a --window 32 -n 300 --ignore-end"s, "vga-perplexity --json -f " + text,
+          "vga-bench -p 16 -n 16 -r 100"s, "vga-stream --window 16 -f " + text,
+          "vga-probe -c 16 -f " + text}) {
+      const Outcome outcome = run(program + " --device vulkan -m '" + file_.string() + "'");
+      EXPECT_EQ(outcome.status, 1) << program;
+      EXPECT_NE(outcome.errors.find("device was lost"), std::string::npos) << outcome.errors;
+      EXPECT_EQ(std::ranges::count(outcome.errors, '\n'), 1) << outcome.errors;
+    }
+  }
+}
+
+TEST_F(Vulkan, ChatsThatLoseTheDeviceAreAtTheirEnd) {
+  const std::string messages = directory_.write("messages", "a\nb\nc\nd\n").string();
+  const ForcedLimits forced("lose=500");
   const Outcome outcome =
-      run("vga-generate -m '" + file_.string() + "' -p a --device vulkan -n 100 --ignore-end");
+      run("vga-chat --window 32 -n 100 --device vulkan -m '" + file_.string() + "'", messages);
   EXPECT_EQ(outcome.status, 1);
-  EXPECT_NE(outcome.errors.find("device was lost"), std::string::npos) << outcome.errors;
-  EXPECT_EQ(std::ranges::count(outcome.errors, '\n'), 1) << outcome.errors;
+  EXPECT_NE(outcome.errors.find("/help for commands"), std::string::npos) << outcome.errors;
+  const size_t lost = outcome.errors.find("device was lost");
+  ASSERT_NE(lost, std::string::npos) << outcome.errors;
+  EXPECT_EQ(outcome.errors.find('\n', lost), outcome.errors.size() - 1) << outcome.errors;
 }
 
 // What is used in place takes no room.

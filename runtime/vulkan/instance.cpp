@@ -151,7 +151,9 @@ bool is_lost() {
 void check(VkResult result, const char* call) {
   if (result == VK_SUCCESS) return;
   const std::string_view text = call;
-  throw Error("Vulkan", std::string(text.substr(0, text.find('('))) + ": " + result_text(result));
+  const std::string what = std::string(text.substr(0, text.find('('))) + ": " + result_text(result);
+  if (result == VK_ERROR_DEVICE_LOST) throw DeviceLost("Vulkan", what);
+  throw Error("Vulkan", what);
 }
 
 }  // namespace vga::vulkan
