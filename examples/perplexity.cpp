@@ -215,8 +215,10 @@ vga::Score score_w8a8(const Flags& flags, const vga::Model& model, std::span<con
   constexpr size_t n_calibration = 16;
   const TemporaryFile file;
   vga::write_int8_weights(flags.model.file, file.path(), flags.model.session.n_threads);
-  const vga::Model rounded = vga::Model::load(file.path());
-  vga::Session session(rounded, flags.model.session);
+  vga::ModelOptions options = flags.model.model;
+  options.session = flags.model.session;
+  const vga::Model rounded = vga::load_model(file.path(), options);
+  vga::Session session(rounded, options.session);
   std::vector<Chunk> calibration(chunks.begin(), chunks.end());
   if (!flags.calibrate.empty()) {
     const vga::Tokenizer& tokenizer = model.tokenizer();

@@ -106,8 +106,8 @@ void add_device_to(CLI::App& app, ModelOptions& options) {
   app.add_option(
          "--device", options.device,
          "Where to compute: cpu; vulkan or vulkan:N; a part of a device's name; auto, a GPU "
-         "if the model fits on one")
-      ->capture_default_str()
+         "if the model fits on one (default: what the environment variable VGA_DEVICE says, else "
+         "cpu)")
       ->type_name("WHERE")
       ->group(group);
   app.add_option("--gpu-layers", options.device_layers,

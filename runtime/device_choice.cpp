@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <string>
 
 #include "error.h"
@@ -42,15 +43,21 @@ size_t usable(std::span<const DeviceInfo> devices, size_t index) {
 
 }  // namespace
 
-size_t choose_device(std::span<const DeviceInfo> devices, std::string_view wanted) {
+std::string default_device() {
+  const char* wanted = std::getenv("VGA_DEVICE");
+  return wanted == nullptr || *wanted == '\0' ? "cpu" : wanted;
+}
+
+size_t choose_device(std::span<const DeviceInfo> devices, std::string_view wanted,
+                     std::string_view source) {
   constexpr std::string_view numbered = "vulkan:";
   if (wanted.starts_with(numbered)) {
     const std::string_view digits = wanted.substr(numbered.size());
     size_t index = devices.size();
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
     if (error != std::errc() || end != digits.data() + digits.size() || index >= devices.size()) {
-      throw Error("device", "wanted vulkan:0 to vulkan:" + std::to_string(devices.size() - 1) +
-                                ", found '" + std::string(wanted) + "'; see --list-devices");
+      throw Error(source, "wanted vulkan:0 to vulkan:" + std::to_string(devices.size() - 1) +
+                              ", found '" + std::string(wanted) + "'; see --list-devices");
     }
     return usable(devices, index);
   }
@@ -60,9 +67,9 @@ size_t choose_device(std::span<const DeviceInfo> devices, std::string_view wante
       return lower(d.name).find(part) != std::string::npos;
     });
     if (part.empty() || named == devices.end()) {
-      throw Error("device", "no name of a device has '" + std::string(wanted) +
-                                "' in it; wanted cpu, auto, vulkan, vulkan:N or such a part, see "
-                                "--list-devices");
+      throw Error(source, "no name of a device has '" + std::string(wanted) +
+                              "' in it; wanted cpu, auto, vulkan, vulkan:N or such a part, see "
+                              "--list-devices");
     }
     return usable(devices, static_cast<size_t>(named - devices.begin()));
   }
@@ -73,7 +80,7 @@ size_t choose_device(std::span<const DeviceInfo> devices, std::string_view wante
     if (best == devices.size() || rank(devices[i]) < rank(devices[best])) best = i;
   }
   if (best == devices.size()) {
-    throw Error("device", "no GPU that can be used; see --list-devices");
+    throw Error(source, "no GPU that can be used; see --list-devices");
   }
   return best;
 }

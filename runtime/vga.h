@@ -45,7 +45,8 @@ struct ModelOptions {
   bool mmap = true;  // false reads the file into memory, safe against files that shrink
   /// Where to compute: "cpu"; "vulkan" or "vulkan:N", the first or the N-th device; a part of a
   /// device's name; or "auto", the fastest kind of GPU that has room for the model, else the CPU.
-  std::string device = "cpu";
+  /// Empty is what the environment variable VGA_DEVICE says, "cpu" if it says nothing.
+  std::string device = {};
   /// The first so many layers go to the device, the rest stays on the CPU. When all do, so does
   /// the output matrix.
   size_t device_layers = std::numeric_limits<size_t>::max();

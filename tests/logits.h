@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "device_choice.h"
 #include "vga.h"
 
 namespace vga::test {
@@ -49,6 +50,35 @@ inline double worst_error(std::span<const float> found, std::span<const float> e
     worst = std::max(worst, std::sqrt(error / size));
   }
   return worst;
+}
+
+/// Whether models load onto a device if no test says otherwise.
+inline bool on_device() {
+  return default_device() != "cpu";
+}
+
+/// How far off an element of a cache may be by rounding, relative to the element or, in q8_0, to
+/// the largest of its block. In f32 it is what sums of some hundred products are off by.
+inline double rounding_step(DType cache_type) {
+  return cache_type == DType::f32 ? 1e-5 : cache_type == DType::f16 ? 1.0 / 2048 : 1.0 / 254;
+}
+
+/// How much what is computed of the same tokens in two ways may differ, relative to its size: on
+/// the CPU not at all, as each sum has one fixed order. On a device the order depends on how many
+/// rows are computed at once and on where they lie in the ring, and now and then an element of the
+/// cache is rounded the other way.
+inline double allowed_difference(DType cache_type = DType::f16) {
+  return on_device() ? rounding_step(cache_type) : 0;
+}
+
+/// Logits of the same tokens computed in two ways, (rows, cols) both.
+inline testing::AssertionResult same_logits(std::span<const float> found,
+                                            std::span<const float> expected, size_t cols,
+                                            DType cache_type = DType::f16) {
+  if (std::ranges::equal(found, expected)) return testing::AssertionSuccess();
+  const double error = worst_error(found, expected, cols);
+  if (error <= allowed_difference(cache_type)) return testing::AssertionSuccess();
+  return testing::AssertionFailure() << "relative difference " << error;
 }
 
 }  // namespace vga::test

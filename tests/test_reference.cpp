@@ -54,12 +54,20 @@ TEST_P(Reference, LogitsAgree) {
   const Model model = Model::load(file);
   const auto tokens =
       nlohmann::json::parse(read_text(folder / "tokens.json")).get<std::vector<Token>>();
-  const Npy expected(folder / ("logits_" + type + ".npy"));
+  const SessionOptions options{.n_threads = 2, .cache_type = DType::f32};
+  Npy expected(folder / ("logits_" + type + ".npy"));
   ASSERT_EQ(expected.rows, tokens.size());
   ASSERT_EQ(expected.cols, model.config().vocab_size);
+  if (on_device() && type == "q8_0") {
+    // The CPU rounds what q8_0 is multiplied by, and so does the reference; a device does not, nor
+    // does the CPU with the same weights in f32.
+    const auto decoded = directory.path() / "decoded.gguf";
+    ASSERT_EQ(run("vga-quantize '" + file.string() + "' '" + decoded.string() + "' f32").status, 0);
+    expected.values =
+        logits_in_chunks(Model::load(decoded, {.device = "cpu"}), options, tokens, tokens.size());
+  }
 
-  const auto logits =
-      logits_in_chunks(model, {.n_threads = 2, .cache_type = DType::f32}, tokens, tokens.size());
+  const auto logits = logits_in_chunks(model, options, tokens, tokens.size());
   ASSERT_EQ(logits.size(), expected.values.size());
   const double worst = worst_error(logits, expected.values, expected.cols);
   RecordProperty("relative_error", std::to_string(worst));

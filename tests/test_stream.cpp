@@ -124,8 +124,13 @@ TEST_F(StreamProgram, ResultsDependOnTheTextAlone) {
     return all;
   };
   const auto expected = perplexities(run(text(200) + "-w 24 --json"));
-  EXPECT_EQ(perplexities(run(text(200) + "-w 24 --json --batch 1")), expected);
-  EXPECT_EQ(perplexities(run(text(200) + "-w 24 --json --batch 500 -t 3")), expected);
+  for (const std::string batch : {"--batch 1", "--batch 500 -t 3"}) {
+    const auto found = perplexities(run(text(200) + "-w 24 --json " + batch));
+    ASSERT_EQ(found.size(), expected.size());
+    for (size_t i = 0; i < found.size(); ++i) {
+      EXPECT_NEAR(found[i], expected[i], allowed_difference() * expected[i]) << batch;
+    }
+  }
   const auto repeated = json::parse(run(text(100) + "-w 24 --json --tokens 1000").output);
   EXPECT_EQ(repeated.at("tokens"), 1000);
 }
@@ -135,7 +140,9 @@ TEST_F(StreamProgram, NeitherMemoryNorPerplexityDrifts) {
   const std::string arguments = text(299) + "-w 20 --tokens 30000 -t 1 ";  // and one for ▁
   const json report = json::parse(run(arguments + "--json").output);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which keep what is freed
-  EXPECT_EQ(report.at("process_bytes"), report.at("process_bytes_filled"));
+  // What a device's driver keeps is not ours, but would be more if it were kept of each token.
+  const auto filled = report.at("process_bytes_filled").get<double>();
+  EXPECT_NEAR(report.at("process_bytes"), filled, on_device() ? 30000 : 0);
 #endif
   for (const auto& policy : report.at("policies")) {
     EXPECT_GT(policy.at("seconds_per_token_first_10000"), 0);
@@ -211,7 +218,8 @@ TEST_F(StreamProgram, PerplexityReadsTheWholeTextThroughAWindow) {
   EXPECT_EQ(window.at("tokens"), streamed.at("tokens"));
   EXPECT_EQ(window.at("window"), 20);
   EXPECT_EQ(window.at("keep"), 1);
-  EXPECT_NEAR(window.at("perplexity").get<double>(), streamed.at("policies")[1].at("ppl"), 1e-9);
+  const double ppl = streamed.at("policies")[1].at("ppl");
+  EXPECT_NEAR(window.at("perplexity"), ppl, 1e-9 + allowed_difference() * ppl);
 }
 
 TEST_F(StreamProgram, GenerateEndsWhenItIsTold) {

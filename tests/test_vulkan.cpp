@@ -47,7 +47,7 @@ TEST_P(VulkanCase, LogitsEqualTheCpu) {
   convert(cases / GetParam(), file, "f16");
   const auto tokens = nlohmann::json::parse(read_text(cases / GetParam() / "tokens.json"))
                           .get<std::vector<Token>>();
-  const Model on_cpu = Model::load(file);
+  const Model on_cpu = Model::load(file, {.device = "cpu"});
   const Model on_device = Model::load(file, {.device = "vulkan"});
   const Model split = Model::load(file, {.device = "vulkan", .device_layers = 1});
   const size_t vocab = on_cpu.config().vocab_size;
@@ -86,7 +86,7 @@ class Vulkan : public testing::Test {
 // The context is split over workgroups, and the window slides over several spans.
 TEST_F(Vulkan, LongContextsAndWindowsEqualTheCpu) {
   const auto tokens = some_tokens(700);
-  const Model on_cpu = Model::load(file_);
+  const Model on_cpu = Model::load(file_, {.device = "cpu"});
   const Model on_device = Model::load(file_, {.device = "vulkan"});
   for (const auto& [window, keep] : {std::pair<size_t, size_t>{0, 0}, {300, 0}, {300, 5}}) {
     const SessionOptions options = {
@@ -105,7 +105,7 @@ TEST_F(Vulkan, LongContextsAndWindowsEqualTheCpu) {
 TEST_F(Vulkan, RoundedCachesAreAsGoodAsTheCpus) {
   const auto tokens = some_tokens(700);
   const auto file = directory_.write("wide.gguf", tiny_model(vocab, {}, 32).bytes());
-  const Model on_cpu = Model::load(file);
+  const Model on_cpu = Model::load(file, {.device = "cpu"});
   const Model on_device = Model::load(file, {.device = "vulkan"});
   for (const auto& [window, keep] : {std::pair<size_t, size_t>{0, 0}, {300, 0}, {300, 5}}) {
     SessionOptions options = {.context = window == 0 ? 700u : 0u,
@@ -147,22 +147,65 @@ TEST_F(Vulkan, SaysWhatItNeedsAndWhatIsFree) {
   }
 }
 
-/// Makes the device poorer still while it lives.
-class ForcedLimits {
+/// Sets an environment variable while it lives.
+class Variable {
  public:
-  explicit ForcedLimits(const std::string& limits) {
-    const char* before = std::getenv(variable);
-    before_ = before == nullptr ? "" : before;
-    ::setenv(variable, (before_.empty() ? limits : before_ + "," + limits).c_str(), 1);
+  Variable(const char* name, const std::string& value) : name_(name), before_(value_of(name)) {
+    ::setenv(name, value.c_str(), 1);
   }
-  ForcedLimits(const ForcedLimits&) = delete;
-  ForcedLimits& operator=(const ForcedLimits&) = delete;
-  ~ForcedLimits() { ::setenv(variable, before_.c_str(), 1); }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+  ~Variable() { ::setenv(name_, before_.c_str(), 1); }
+
+  static std::string value_of(const char* name) {
+    const char* value = std::getenv(name);
+    return value == nullptr ? "" : value;
+  }
 
  private:
-  static constexpr const char* variable = "VGA_VULKAN_LIMITS";
+  const char* name_;
   std::string before_;
 };
+
+/// Makes the device poorer still while it lives.
+class ForcedLimits : Variable {
+ public:
+  explicit ForcedLimits(const std::string& limits) : Variable(name, before() + limits) {}
+
+ private:
+  static constexpr const char* name = "VGA_VULKAN_LIMITS";
+  static std::string before() {
+    const std::string value = value_of(name);
+    return value.empty() ? "" : value + ",";
+  }
+};
+
+TEST_F(Vulkan, VgaDeviceIsTheDefault) {
+  const auto runs_on = [&](const ModelOptions& options) {
+    const Model model = Model::load(file_, options);
+    return Session(model).description().substr(0, 4);
+  };
+  const std::string program = "vga-generate -m '" + file_.string() + "' -p a -n 1 ";
+  {
+    const Variable device("VGA_DEVICE", "vulkan");
+    EXPECT_EQ(runs_on({}), "vulk");
+    EXPECT_EQ(runs_on({.device = "cpu"}), "cpu ");
+    EXPECT_NE(run(program).errors.find("vulkan"), std::string::npos);
+    EXPECT_EQ(run(program + "--device cpu").errors.find("vulkan"), std::string::npos);
+  }
+  {
+    const Variable device("VGA_DEVICE", "");
+    EXPECT_EQ(runs_on({}), "cpu ");
+    EXPECT_EQ(runs_on({.device = "vulkan"}), "vulk");
+  }
+  const Variable device("VGA_DEVICE", "abacus");
+  const Outcome outcome = run(program);
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.errors.find("VGA_DEVICE: no name of a device has 'abacus'"), std::string::npos)
+      << outcome.errors;
+  EXPECT_EQ(std::ranges::count(outcome.errors, '\n'), 1) << outcome.errors;
+  EXPECT_EQ(run(program + "--device vulkan").status, 0);
+}
 
 // Wherever it happens: while a device is opened, weights are copied, work is recorded or waited
 // for. The validation layers, where they are on, see whether all that was made is destroyed.
@@ -230,8 +273,7 @@ TEST_F(Vulkan, CountsWhatIsCopied) {
     const ForcedLimits forced("no-import,memory=" + std::to_string(needed));
     EXPECT_THROW(Model::load(file_, options), Error);
   }
-  const char* limits = std::getenv("VGA_VULKAN_LIMITS");
-  if (limits != nullptr && std::string(limits).find("no-import") != std::string::npos) return;
+  if (Variable::value_of("VGA_VULKAN_LIMITS").find("no-import") != std::string::npos) return;
   const ForcedLimits forced("memory=" + std::to_string(needed));
   const Model model = Model::load(file_, options);
   Session(model, session).prefill(some_tokens(20));
