@@ -16,7 +16,6 @@ struct Avx2 {
   static constexpr size_t lanes = 8;
   static constexpr size_t float_tile = 6;
   static constexpr size_t float_sums = 12;
-  static constexpr size_t int_tile = 6;
 
   static Floats zero() { return _mm256_setzero_ps(); }
   static Floats set1(float x) { return _mm256_set1_ps(x); }
@@ -107,24 +106,30 @@ struct Avx2 {
   /// and by activations of 16, of which the even columns come first and then the odd ones.
   static constexpr size_t x_parts(unsigned bits) { return bits == 8 ? 2 : 1; }
 
-  /// out[t] = sum of (q - zero) * x over `n` steps from `begin` on; x is (x_parts, T, 32) bytes,
-  /// and the negative sums of those n steps' activations (T), see finish_group().
-  template <class Group, size_t begin, size_t n, size_t T>
-  [[gnu::always_inline]] static void dot(const Group& w, const std::byte* x,
-                                         const std::byte* negative_sums, Ints (&out)[T]) {
+  /// out[p][t] = sum of (q - zero) * x over `n` steps of group(p) from `begin` on; x is
+  /// (x_parts, T, 32) bytes, and the negative sums of those n steps' activations (T), see
+  /// finish_group().
+  template <class Group, size_t begin, size_t n, size_t P, size_t T, class F>
+  [[gnu::always_inline]] static void dot(const F& group, const std::byte* x,
+                                         const std::byte* negative_sums, Ints (&out)[P][T]) {
     if constexpr (Group::bits == 8) {
       for (size_t t = 0; t < T; ++t) {
-        out[t] = _mm256_slli_epi32(broadcast(negative_sums + 4 * t), log2(Group::zero));
+        const Ints first = _mm256_slli_epi32(broadcast(negative_sums + 4 * t), log2(Group::zero));
+        for (size_t p = 0; p < P; ++p) out[p][t] = first;
       }
-      unrolled<n>([&](auto i) __attribute__((always_inline)) {
-        constexpr size_t step = begin + i;
-        const Ints q = w.template step<step>();
-        const Ints even = _mm256_and_si256(q, _mm256_set1_epi16(0xFF));
-        const Ints odd = shift_right<8>(q);
+      unrolled<2 * n>([&](auto i) __attribute__((always_inline)) {
+        constexpr size_t step = begin + i / 2;
+        constexpr size_t odd = i % 2;
+        Ints q[P];
+        for (size_t p = 0; p < P; ++p) {
+          const Ints both = group(p).template step<step>();
+          q[p] = odd ? shift_right<8>(both) : _mm256_and_si256(both, _mm256_set1_epi16(0xFF));
+        }
         for (size_t t = 0; t < T; ++t) {
-          const std::byte* xs = x + 32 * t + 4 * step;
-          out[t] = add_32(out[t], _mm256_madd_epi16(even, broadcast(xs)));
-          out[t] = add_32(out[t], _mm256_madd_epi16(odd, broadcast(xs + 32 * T)));
+          const Ints xs = broadcast(x + 32 * (odd * T + t) + 4 * step);
+          for (size_t p = 0; p < P; ++p) {
+            out[p][t] = add_32(out[p][t], _mm256_madd_epi16(q[p], xs));
+          }
         }
       });
       return;
@@ -134,24 +139,30 @@ struct Avx2 {
     constexpr size_t largest = Group::zero > 0 ? Group::zero : size_t{1} << Group::bits;
     constexpr size_t at_once = n * 2 * 127 * largest < 32768 ? n : n / 2;
     unrolled<n / at_once>([&](auto part) __attribute__((always_inline)) {
-      Ints sums[T];
+      Ints sums[P][T];
       for (size_t t = 0; t < T; ++t) {
-        sums[t] = _mm256_setzero_si256();
+        Ints first = _mm256_setzero_si256();
         if (Group::zero > 0) {
-          sums[t] = _mm256_slli_epi16(broadcast(negative_sums + 4 * t), log2(Group::zero));
+          first = _mm256_slli_epi16(broadcast(negative_sums + 4 * t), log2(Group::zero));
         }
+        for (size_t p = 0; p < P; ++p) sums[p][t] = first;
       }
       unrolled<at_once>([&](auto i) __attribute__((always_inline)) {
         constexpr size_t step = begin + part * at_once + i;
-        const Ints q = w.template step<step>();
+        Ints q[P];
+        for (size_t p = 0; p < P; ++p) q[p] = group(p).template step<step>();
         for (size_t t = 0; t < T; ++t) {
           const Ints xs = broadcast(x + 32 * t + 4 * step);
-          sums[t] = add_16(sums[t], _mm256_maddubs_epi16(q, xs));
+          for (size_t p = 0; p < P; ++p) {
+            sums[p][t] = add_16(sums[p][t], _mm256_maddubs_epi16(q[p], xs));
+          }
         }
       });
-      for (size_t t = 0; t < T; ++t) {
-        const Ints sum = _mm256_madd_epi16(sums[t], _mm256_set1_epi16(1));
-        out[t] = part == 0 ? sum : _mm256_add_epi32(out[t], sum);
+      for (size_t p = 0; p < P; ++p) {
+        for (size_t t = 0; t < T; ++t) {
+          const Ints sum = _mm256_madd_epi16(sums[p][t], _mm256_set1_epi16(1));
+          out[p][t] = part == 0 ? sum : _mm256_add_epi32(out[p][t], sum);
+        }
       }
     });
   }

@@ -16,7 +16,6 @@ struct Avx512 {
   static constexpr size_t lanes = 16;
   static constexpr size_t float_tile = 12;
   static constexpr size_t float_sums = 24;
-  static constexpr size_t int_tile = 12;
 
   static Floats zero() { return _mm512_setzero_ps(); }
   static Floats set1(float x) { return _mm512_set1_ps(x); }
@@ -82,22 +81,25 @@ struct Avx512 {
 
   static constexpr size_t x_parts(unsigned) { return 1; }
 
-  /// out[t] = sum of (q - zero) * x over `n` steps from `begin` on; x is (T, 32) int8, and the
-  /// negative sums of those n steps' activations (T) int32.
-  template <class Group, size_t begin, size_t n, size_t T>
-  [[gnu::always_inline]] static void dot(const Group& w, const std::byte* x,
-                                         const std::byte* negative_sums, Ints (&out)[T]) {
+  /// out[p][t] = sum of (q - zero) * x over `n` steps of group(p) from `begin` on; x is (T, 32)
+  /// int8, and the negative sums of those n steps' activations (T) int32.
+  template <class Group, size_t begin, size_t n, size_t P, size_t T, class F>
+  [[gnu::always_inline]] static void dot(const F& group, const std::byte* x,
+                                         const std::byte* negative_sums, Ints (&out)[P][T]) {
     for (size_t t = 0; t < T; ++t) {
-      out[t] = _mm512_setzero_si512();
+      Ints first = _mm512_setzero_si512();
       if (Group::zero > 0) {
-        out[t] = _mm512_slli_epi32(broadcast(negative_sums + 4 * t), log2(Group::zero));
+        first = _mm512_slli_epi32(broadcast(negative_sums + 4 * t), log2(Group::zero));
       }
+      for (size_t p = 0; p < P; ++p) out[p][t] = first;
     }
     unrolled<n>([&](auto i) __attribute__((always_inline)) {
       constexpr size_t step = begin + i;
-      const Ints q = w.template step<step>();
+      Ints q[P];
+      for (size_t p = 0; p < P; ++p) q[p] = group(p).template step<step>();
       for (size_t t = 0; t < T; ++t) {
-        out[t] = _mm512_dpbusd_epi32(out[t], q, broadcast(x + 32 * t + 4 * step));
+        const Ints xs = broadcast(x + 32 * t + 4 * step);
+        for (size_t p = 0; p < P; ++p) out[p][t] = _mm512_dpbusd_epi32(out[p][t], q[p], xs);
       }
     });
   }

@@ -9,10 +9,11 @@
 /// The kernels, written once over a vector type V that an instruction set's own file defines:
 ///
 ///   lanes                  floats in a vector, which is also the rows of a panel
-///   float_tile, int_tile   tokens that a product takes at once: as many as registers hold sums
+///   float_tile             tokens that a product takes at once
+///   float_sums             vectors of sums that registers hold
 ///   Floats, Ints           a vector of floats; of lanes 32-bit words or four times as many bytes
 ///   load, store, load_part, store_part, set1, load_f16, load_bf16, load_s8, ...
-///   dot<Block, first, n>   n steps of a block of quantized weights, with as many activations
+///   dot<Group, first, n>   n steps of a group of quantized weights, with as many activations
 ///   finish_group<parts>    activations as dot() takes them
 ///
 /// V and therefore every function here has internal linkage: the linker keeps one copy of a
@@ -206,11 +207,15 @@ class VectorKernels {
   //                            f32 d, f32 d * sum q, and -sum q as dot() takes it: of the group, of
   //                            its two halves
 
-  static_assert(prepare_group % V::float_tile == 0 && prepare_group % V::int_tile == 0);
+  static constexpr size_t int_tile = 4;
+  static_assert(prepare_group % V::float_tile == 0 && prepare_group % int_tile == 0);
   static constexpr size_t group_cols = 32;
   static constexpr size_t int_token_bytes(size_t parts) {  // per group
     return parts * group_cols + 5 * 4;
   }
+
+  /// The next smaller tile: none of two or three tokens is cut up.
+  static constexpr size_t below(size_t T) { return T > 4 ? T / 2 : T - 1; }
 
   /// Calls tile(std::integral_constant T, first token) for all tiles of n tokens.
   template <size_t T, class F>
@@ -218,7 +223,7 @@ class VectorKernels {
     size_t t = 0;
     for (; t + T <= n; t += T) tile(std::integral_constant<size_t, T>(), t);
     if constexpr (T > 1) {
-      each_tile<T / 2>(n - t, [&](auto width, size_t first) { tile(width, t + first); });
+      each_tile<below(T)>(n - t, [&](auto width, size_t first) { tile(width, t + first); });
     }
   }
 
@@ -269,7 +274,7 @@ class VectorKernels {
   template <size_t parts>
   static void prepare_int_tiles(const float* x, size_t begin, size_t end, size_t cols,
                                 std::byte* out) {
-    each_tile<V::int_tile>(end - begin, [&](auto width, size_t t) {
+    each_tile<int_tile>(end - begin, [&](auto width, size_t t) {
       prepare_ints<width, parts>(x + (begin + t) * cols, cols,
                                  out + (begin + t) * int_bytes(cols, parts));
     });
@@ -368,42 +373,52 @@ class VectorKernels {
 
   template <class Group>
   struct IntProduct {
-    static constexpr size_t tile = V::int_tile;
+    static constexpr size_t tile = int_tile;
+    /// Two for several tokens, as what is loaded of those then serves twice. One token has to wait
+    /// for memory, which is faster in one stream.
     template <size_t T>
-    static constexpr size_t panels = 1;
+    static constexpr size_t panels = T > 2 ? 2 : 1;
     static constexpr size_t x_parts = V::x_parts(Group::bits);
 
     static size_t token_bytes(size_t cols) { return int_bytes(cols, x_parts); }
 
     template <size_t P, size_t T>
     [[gnu::always_inline]] static void run(const Product& p, size_t row, size_t t) {
-      static_assert(P == 1);
       const std::byte* panel = p.panels + row / lanes * p.panel_bytes;
       const std::byte* x = p.x + t * token_bytes(p.cols);
-      Floats sums[T];
-      for (Floats& sum : sums) sum = V::zero();
+      Floats sums[P][T];
+      for (auto& of_panel : sums) {
+        for (Floats& sum : of_panel) sum = V::zero();
+      }
       for (size_t g = 0; g < p.cols / group_cols; ++g, x += T * int_token_bytes(x_parts)) {
-        const Group group(panel, g);
+        const auto group = [&](size_t i) { return Group(panel + i * p.panel_bytes, g); };
         const std::byte* numbers = x + T * x_parts * group_cols;
         const auto number = [&](size_t array, size_t i) {
           return V::set1(read<float>(numbers + (array * T + i) * 4));
         };
         unrolled<Group::parts>([&](auto part) {
           constexpr size_t n = 8 / Group::parts;
-          Ints dots[T];
+          Ints dots[P][T];
           const std::byte* negative_sums = numbers + (Group::parts == 1 ? 2 : 3 + part) * T * 4;
           V::template dot<Group, part * n, n>(group, x, negative_sums, dots);
-          const Floats scale = group.scale(part);
-          for (size_t i = 0; i < T; ++i) {
-            sums[i] = V::fma(V::to_floats(dots[i]), V::mul(scale, number(0, i)), sums[i]);
+          for (size_t i = 0; i < P; ++i) {
+            const Floats scale = group(i).scale(part);
+            for (size_t j = 0; j < T; ++j) {
+              sums[i][j] =
+                  V::fma(V::to_floats(dots[i][j]), V::mul(scale, number(0, j)), sums[i][j]);
+            }
           }
         });
         if constexpr (Group::has_min) {
-          const Floats min = group.min();
-          for (size_t i = 0; i < T; ++i) sums[i] = V::fma(min, number(1, i), sums[i]);
+          for (size_t i = 0; i < P; ++i) {
+            const Floats min = group(i).min();
+            for (size_t j = 0; j < T; ++j) sums[i][j] = V::fma(min, number(1, j), sums[i][j]);
+          }
         }
       }
-      for (size_t i = 0; i < T; ++i) store_rows(p, t + i, row, sums[i]);
+      for (size_t i = 0; i < P; ++i) {
+        for (size_t j = 0; j < T; ++j) store_rows(p, t + j, row + i * lanes, sums[i][j]);
+      }
     }
   };
 
@@ -437,7 +452,7 @@ class VectorKernels {
       project_tiles<P, P::tile>(p, first, smaller(first + chunk, full));
     }
     if constexpr (P::tile > 1) {
-      each_tile<P::tile / 2>(p.n_tokens - full, [&](auto width, size_t t) {
+      each_tile<below(P::tile)>(p.n_tokens - full, [&](auto width, size_t t) {
         project_tiles<P, width>(p, full + t, full + t + width);
       });
     }
