@@ -111,7 +111,7 @@ class Runner {
     return std::max<uint64_t>(1, static_cast<uint64_t>(time.count()));
   }
 
-  /// Of the last run(), nanoseconds in which no device was waited for.
+  /// Of the last run(), nanoseconds in which a device had nothing to do.
   double host_ns() const { return host_ns_; }
   bool waits_for_device() const { return session_.device_wait_seconds() > 0; }
 
@@ -228,9 +228,8 @@ int main(int argc, char** argv) {
       "A decoded token must read all weights and the cache. GB/s is how many bytes of those were\n"
       "read per second, 'of memory' its share of what as many threads can read from memory, which\n"
       "is measured first. More than 100 % means that the model fits into the CPU's cache.\n\n"
-      "With --device, 'host ms/token' is the time in which the device was not waited for: "
-      "recording\n"
-      "and submitting work, reading logits back.\n\n"
+      "With --device, 'host ms/token' is the time in which the device had nothing to do while the\n"
+      "host recorded and submitted work or read logits back.\n\n"
       "Lists: commas, repeated flags, and ranges such as 0-4096+1024 or 16-512*2.",
       "vga-bench");
   vga::BenchFlags flags;

@@ -158,7 +158,8 @@ class Backend {
   /// Copies host memory to the current rows of x: for the stage before on another backend, and for
   /// Observers that change what they see.
   virtual void write(Buffer& x, std::span<const float> in) = 0;
-  /// Seconds spent waiting for a device so far; 0 where the host computes.
+  /// Seconds so far in which a device was at work and was waited for in the end; 0 where the host
+  /// computes.
   virtual double wait_seconds() const { return 0; }
 };
 

@@ -133,8 +133,8 @@ class Session {
   std::string description() const;
   /// Bytes of the KV cache when full.
   uint64_t cache_bytes() const;
-  /// Seconds spent so far waiting for a device to finish; 0 on the CPU. The rest of a token's time
-  /// goes into recording and submitting work, and into reading back.
+  /// Seconds so far in which a device was at work and was waited for in the end; 0 on the CPU. The
+  /// rest of a token's time, recording and submitting work and reading back, the device is idle.
   double device_wait_seconds() const;
 
   /// Tokens that `sequence` holds or has held: the position its next token takes.

@@ -3,13 +3,15 @@
 #include <algorithm>
 #include <cassert>
 #include <string>
+#include <utility>
 
 #include "../error.h"
 
 namespace vga::vulkan {
 namespace {
 
-constexpr uint32_t max_sets = 512;  // dispatches of a piece, without push descriptors
+constexpr uint32_t max_sets = 512;   // dispatches of a piece, without push descriptors
+constexpr uint32_t first_sets = 16;  // of the first piece, so that the device begins early
 
 bool overlaps(const Range& a, const Range& b) {
   return a.buffer == b.buffer && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
@@ -30,31 +32,49 @@ void order(Commands& c, std::span<const Range> reads, const Range& write) {
   c.written.push_back(write);
 }
 
-/// Waits until `finished` has counted to `value`.
+/// What `finished` has counted to; anything if the device is lost.
+uint64_t count(const Commands& c) {
+  uint64_t value = 0;
+  VK(vkGetSemaphoreCounterValue(c.device.handle, c.finished, &value));
+  return value;
+}
+
+/// Waits until `finished` has counted to `value`. If the device is still at it, then it has been at
+/// work since busy_since: what the host did meanwhile took no time of its own.
 void wait_until(Commands& c, uint64_t value) {
-  if (value == 0) return;
+  if (value <= c.done) return;
+  const bool at_work = count(c) < value;
   VkSemaphoreWaitInfo info = {};
   info.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO;
   info.semaphoreCount = 1;
   info.pSemaphores = &c.finished;
   info.pValues = &value;
-  const auto start = std::chrono::steady_clock::now();
   VK(vkWaitSemaphores(c.device.handle, &info, UINT64_MAX));
-  c.waited += std::chrono::steady_clock::now() - start;
+  c.done = value;
+  if (!at_work) return;
+  const auto now = std::chrono::steady_clock::now();
+  c.waited += now - std::exchange(c.busy_since, now);
+}
+
+/// Takes back what a piece held once the device is done with it.
+void empty(Commands& c, Commands::Piece& piece) {
+  wait_until(c, piece.finished_at);
+  VK(vkResetCommandPool(c.device.handle, piece.pool, 0));
+  if (piece.descriptors != VK_NULL_HANDLE) {
+    VK(vkResetDescriptorPool(c.device.handle, piece.descriptors, 0));
+  }
+  piece.empty = true;
 }
 
 VkCommandBuffer start(Commands& c) {
   Commands::Piece& piece = c.pieces[c.current];
   if (c.recording) return piece.buffer;
-  wait_until(c, piece.finished_at);
-  VK(vkResetCommandPool(c.device.handle, piece.pool, 0));
+  if (!piece.empty) empty(c, piece);
+  piece.empty = false;
   VkCommandBufferBeginInfo info = {};
   info.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;
   info.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
   VK(vkBeginCommandBuffer(piece.buffer, &info));
-  if (piece.descriptors != VK_NULL_HANDLE) {
-    VK(vkResetDescriptorPool(c.device.handle, piece.descriptors, 0));
-  }
   c.recording = true;
   c.n_sets = 0;
   c.cost = 0;
@@ -118,7 +138,11 @@ void dispatch(Commands& c, const Device::Pipeline& p, std::initializer_list<Rang
                              std::to_string(c.device.limits.storage_range) +
                              "; wanted a smaller batch");
   }
-  if (c.recording && (c.cost + cost > max_cost(c.device) || c.n_sets == max_sets)) submit(c);
+  const bool idle = c.done == c.submitted;
+  if (c.recording && (c.cost + cost > max_cost(c.device) || c.n_sets == max_sets ||
+                      (idle && c.n_sets == first_sets))) {
+    submit(c);
+  }
   VkCommandBuffer commands = start(c);
   c.cost += cost;
   ++c.n_sets;
@@ -209,13 +233,18 @@ uint64_t submit(Commands& c) {
   info.pCommandBuffers = &piece.buffer;
   info.signalSemaphoreCount = 1;
   info.pSignalSemaphores = &c.finished;
+  const bool idle = count(c) >= c.submitted;
   {
     const std::lock_guard lock(c.device.mutex);
     VK(vkQueueSubmit(c.device.queue, 1, &info, VK_NULL_HANDLE));
   }
+  if (idle) c.busy_since = std::chrono::steady_clock::now();
   c.submitted = value;
   piece.finished_at = value;
   c.current = (c.current + 1) % c.pieces.size();
+  // While the device works.
+  Commands::Piece& next = c.pieces[c.current];
+  if (next.finished_at <= c.done) empty(c, next);
   return value;
 }
 

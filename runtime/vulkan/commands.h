@@ -24,6 +24,7 @@ struct Commands {
     VkCommandBuffer buffer = VK_NULL_HANDLE;
     VkDescriptorPool descriptors = VK_NULL_HANDLE;  // none with push descriptors
     uint64_t finished_at = 0;                       // what `finished` counts to when it is done
+    bool empty = false;                             // its pools are reset
   };
 
   Device& device;
@@ -34,9 +35,13 @@ struct Commands {
   double cost = 0;                        // of what this piece holds
   VkSemaphore finished = VK_NULL_HANDLE;  // counts pieces done
   uint64_t submitted = 0;                 // pieces handed over
+  uint64_t done = 0;                      // of those, as far as they were waited for
   std::vector<Range> written;             // since the last barrier
   std::vector<Range> read;
-  std::chrono::nanoseconds waited{0};  // for the device, in total
+  // Time in which the device is known to have been at work: all that counts so far, and from when
+  // on it has been at work since then.
+  std::chrono::nanoseconds waited{0};
+  std::chrono::steady_clock::time_point busy_since;
 
  private:
   Commands(Device& on, std::nullptr_t) : device(on) {}

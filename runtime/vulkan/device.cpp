@@ -160,22 +160,20 @@ Device::~Device() {
   vkDestroyDevice(handle, nullptr);
 }
 
-const Device::Pipeline& pipeline(Device& device, std::string_view shader, uint32_t n_buffers,
-                                 std::span<const uint32_t> constants) {
-  std::pair key{std::string(shader),
-                std::vector<uint32_t>{device.limits.workgroup_size, device.limits.subgroup_size}};
-  key.second.insert(key.second.end(), constants.begin(), constants.end());
+const Device::Pipeline& pipeline(Device& device, const Shader& shader, uint32_t n_buffers) {
   const std::lock_guard lock(device.mutex);
-  if (const auto found = device.pipelines.find(key); found != device.pipelines.end()) {
+  if (const auto found = device.pipelines.find(shader); found != device.pipelines.end()) {
     return found->second;
   }
-  std::vector<VkSpecializationMapEntry> entries;
-  for (uint32_t i = 0; i < key.second.size(); ++i) {
-    entries.push_back({i, static_cast<uint32_t>(i * sizeof(uint32_t)), sizeof(uint32_t)});
-  }
-  const VkSpecializationInfo numbers = {static_cast<uint32_t>(entries.size()), entries.data(),
-                                        key.second.size() * sizeof(uint32_t), key.second.data()};
-  const std::span<const uint32_t> code = shader_code(shader);
+  std::string label(shader.op);
+  if (shader.format) label.append(1, '_').append(name(*shader.format));
+  const std::array numbers = {device.limits.workgroup_size, device.limits.subgroup_size,
+                              shader.constants[0], shader.constants[1]};
+  std::array<VkSpecializationMapEntry, numbers.size()> entries;
+  for (uint32_t i = 0; i < entries.size(); ++i) entries[i] = {i, i * 4, 4};
+  const VkSpecializationInfo constants = {static_cast<uint32_t>(entries.size()), entries.data(),
+                                          sizeof numbers, numbers.data()};
+  const std::span<const uint32_t> code = shader_code(label);
   VkShaderModuleCreateInfo module = {};
   module.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO;
   module.codeSize = code.size_bytes();
@@ -185,7 +183,7 @@ const Device::Pipeline& pipeline(Device& device, std::string_view shader, uint32
   info.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
   info.stage.stage = VK_SHADER_STAGE_COMPUTE_BIT;
   info.stage.pName = "main";
-  info.stage.pSpecializationInfo = &numbers;
+  info.stage.pSpecializationInfo = &constants;
   VkPipelineShaderStageRequiredSubgroupSizeCreateInfoEXT size = {};
   size.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO_EXT;
   size.requiredSubgroupSize = device.limits.subgroup_size;
@@ -200,10 +198,9 @@ const Device::Pipeline& pipeline(Device& device, std::string_view shader, uint32
   const VkResult result = vkCreateComputePipelines(device.handle, device.pipeline_cache, 1, &info,
                                                    nullptr, &made.handle);
   vkDestroyShaderModule(device.handle, info.stage.module, nullptr);
-  check(result, ("pipeline " + key.first).c_str());
-  set_name(device, VK_OBJECT_TYPE_PIPELINE, reinterpret_cast<uint64_t>(made.handle),
-           key.first.c_str());
-  return device.pipelines.emplace(std::move(key), made).first->second;
+  check(result, ("pipeline " + label).c_str());
+  set_name(device, VK_OBJECT_TYPE_PIPELINE, reinterpret_cast<uint64_t>(made.handle), label.c_str());
+  return device.pipelines.emplace(shader, made).first->second;
 }
 
 }  // namespace vga::vulkan

@@ -2,20 +2,28 @@
 
 #include <array>
 #include <atomic>
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <mutex>
-#include <span>
-#include <string>
+#include <optional>
 #include <string_view>
-#include <vector>
 
+#include "../dtype.h"
 #include "physical_device.h"
 
 /// A small layer over Vulkan 1.2: plain structs, free functions. Of a device it wants one queue
 /// that computes, storage buffers and a timeline semaphore; 8-bit and 16-bit storage and
 /// small floats are never asked for, so what lacks them is no special case.
 namespace vga::vulkan {
+
+/// A shader and what it is made for.
+struct Shader {
+  std::string_view op;                     // "matvec", a literal
+  std::optional<DType> format = {};        // of weights or cache, where there are variants
+  std::array<uint32_t, 2> constants = {};  // specialization constants 2 and 3, where it has them
+  auto operator<=>(const Shader&) const = default;
+};
 
 /// An open device. Sessions in several threads share it; `mutex` guards the queue and the
 /// pipelines.
@@ -47,17 +55,15 @@ struct Device {
   size_t cached_bytes = 0;  // of the pipeline cache as it was read
   std::array<VkDescriptorSetLayout, max_buffers + 1> set_layouts{};  // by number of buffers
   std::array<VkPipelineLayout, max_buffers + 1> layouts{};
-  std::map<std::pair<std::string, std::vector<uint32_t>>, Pipeline> pipelines;
+  std::map<Shader, Pipeline> pipelines;
 
  private:
   explicit Device(VkPhysicalDevice on) : physical(on) {}
 };
 
-/// The pipeline of a shader that binds `n_buffers` buffers, with specialization constants: 0 is the
-/// workgroup size, 1 the subgroup size, `constants` are those from 2 on. Made when first asked for;
-/// the reference lives as long as the device.
-const Device::Pipeline& pipeline(Device& device, std::string_view shader, uint32_t n_buffers,
-                                 std::span<const uint32_t> constants = {});
+/// The pipeline of a shader that binds `n_buffers` buffers. Made when first asked for; the
+/// reference lives as long as the device.
+const Device::Pipeline& pipeline(Device& device, const Shader& shader, uint32_t n_buffers);
 
 /// What the validation layer and debuggers call an object.
 void set_name(const Device& device, VkObjectType type, uint64_t object, const char* name);

@@ -193,7 +193,7 @@ class VulkanBackend : public Backend {
     struct Push {
       uint32_t base, row_halves, cols, first_row, part_rows, n_rows;
     };
-    const auto& p = pipeline(device_, "embed_" + std::string(name(table.type)), 3);
+    const auto& p = pipeline(device_, {"embed", table.type}, 3);
     for (const Weight::Slice& slice : table.on_device->slices) {
       dispatch(commands_, p, {slice.range, slots_[slot_].rows, current(x)},
                Push{slice.base, row_halves(table), u32(table.cols), slice.first_row, slice.n_rows,
@@ -208,7 +208,7 @@ class VulkanBackend : public Backend {
       float eps;
     };
     const Weight::Slice& w = vector(weight);
-    dispatch(commands_, pipeline(device_, "rms_norm", 3), {current(x), w.range, current(out)},
+    dispatch(commands_, pipeline(device_, {"rms_norm"}, 3), {current(x), w.range, current(out)},
              Push{u32(x.cols()), u32(n_rows_), w.base / 2, eps}, grid(n_rows_));
   }
 
@@ -233,7 +233,7 @@ class VulkanBackend : public Backend {
     // Something has to be bound where there is no bias.
     const Range none = {slots_[slot_].memory.buffer, 0, 4};
     dispatch(
-        commands_, pipeline(device_, "sigmoid", 2),
+        commands_, pipeline(device_, {"sigmoid"}, 2),
         {bias ? vector(bias).range : none, current(gate)},
         Push{u32(n_rows_), u32(gate.cols()), bias ? 1u : 0u, bias ? vector(bias).base / 2 : 0u},
         threads(n_rows_ * gate.cols()));
@@ -243,7 +243,7 @@ class VulkanBackend : public Backend {
     struct Push {
       uint32_t n_rows, cols, shared_by;
     };
-    dispatch(commands_, pipeline(device_, "apply_gate", 2), {current(gate), current(x)},
+    dispatch(commands_, pipeline(device_, {"apply_gate"}, 2), {current(gate), current(x)},
              Push{u32(n_rows_), u32(x.cols()), gate.cols() == x.cols() ? 1 : u32(head_dim)},
              threads(n_rows_ * x.cols()));
   }
@@ -254,8 +254,7 @@ class VulkanBackend : public Backend {
     };
     const auto& c = static_cast<const VulkanCache&>(cache);
     const CacheShape& s = c.shape();
-    const std::array constants = {u32(s.head_dim)};
-    const auto& p = pipeline(device_, "write_cache_" + std::string(name(s.type)), 3, constants);
+    const auto& p = pipeline(device_, {"write_cache", s.type, {u32(s.head_dim)}}, 3);
     const size_t pieces = s.padded_dim() / piece_elements(s.type);
     for (const auto& [side, x] : {std::pair(VulkanCache::keys, &k), {VulkanCache::values, &v}}) {
       for (size_t head = 0; head < s.n_kv_heads; head += c.heads_at_once()) {
@@ -315,7 +314,7 @@ class VulkanBackend : public Backend {
     struct Push {
       uint32_t n_rows, cols, wanted_base;
     };
-    dispatch(commands_, pipeline(device_, "copy_rows", 3),
+    dispatch(commands_, pipeline(device_, {"copy_rows"}, 3),
              {current(x), slots_[slot_].wanted, on_device(out).rows_from(0, n_wanted_)},
              Push{u32(n_wanted_), u32(x.cols()), 0}, threads(n_wanted_ * padded(x.cols()) / 4));
     n_rows_ = n_wanted_;
@@ -442,8 +441,7 @@ class VulkanBackend : public Backend {
     struct Push {
       uint32_t n_rows, n_cols, k, first_pass;
     };
-    const std::array constants = {u32(std::bit_ceil(k))};
-    const auto& p = pipeline(device_, "likeliest", 2, constants);
+    const auto& p = pipeline(device_, {"likeliest", {}, {u32(std::bit_ceil(k))}}, 2);
     Range from = on_device(x).rows_from(first_row, n_rows);
     size_t n_cols = x.cols();
     for (size_t pass = 0;; ++pass) {
@@ -475,7 +473,7 @@ class VulkanBackend : public Backend {
       uint32_t n;
     };
     const size_t n = n_rows_ * padded(x.cols()) / 4;
-    dispatch(commands_, pipeline(device_, op, 2), {current(y), current(x)}, Push{u32(n)},
+    dispatch(commands_, pipeline(device_, {op}, 2), {current(y), current(x)}, Push{u32(n)},
              threads(n));
   }
 
@@ -486,7 +484,7 @@ class VulkanBackend : public Backend {
     };
     const size_t n_heads = x.cols() / head_dim;
     dispatch(
-        commands_, pipeline(device_, "rope", 3), {current(x), angles, current(out)},
+        commands_, pipeline(device_, {"rope"}, 3), {current(x), angles, current(out)},
         Push{u32(n_rows_), u32(n_heads), u32(head_dim), u32(n_pairs_), half_split ? 1u : 0u, 0},
         threads(n_rows_ * n_heads * (head_dim - n_pairs_)));
   }
@@ -502,11 +500,11 @@ class VulkanBackend : public Backend {
       const auto per_output = static_cast<double>(n_rows * x.cols());
       const size_t outputs_at_once =
           std::max<size_t>(tile, static_cast<size_t>(max_cost(device_) / per_output) / tile * tile);
-      const std::string type(name(p.weight.type));
       const size_t team_outputs = n_rows > 4 ? 1 : 2;
-      const std::array constants = {u32(team_outputs), u32(std::bit_ceil(n_rows))};
-      const auto& kernel = few ? pipeline(device_, "matvec_" + type, 3, constants)
-                               : pipeline(device_, "matmul_" + type, 3);
+      const Shader shader =
+          few ? Shader{"matvec", p.weight.type, {u32(team_outputs), u32(std::bit_ceil(n_rows))}}
+              : Shader{"matmul", p.weight.type};
+      const auto& kernel = pipeline(device_, shader, 3);
       const uint32_t teams = device_.limits.subgroup_size > 1
                                  ? device_.limits.workgroup_size / device_.limits.subgroup_size
                                  : 1;
@@ -557,14 +555,14 @@ class VulkanBackend : public Backend {
                        u32(s.n_lanes),      u32(s.kept_spans()),
                        u32(s.ring_spans()), 1 / std::sqrt(static_cast<float>(s.head_dim)),
                        u32(part.first_tile)};
-    dispatch(commands_, pipeline(device_, "attend_" + std::string(name(s.type)), 7, constants),
+    dispatch(commands_, pipeline(device_, {"attend", s.type, constants}, 7),
              {current(q), q_kept != nullptr ? current(*q_kept) : current(q),
               c.heads(layer, VulkanCache::keys, part.head, part.n_heads),
               c.heads(layer, VulkanCache::values, part.head, part.n_heads), slot.rows, slot.tiles,
               n_splits > 1 ? whole(partials_) : current(out)},
              push, grid(part.n_items, n_splits), part.cost);
     if (n_splits == 1) return;
-    dispatch(commands_, pipeline(device_, "attend_merge", 3, constants),
+    dispatch(commands_, pipeline(device_, {"attend_merge", {}, constants}, 3),
              {whole(partials_), slot.tiles, current(out)}, push,
              threads(part.n_items * part.n_queries * s.padded_dim() / 4));
   }
