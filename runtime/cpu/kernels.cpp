@@ -29,6 +29,15 @@ bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && (ecx & f16c) != 0;
 }
 
+bool has_avxvnni() {
+  constexpr unsigned avxvnni = 1u << 4;
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & avxvnni) != 0;
+}
+
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -46,7 +55,7 @@ struct Table {
 std::vector<Table> tables() {
   return {
 #if defined(__x86_64__)
-    {&avx512_kernels, has_avx512()}, {&avx2_kernels, has_avx2()},
+    {&avx512_kernels, has_avx512()}, {&avxvnni_kernels, has_avxvnni()}, {&avx2_kernels, has_avx2()},
 #endif
         {&scalar_kernels, true},
   };

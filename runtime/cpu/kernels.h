@@ -96,13 +96,14 @@ constexpr size_t attend_scratch(size_t head_dim) {
 extern const Kernels scalar_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels;
+extern const Kernels avxvnni_kernels;
 extern const Kernels avx512_kernels;
 #endif
 
 /// All tables that this CPU (and its operating system) can run, the fastest first.
 std::span<const Kernels* const> supported_kernels();
 /// The fastest table this CPU runs, or the one that the environment variable VGA_CPU names
-/// ("scalar", "avx2", "avx512"). An Error if it names none or one that this CPU lacks.
+/// ("scalar", "avx2", "avxvnni", "avx512"). An Error if it names none or one that this CPU lacks.
 const Kernels& best_kernels();
 
 }  // namespace vga::cpu

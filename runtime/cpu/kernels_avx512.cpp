@@ -6,11 +6,12 @@
 
 #include "panels.h"
 #include "vector_kernels.h"
+#include "vnni.h"
 
 namespace vga::cpu {
 namespace {
 
-struct Avx512 {
+struct Avx512 : Vnni<Avx512> {
   using Floats = __m512;
   using Ints = __m512i;
   static constexpr size_t lanes = 16;
@@ -79,42 +80,17 @@ struct Avx512 {
   }
   static Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
 
-  static constexpr size_t x_parts(unsigned) { return 1; }
-
-  /// out[p][t] = sum of (q - zero) * x over `n` steps of group(p) from `begin` on; x is (T, 32)
-  /// int8, and the negative sums of those n steps' activations (T) int32.
-  template <class Group, size_t begin, size_t n, size_t P, size_t T, class F>
-  [[gnu::always_inline]] static void dot(const F& group, const std::byte* x,
-                                         const std::byte* negative_sums, Ints (&out)[P][T]) {
-    for (size_t t = 0; t < T; ++t) {
-      Ints first = _mm512_setzero_si512();
-      if (Group::zero > 0) {
-        first = _mm512_slli_epi32(broadcast(negative_sums + 4 * t), log2(Group::zero));
-      }
-      for (size_t p = 0; p < P; ++p) out[p][t] = first;
-    }
-    unrolled<n>([&](auto i) __attribute__((always_inline)) {
-      constexpr size_t step = begin + i;
-      Ints q[P];
-      for (size_t p = 0; p < P; ++p) q[p] = group(p).template step<step>();
-      for (size_t t = 0; t < T; ++t) {
-        const Ints xs = broadcast(x + 32 * t + 4 * step);
-        for (size_t p = 0; p < P; ++p) out[p][t] = _mm512_dpbusd_epi32(out[p][t], q[p], xs);
-      }
-    });
+  static Ints zero_words() { return _mm512_setzero_si512(); }
+  template <unsigned n>
+  static Ints shift_words_left(Ints x) {
+    return _mm512_slli_epi32(x, n);
   }
-
-  /// The sum of a group and the negative sums of all 32, the first and the last 16, given the sum
-  /// of each half; its q is as dot() takes it.
-  template <size_t parts>
-  static uint32_t finish_group(std::byte*, size_t, const uint32_t (&sums)[2],
-                               uint32_t (&negative)[3]) {
-    const uint32_t sum = sums[0] + sums[1];
-    negative[0] = -sum;
-    negative[1] = -sums[0];
-    negative[2] = -sums[1];
-    return sum;
+  static Ints broadcast(const std::byte* from) {
+    int32_t word;
+    std::memcpy(&word, from, sizeof word);
+    return _mm512_set1_epi32(word);
   }
+  static Ints add_byte_products(Ints sum, Ints q, Ints x) { return _mm512_dpbusd_epi32(sum, q, x); }
 
   /// Rounds 32 floats to int8, see prepare(); the sums are those of each 16. Returns d.
   static float quantize_group(const float* x, std::byte* out, uint32_t (&sums)[2]) {
@@ -154,12 +130,6 @@ struct Avx512 {
   static __m128i load_lanes(const std::byte* from) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   }
-  static Ints broadcast(const std::byte* from) {
-    int32_t word;
-    std::memcpy(&word, from, sizeof word);
-    return _mm512_set1_epi32(word);
-  }
-  static constexpr unsigned log2(unsigned power) { return power > 1 ? 1 + log2(power / 2) : 0; }
 };
 
 }  // namespace

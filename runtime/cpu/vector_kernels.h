@@ -30,6 +30,10 @@ template <size_t n, class F>
   (std::make_index_sequence<n>());
 }
 
+consteval unsigned log2(unsigned power) {
+  return power > 1 ? 1 + log2(power / 2) : 0;
+}
+
 template <class V>
 class VectorKernels {
   using Floats = typename V::Floats;
