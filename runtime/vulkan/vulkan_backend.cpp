@@ -424,9 +424,10 @@ class VulkanBackend : public Backend {
   size_t rows_at_once(const Buffer& x) const {
     const uint64_t row = padded(x.cols()) * sizeof(float);
     const uint64_t n = device_.limits.storage_range / row;
-    if (n < std::min<size_t>(n_rows_, 8)) {
-      throw Error("activations", "a row takes " + std::to_string(row) +
-                                     " bytes, the device binds " +
+    const uint64_t least = std::min<uint64_t>(n_rows_, 8);
+    if (n < least) {
+      throw Error("activations", std::to_string(least) + " rows take " +
+                                     std::to_string(least * row) + " bytes, the device binds " +
                                      std::to_string(device_.limits.storage_range));
     }
     return n >= n_rows_ ? n_rows_ : n / 8 * 8;
