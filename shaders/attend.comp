@@ -44,10 +44,11 @@ layout(binding = 6) writeonly buffer Partials {
 };
 
 // Lanes of a set take neighbouring vectors of a value, sets take different positions.
-const uint n_sets = workgroup_size / vectors;
+const uint n_sets = workgroup_size / vectors;  // at least one: heads have up to 512 elements
 
 shared vec4 queries[n_queries * vectors];
-shared vec4 weights[n_queries * span / 4];  // scores, then e^(score - highest), then sums of values
+// Scores, then e^(score - highest); in the end sums of values.
+shared vec4 weights[n_queries * (vectors > span / 4 ? vectors : span / 4)];
 shared float highest[n_queries];
 shared float total[n_queries];
 shared float rescale[n_queries];

@@ -388,7 +388,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, VulkanAttend,
                          testing::Values(AttendCase{1, 1, 64, 0, 0}, AttendCase{6, 2, 80, 0, 0},
                                          AttendCase{3, 3, 45, 0, 0}, AttendCase{16, 1, 48, 0, 0},
                                          AttendCase{11, 1, 7, 0, 0}, AttendCase{2, 1, 256, 0, 0},
-                                         AttendCase{4, 2, 32, 200, 0}, AttendCase{4, 2, 32, 200, 4},
+                                         AttendCase{3, 1, 257, 0, 0}, AttendCase{4, 2, 320, 200, 4},
+                                         AttendCase{5, 1, 512, 0, 0}, AttendCase{4, 2, 32, 200, 0},
+                                         AttendCase{4, 2, 32, 200, 4},
                                          AttendCase{8, 4, 128, 100, 300}),
                          [](const auto& row) {
                            const AttendCase& c = row.param;

@@ -21,10 +21,12 @@ constexpr uint32_t max_groups = 65535;    // along one axis
 constexpr uint32_t matvec_rows = 8;       // up to so many rows of x, weights are read once for all
 constexpr uint32_t tile = 64;             // outputs, and rows, of matmul's tiles
 constexpr size_t most_queries = 8;        // of attention that a workgroup takes
+constexpr size_t most_elements = 512;     // of a head: four for each thread of attend.comp
 constexpr size_t wanted_groups = 128;     // workgroups that keep a device busy
 constexpr size_t candidate_chunk = 1024;  // columns that a workgroup of likeliest.comp takes
 constexpr size_t most_candidates = 256;   // that it finds
 constexpr uint64_t shared_bytes = 16384 - 1024;  // that every device has, less reduce.glsl's
+static_assert(most_elements == 4 * Limits::workgroup_size);
 
 uint32_t u32(size_t n) {
   return static_cast<uint32_t>(n);
@@ -139,15 +141,15 @@ class VulkanBackend : public Backend {
   }
 
   std::unique_ptr<Cache> new_cache(const CacheShape& shape) override {
-    if (shape.head_dim > 256) {
-      throw Error("attention.key_length",
-                  "a Vulkan device takes heads of up to 256 elements, found " +
-                      std::to_string(shape.head_dim));
+    if (shape.head_dim > most_elements) {
+      throw Error("attention.key_length", "a Vulkan device takes heads of up to " +
+                                              std::to_string(most_elements) + " elements, found " +
+                                              std::to_string(shape.head_dim));
     }
     auto cache = std::make_unique<VulkanCache>(commands_, shape);
     shape_ = shape;
     const uint64_t query_bytes =
-        shape.padded_dim() * sizeof(float) + cache_span * sizeof(float) + 3 * sizeof(float);
+        sizeof(float) * (shape.padded_dim() + std::max(cache_span, shape.padded_dim()) + 3);
     n_queries_ = std::min<size_t>(most_queries, shared_bytes / query_bytes);
     partials_ =
         Memory(device_, 2 * wanted_groups * n_queries_ * (shape.padded_dim() + 4) * sizeof(float),
