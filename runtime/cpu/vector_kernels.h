@@ -123,9 +123,10 @@ class VectorKernels {
     static constexpr unsigned zero = zero_point;
     static constexpr size_t parts = 1;
     static constexpr bool has_min = zero_point == 0;
+    static constexpr size_t bytes = lanes * sizeof(Block);
     static constexpr size_t header_bytes = (has_min ? 4 : 2) * lanes;
     const std::byte* at;
-    Q45(const std::byte* panel, size_t group) : at(panel + group * lanes * sizeof(Block)) {}
+    Q45(const std::byte* panel, size_t group) : at(panel + group * bytes) {}
     Floats scale(size_t) const { return V::load_f16(at); }
     Floats min() const { return V::load_f16(at + 2 * lanes); }
     template <size_t i>
@@ -150,12 +151,12 @@ class VectorKernels {
     static constexpr unsigned zero = 0;
     static constexpr size_t parts = 1;
     static constexpr bool has_min = true;
-    static constexpr size_t group_bytes = 2 * lanes + fifth_bytes + 4 * step_bytes;
+    static constexpr size_t bytes = 2 * lanes + fifth_bytes + 4 * step_bytes;
     const std::byte* super;
     const std::byte* at;
     Q45_K(const std::byte* panel, size_t group)
-        : super(panel + group / 8 * (4 * lanes + 8 * group_bytes)),
-          at(super + 4 * lanes + group % 8 * group_bytes) {}
+        : super(panel + group / 8 * (4 * lanes + 8 * bytes)),
+          at(super + 4 * lanes + group % 8 * bytes) {}
     Floats scale(size_t) const { return V::mul(V::load_f16(super), V::load_u8(at)); }
     Floats min() const {
       const Floats dmin = V::load_f16(super + 2 * lanes);
@@ -178,12 +179,12 @@ class VectorKernels {
     static constexpr unsigned zero = 32;
     static constexpr size_t parts = 2;  // a scale for each 16 columns
     static constexpr bool has_min = false;
-    static constexpr size_t group_bytes = 2 * lanes + 6 * step_bytes;
+    static constexpr size_t bytes = 2 * lanes + 6 * step_bytes;
     const std::byte* super;
     const std::byte* at;
     Q6_K(const std::byte* panel, size_t group)
-        : super(panel + group / 8 * (2 * lanes + 8 * group_bytes)),
-          at(super + 2 * lanes + group % 8 * group_bytes) {}
+        : super(panel + group / 8 * (2 * lanes + 8 * bytes)),
+          at(super + 2 * lanes + group % 8 * bytes) {}
     Floats scale(size_t part) const {
       return V::mul(V::load_f16(super), V::load_s8(at + part * lanes));
     }
@@ -293,8 +294,9 @@ class VectorKernels {
   // One result is one sum over ascending columns (groups), whatever is computed beside it. So it
   // does not matter how many rows and tokens a product takes at once.
 
-  /// Keys and values of a span are too short a stream for the CPU to foresee: products ask this far
-  /// ahead, for the second-level cache, as the first one can wait for few lines at a time.
+  /// The CPU foresees less of a stream than we know, above all of keys and values: products ask
+  /// this far ahead. Several streams go to the second-level cache, as the first one can wait for
+  /// few lines.
   static constexpr size_t prefetch_bytes = 8192;
 
   /// Vectors of weights to multiply by T tokens at once: what registers hold sums of, and four
@@ -396,6 +398,10 @@ class VectorKernels {
       }
       for (size_t g = 0; g < p.cols / group_cols; ++g, x += T * int_token_bytes(x_parts)) {
         const auto group = [&](size_t i) { return Group(panel + i * p.panel_bytes, g); };
+        if constexpr (T == 1) {  // for the first-level cache, as this is one stream
+          const std::byte* ahead = group(0).at + prefetch_bytes;
+          for (size_t i = 0; i < Group::bytes; i += 64) __builtin_prefetch(ahead + i);
+        }
         const std::byte* numbers = x + T * x_parts * group_cols;
         const auto number = [&](size_t array, size_t i) {
           return V::set1(read<float>(numbers + (array * T + i) * 4));
