@@ -398,7 +398,9 @@ class VectorKernels {
       }
       for (size_t g = 0; g < p.cols / group_cols; ++g, x += T * int_token_bytes(x_parts)) {
         const auto group = [&](size_t i) { return Group(panel + i * p.panel_bytes, g); };
-        if constexpr (T == 1) {  // for the first-level cache, as this is one stream
+        // One stream is for the first-level cache. Where q8_0 is multiplied at once, memory is all
+        // there is to wait for, and asking ahead takes time.
+        if constexpr (T == 1 && (Group::bits < 8 || x_parts > 1)) {
           const std::byte* ahead = group(0).at + prefetch_bytes;
           for (size_t i = 0; i < Group::bytes; i += 64) __builtin_prefetch(ahead + i);
         }
