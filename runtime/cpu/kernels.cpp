@@ -17,25 +17,31 @@ namespace {
 
 #if defined(__x86_64__)
 
-/// __builtin_cpu_supports() also asks whether the system saves the vector registers, but not every
-/// compiler lets it be asked for F16C.
-bool has_avx2() {
-  constexpr unsigned f16c = 1u << 29;
+struct CpuId {
   unsigned eax = 0;
   unsigned ebx = 0;
   unsigned ecx = 0;
   unsigned edx = 0;
-  __get_cpuid(1, &eax, &ebx, &ecx, &edx);
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && (ecx & f16c) != 0;
+};
+
+/// Zeros for a leaf that this CPU has not.
+CpuId cpuid(unsigned leaf, unsigned subleaf) {
+  CpuId id;
+  __get_cpuid_count(leaf, subleaf, &id.eax, &id.ebx, &id.ecx, &id.edx);
+  return id;
+}
+
+/// __builtin_cpu_supports() also asks whether the system saves the vector registers, but not every
+/// compiler lets it be asked for F16C or AVX-VNNI.
+bool has_avx2() {
+  constexpr unsigned f16c = 1u << 29;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         (cpuid(1, 0).ecx & f16c) != 0;
 }
 
 bool has_avxvnni() {
   constexpr unsigned avxvnni = 1u << 4;
-  unsigned eax = 0;
-  unsigned ebx = 0;
-  unsigned ecx = 0;
-  unsigned edx = 0;
-  return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & avxvnni) != 0;
+  return has_avx2() && (cpuid(7, 1).eax & avxvnni) != 0;
 }
 
 bool has_avx512() {
