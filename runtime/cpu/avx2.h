@@ -4,11 +4,10 @@
 
 #include <immintrin.h>
 
-#include "panels.h"
 #include "vector_kernels.h"
 
 /// The vectors of AVX2, FMA and F16C, and how bytes are multiplied with no more than these; see
-/// vector_kernels.h for what may be called here, and why nothing in it may be linked elsewhere.
+/// vector.h for what may be called here, and why nothing in it may be linked elsewhere.
 namespace vga::cpu {
 namespace {
 

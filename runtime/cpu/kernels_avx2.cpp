@@ -4,6 +4,6 @@
 
 namespace vga::cpu {
 
-const Kernels avx2_kernels = VectorKernels<Avx2>::table("avx2");
+const Kernels avx2_kernels = vector_kernels<Avx2>("avx2");
 
 }  // namespace vga::cpu

@@ -1,10 +1,9 @@
-// Compiled for AVX-512 with VNNI; see vector_kernels.h for what may be called here.
+// Compiled for AVX-512 with VNNI; see vector.h for what may be called here.
 
 #include <cstring>
 
 #include <immintrin.h>
 
-#include "panels.h"
 #include "vector_kernels.h"
 #include "vnni.h"
 
@@ -134,6 +133,6 @@ struct Avx512 : Vnni<Avx512> {
 
 }  // namespace
 
-const Kernels avx512_kernels = VectorKernels<Avx512>::table("avx512");
+const Kernels avx512_kernels = vector_kernels<Avx512>("avx512");
 
 }  // namespace vga::cpu

@@ -24,6 +24,6 @@ struct AvxVnni : Avx2, Vnni<AvxVnni> {
 
 }  // namespace
 
-const Kernels avxvnni_kernels = VectorKernels<AvxVnni>::table("avxvnni");
+const Kernels avxvnni_kernels = vector_kernels<AvxVnni>("avxvnni");
 
 }  // namespace vga::cpu

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "vector_kernels.h"
+#include "vector.h"
 
 namespace vga::cpu {
 

@@ -22,7 +22,7 @@ struct Shader {
   std::string_view op;                     // "matvec", a literal
   std::optional<DType> format = {};        // of weights or cache, where there are variants
   std::array<uint32_t, 2> constants = {};  // specialization constants 2 and 3, where it has them
-  auto operator<=>(const Shader&) const = default;
+  auto operator<=>(const Shader&) const = default;  // NOLINT(modernize-use-nullptr): its hidden 0
 };
 
 /// An open device. Sessions in several threads share it; `mutex` guards the queue and the
