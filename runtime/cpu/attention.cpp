@@ -180,7 +180,7 @@ void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_
   for (const Tile& tile : tiles_) n_spans += tile.n_spans();
   const size_t work = 2 * group * head_dim * cache_span;  // multiply-adds of a row in a span
   const size_t n_items = tiles_.size() * n_blocks;
-  if (n_spans == tiles_.size() || n_items >= 2 * threads_.size()) {
+  if (n_spans == tiles_.size() || tiles_.size() >= 2 * threads_.size()) {
     const size_t rows_per_tile = rows.size() / tiles_.size();
     const size_t grain = grain_for(work * rows_per_tile * n_spans / tiles_.size());
     threads_.run(n_items, grain, [&](size_t first, size_t last, size_t thread) {
@@ -202,31 +202,34 @@ void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_
     return;
   }
 
-  // Few tiles: every span is a task of its own. Their sums are added in the same order as above.
+  // Few tiles: every span of a block of heads is a task of its own. The blocks of a span come one
+  // after the other, as they lie in memory. Their sums are added in the same order as above.
   const size_t max_spans = std::ranges::max(tiles_, {}, &Tile::n_spans).n_spans();
-  const auto partial_of = [&](size_t item, size_t span) {
-    const size_t n = n_queries(tiles_[item / n_blocks], item % n_blocks);
-    return Partial::at(partials_.data() + (item * max_spans + span) * partial_size, n);
+  const auto partial_of = [&](size_t tile, size_t span, size_t block) {
+    const size_t task = (tile * max_spans + span) * n_blocks + block;
+    return Partial::at(partials_.data() + task * partial_size, n_queries(tiles_[tile], block));
   };
   partials_.resize(std::max(partials_.size(), n_items * max_spans * partial_size));
   threads_.run(n_items * max_spans, grain_for(work), [&](size_t first, size_t last, size_t thread) {
     for (size_t task = first; task < last; ++task) {
-      const size_t item = task / max_spans;
-      const Tile& tile = tiles_[item / n_blocks];
-      if (task % max_spans >= tile.n_spans()) continue;
-      attend(call, tile, item % n_blocks, task % max_spans, scratch_[thread].data(),
-             partial_of(item, task % max_spans));
+      const size_t tile = task / n_blocks / max_spans;
+      const size_t span = task / n_blocks % max_spans;
+      const size_t block = task % n_blocks;
+      if (span >= tiles_[tile].n_spans()) continue;
+      attend(call, tiles_[tile], block, span, scratch_[thread].data(),
+             partial_of(tile, span, block));
     }
   });
   for (size_t item = 0; item < n_items; ++item) {
-    const Tile& tile = tiles_[item / n_blocks];
-    const size_t n = n_queries(tile, item % n_blocks);
+    const size_t tile = item / n_blocks;
+    const size_t block = item % n_blocks;
+    const size_t n = n_queries(tiles_[tile], block);
     const Partial sum = Partial::at(scratch_[0].data(), n);
     sum.clear(n, head_dim);
-    for (size_t span = 0; span < tile.n_spans(); ++span) {
-      sum.add(partial_of(item, span), n, head_dim);
+    for (size_t span = 0; span < tiles_[tile].n_spans(); ++span) {
+      sum.add(partial_of(tile, span, block), n, head_dim);
     }
-    finish(tile, item % n_blocks, sum);
+    finish(tiles_[tile], block, sum);
   }
 }
 
