@@ -238,7 +238,7 @@ int main(int argc, char** argv) {
   vga::add_device_to(app, options);
   vga::spell_out_flags(argv);
   return vga::run_program(app, argc, argv, [&] {
-    flags.on_device = (options.device.empty() ? vga::default_device() : options.device) != "cpu";
+    flags.on_device = vga::wanted_device(options.device).name != "cpu";
     vga::BenchReport report(flags);
     vga::catch_interrupts();
     const bool done = bench(flags, options, report);

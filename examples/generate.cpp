@@ -28,6 +28,11 @@ struct Flags {
   bool quiet = false;
 };
 
+/// Whatever happens to a text on stdout, its last line ends: an error has one of its own.
+struct EndOfText {
+  ~EndOfText() { std::cout << std::endl; }
+};
+
 struct Stats {
   double load_seconds = 0;
   size_t prompt_tokens = 0;
@@ -86,27 +91,30 @@ int generate(const Flags& flags) {
   stats.prompt_tokens = static_cast<size_t>(session.length());
   stats.prefill_seconds = seconds_since(start);
 
-  if (!flags.no_echo) std::cout << text << std::flush;
-  vga::StreamDecoder decoder(tokenizer, !text.empty());
-  start = Clock::now();
   std::string_view why_it_stopped;
-  while (true) {
-    if (vga::interrupted()) why_it_stopped = "interrupted";
-    if (static_cast<int64_t>(stats.new_tokens) == flags.n_predict) why_it_stopped = "-n reached";
-    if (session.room() == 0) why_it_stopped = "the context is full, --window would go on";
-    if (!why_it_stopped.empty()) break;
-    const vga::Token token = session.sample(sampler);
-    sampler.accept(token);
-    if (tokenizer.is_end(token) && !flags.ignore_end) {
-      why_it_stopped = "the model ended its text";
-      break;
+  {
+    const EndOfText end_of_text;
+    if (!flags.no_echo) std::cout << text << std::flush;
+    vga::StreamDecoder decoder(tokenizer, !text.empty());
+    start = Clock::now();
+    while (true) {
+      if (vga::interrupted()) why_it_stopped = "interrupted";
+      if (static_cast<int64_t>(stats.new_tokens) == flags.n_predict) why_it_stopped = "-n reached";
+      if (session.room() == 0) why_it_stopped = "the context is full, --window would go on";
+      if (!why_it_stopped.empty()) break;
+      const vga::Token token = session.sample(sampler);
+      sampler.accept(token);
+      if (tokenizer.is_end(token) && !flags.ignore_end) {
+        why_it_stopped = "the model ended its text";
+        break;
+      }
+      std::cout << decoder.add(token) << std::flush;
+      session.append(token);
+      ++stats.new_tokens;
     }
-    std::cout << decoder.add(token) << std::flush;
-    session.append(token);
-    ++stats.new_tokens;
+    stats.decode_seconds = seconds_since(start);
+    std::cout << decoder.finish();
   }
-  stats.decode_seconds = seconds_since(start);
-  std::cout << decoder.finish() << std::endl;
   if (!std::cout) throw vga::Error("stdout", "cannot write");
   if (!flags.quiet) print(stats, model, session, sampling.seed, why_it_stopped);
   return vga::interrupted() ? 130 : 0;

@@ -43,44 +43,47 @@ size_t usable(std::span<const DeviceInfo> devices, size_t index) {
 
 }  // namespace
 
-std::string default_device() {
+WantedDevice wanted_device(std::string_view option) {
+  if (!option.empty()) return {std::string(option), "device"};
   const char* wanted = std::getenv("VGA_DEVICE");
-  return wanted == nullptr || *wanted == '\0' ? "cpu" : wanted;
+  if (wanted != nullptr && *wanted != '\0') return {wanted, "VGA_DEVICE"};
+  return {"cpu", "device"};
 }
 
-size_t choose_device(std::span<const DeviceInfo> devices, std::string_view wanted,
-                     std::string_view source) {
+size_t choose_device(std::span<const DeviceInfo> devices, const WantedDevice& wanted) {
+  const std::string_view name = wanted.name;
   constexpr std::string_view numbered = "vulkan:";
-  if (wanted.starts_with(numbered)) {
-    const std::string_view digits = wanted.substr(numbered.size());
+  if (name.starts_with(numbered)) {
+    const std::string_view digits = name.substr(numbered.size());
     size_t index = devices.size();
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
     if (error != std::errc() || end != digits.data() + digits.size() || index >= devices.size()) {
-      throw Error(source, "wanted vulkan:0 to vulkan:" + std::to_string(devices.size() - 1) +
-                              ", found '" + std::string(wanted) + "'; see --list-devices");
+      throw Error(wanted.source, "wanted vulkan:0 to vulkan:" + std::to_string(devices.size() - 1) +
+                                     ", found '" + wanted.name + "'; see --list-devices");
     }
     return usable(devices, index);
   }
-  if (wanted != "vulkan" && wanted != "auto") {
-    const std::string part = lower(wanted);
+  if (name != "vulkan" && name != "auto") {
+    const std::string part = lower(name);
     const auto named = std::ranges::find_if(devices, [&](const DeviceInfo& d) {
       return lower(d.name).find(part) != std::string::npos;
     });
     if (part.empty() || named == devices.end()) {
-      throw Error(source, "no name of a device has '" + std::string(wanted) +
-                              "' in it; wanted cpu, auto, vulkan, vulkan:N or such a part, see "
-                              "--list-devices");
+      throw Error(wanted.source,
+                  "no name of a device has '" + wanted.name +
+                      "' in it; wanted cpu, auto, vulkan, vulkan:N or such a part, see "
+                      "--list-devices");
     }
     return usable(devices, static_cast<size_t>(named - devices.begin()));
   }
   size_t best = devices.size();
   for (size_t i = 0; i < devices.size(); ++i) {
     if (!devices[i].unfit.empty()) continue;
-    if (wanted == "auto" && devices[i].type == DeviceInfo::Type::cpu) continue;
+    if (name == "auto" && devices[i].type == DeviceInfo::Type::cpu) continue;
     if (best == devices.size() || rank(devices[i]) < rank(devices[best])) best = i;
   }
   if (best == devices.size()) {
-    throw Error(source, "no GPU that can be used; see --list-devices");
+    throw Error(wanted.source, "no GPU that can be used; see --list-devices");
   }
   return best;
 }

@@ -40,12 +40,11 @@ std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
                                                     const ModelOptions& options, Weights& weights,
                                                     size_t& n_layers, std::string& why_cpu) {
   n_layers = 0;
-  const std::string device = options.device.empty() ? default_device() : options.device;
-  if (device == "cpu" || options.device_layers == 0) return nullptr;
+  const WantedDevice device = wanted_device(options.device);
+  if (device.name == "cpu" || options.device_layers == 0) return nullptr;
   try {
     const std::vector<vulkan::DeviceInfo> devices = vulkan::devices();
-    const size_t index =
-        choose_device(devices, device, options.device.empty() ? "VGA_DEVICE" : "device");
+    const size_t index = choose_device(devices, device);
     const size_t wanted = std::min<size_t>(options.device_layers, config.n_layers);
     const std::vector<Tensor*> tensors = device_tensors(weights, wanted);
     auto loaded = vulkan::load(index, tensors, session_bytes(config, options.session, wanted),
@@ -56,7 +55,7 @@ std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
     n_layers = wanted;
     return loaded;
   } catch (const Error& error) {
-    if (device != "auto") throw;
+    if (device.name != "auto") throw;
     why_cpu = error.what();
     return nullptr;
   }

@@ -8,6 +8,7 @@
 #include "model.h"
 #include "rope.h"
 #include "vga.h"
+#include "vulkan/devices.h"
 
 namespace vga {
 namespace {
@@ -95,7 +96,7 @@ uint64_t cache_bytes(const Config& config, const SessionOptions& options) {
 
 uint64_t session_bytes(const Config& c, const SessionOptions& options, size_t n_layers) {
   const auto buffer = [&](size_t rows, size_t cols) {
-    return rows * ((cols + 7) / 8 * 8) * sizeof(float);  // padded as in common.glsl
+    return rows * vulkan::padded_cols(cols) * sizeof(float);
   };
   const size_t rows = options.max_batch;
   uint64_t bytes = cache_bytes(c, options) / c.n_layers * n_layers;

@@ -54,7 +54,7 @@ inline double worst_error(std::span<const float> found, std::span<const float> e
 
 /// Whether models load onto a device if no test says otherwise.
 inline bool on_device() {
-  return default_device() != "cpu";
+  return wanted_device().name != "cpu";
 }
 
 /// How far off an element of a cache may be by rounding, relative to the element or, in q8_0, to

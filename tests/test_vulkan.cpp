@@ -331,24 +331,24 @@ TEST(DeviceChoice, PrefersDiscreteThenIntegratedAndNoCpuUnlessNamed) {
   const std::vector devices = {device("llvmpipe (LLVM)", Type::cpu),
                                device("Intel Iris Xe", Type::integrated),
                                device("GeForce RTX 4060", Type::discrete)};
-  EXPECT_EQ(choose_device(devices, "auto"), 2u);
-  EXPECT_EQ(choose_device(devices, "vulkan"), 2u);
-  EXPECT_EQ(choose_device(std::span(devices).first(2), "auto"), 1u);
-  EXPECT_THROW(choose_device(std::span(devices).first(1), "auto"), Error);
-  EXPECT_EQ(choose_device(std::span(devices).first(1), "vulkan"), 0u);
-  EXPECT_EQ(choose_device(devices, "iris"), 1u);
-  EXPECT_EQ(choose_device(devices, "LLVM"), 0u);
-  EXPECT_EQ(choose_device(devices, "vulkan:1"), 1u);
+  EXPECT_EQ(choose_device(devices, {"auto"}), 2u);
+  EXPECT_EQ(choose_device(devices, {"vulkan"}), 2u);
+  EXPECT_EQ(choose_device(std::span(devices).first(2), {"auto"}), 1u);
+  EXPECT_THROW(choose_device(std::span(devices).first(1), {"auto"}), Error);
+  EXPECT_EQ(choose_device(std::span(devices).first(1), {"vulkan"}), 0u);
+  EXPECT_EQ(choose_device(devices, {"iris"}), 1u);
+  EXPECT_EQ(choose_device(devices, {"LLVM"}), 0u);
+  EXPECT_EQ(choose_device(devices, {"vulkan:1"}), 1u);
   for (const char* wrong : {"", "vulkan:3", "vulkan:x", "vulkan:", "radeon"}) {
-    EXPECT_THROW(choose_device(devices, wrong), Error) << wrong;
+    EXPECT_THROW(choose_device(devices, {wrong}), Error) << wrong;
   }
 }
 
 TEST(DeviceChoice, LeavesOutWhatCannotBeUsed) {
   std::vector devices = {device("old", Type::discrete), device("new", Type::integrated)};
   devices[0].unfit = "too old";
-  EXPECT_EQ(choose_device(devices, "auto"), 1u);
-  EXPECT_THROW(choose_device(devices, "vulkan:0"), Error);
+  EXPECT_EQ(choose_device(devices, {"auto"}), 1u);
+  EXPECT_THROW(choose_device(devices, {"vulkan:0"}), Error);
 }
 
 }  // namespace

@@ -70,7 +70,7 @@ class VulkanOps : public testing::Test {
   static void SetUpTestSuite() {
     why_not_ = test::why_no_device();
     if (!why_not_.empty()) return;
-    weights_ = std::make_unique<DeviceWeights>(choose_device(devices(), "vulkan"));
+    weights_ = std::make_unique<DeviceWeights>(choose_device(devices(), {"vulkan"}));
   }
   static void TearDownTestSuite() { weights_.reset(); }
 

@@ -13,7 +13,7 @@ inline std::string why_no_device() {
   return "the thread sanitizer takes what a driver's threads do for races";
 #else
   try {
-    choose_device(vulkan::devices(), "vulkan");
+    choose_device(vulkan::devices(), {"vulkan"});
     return "";
   } catch (const Error& error) {
     return error.what();

@@ -27,6 +27,11 @@ struct DeviceInfo {
 /// why when there is no Vulkan here at all.
 std::vector<DeviceInfo> devices();
 
+/// Floats from a row of activations to the next on a device; common.glsl's padded().
+constexpr size_t padded_cols(size_t cols) {
+  return (cols + 7) / 8 * 8;
+}
+
 /// A device and what it holds of a model.
 class DeviceModel {
  public:

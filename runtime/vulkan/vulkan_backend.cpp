@@ -31,10 +31,6 @@ static_assert(most_elements == 4 * Limits::workgroup_size);
 uint32_t u32(size_t n) {
   return static_cast<uint32_t>(n);
 }
-/// Floats from a row of activations to the next; common.glsl's padded().
-size_t padded(size_t cols) {
-  return align_up(cols, 8);
-}
 /// Workgroups along x, then y.
 std::array<uint32_t, 3> grid(size_t groups, size_t splits = 1) {
   const size_t y = (groups - 1) / max_groups + 1;
@@ -67,14 +63,14 @@ class VulkanBuffer : public Buffer {
   VulkanBuffer(Commands& commands, size_t rows, size_t cols)
       : Buffer(rows, cols),
         commands_(commands),
-        memory_(commands.device, rows * padded(cols) * sizeof(float), Memory::Kind::device,
+        memory_(commands.device, rows * padded_cols(cols) * sizeof(float), Memory::Kind::device,
                 "activations") {}
   ~VulkanBuffer() override { finish(commands_); }
 
   const Memory& memory() const { return memory_; }
   /// n rows.
   Range rows_from(size_t first, size_t n) const {
-    const uint64_t stride = padded(cols()) * sizeof(float);
+    const uint64_t stride = padded_cols(cols()) * sizeof(float);
     return {memory_.buffer, first * stride, n * stride};
   }
 
@@ -318,7 +314,8 @@ class VulkanBackend : public Backend {
     };
     dispatch(commands_, pipeline(device_, {"copy_rows"}, 3),
              {current(x), slots_[slot_].wanted, on_device(out).rows_from(0, n_wanted_)},
-             Push{u32(n_wanted_), u32(x.cols()), 0}, threads(n_wanted_ * padded(x.cols()) / 4));
+             Push{u32(n_wanted_), u32(x.cols()), 0},
+             threads(n_wanted_ * padded_cols(x.cols()) / 4));
     n_rows_ = n_wanted_;
   }
 
@@ -338,7 +335,7 @@ class VulkanBackend : public Backend {
     wait_for_all();
     for (size_t r = 0; r < n_rows_; ++r) {
       std::memcpy(out.data() + r * x.cols(),
-                  readback_.mapped + r * padded(x.cols()) * sizeof(float),
+                  readback_.mapped + r * padded_cols(x.cols()) * sizeof(float),
                   x.cols() * sizeof(float));
     }
   }
@@ -384,8 +381,8 @@ class VulkanBackend : public Backend {
       std::memset(staging_.mapped, 0, to.bytes);
     }
     for (size_t r = 0; r < n_rows_; ++r) {
-      std::memcpy(staging_.mapped + r * padded(x.cols()) * sizeof(float), in.data() + r * x.cols(),
-                  x.cols() * sizeof(float));
+      std::memcpy(staging_.mapped + r * padded_cols(x.cols()) * sizeof(float),
+                  in.data() + r * x.cols(), x.cols() * sizeof(float));
     }
     copy(commands_, {staging_.buffer, 0, to.bytes}, to);
   }
@@ -424,7 +421,7 @@ class VulkanBackend : public Backend {
   /// Rows of x that can be bound at once where the batch's are too many. Eight rows of any width
   /// are a multiple of 256 bytes, and so begin where a binding may.
   size_t rows_at_once(const Buffer& x) const {
-    const uint64_t row = padded(x.cols()) * sizeof(float);
+    const uint64_t row = padded_cols(x.cols()) * sizeof(float);
     const uint64_t n = device_.limits.storage_range / row;
     const uint64_t least = std::min<uint64_t>(n_rows_, 8);
     if (n < least) {
@@ -475,7 +472,7 @@ class VulkanBackend : public Backend {
     struct Push {
       uint32_t n;
     };
-    const size_t n = n_rows_ * padded(x.cols()) / 4;
+    const size_t n = n_rows_ * padded_cols(x.cols()) / 4;
     dispatch(commands_, pipeline(device_, {op}, 2), {current(y), current(x)}, Push{u32(n)},
              threads(n));
   }
