@@ -85,9 +85,9 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
   auto device = load_on_device(config, options, weights, device_layers, why_cpu);
   const cpu::Kernels& kernels = cpu::best_kernels();
   std::optional<cpu::Panels> panels;
-  if (kernels.panel_rows > 0 && device_layers < config.n_layers) {
+  if (kernels.lanes > 0 && device_layers < config.n_layers) {
     cpu::ThreadPool threads(cpu::default_threads());
-    panels.emplace(weights, kernels.panel_rows, threads, [&](const Tensor& matrix) {
+    panels.emplace(weights, kernels.lanes, threads, [&](const Tensor& matrix) {
       // What a tied embedding was read in from is read again, row by row.
       if (!options.mmap && matrix.data == weights.token_embd.data) return;
       gguf.release({matrix.data, matrix.bytes()});

@@ -17,9 +17,7 @@ struct Tensor {
   DType type = DType::f32;
   size_t rows = 0;
   size_t cols = 0;
-  const std::byte* data = nullptr;
-  /// 0: row-major, as in the file. Else in panels of that many rows, see cpu/panels.h.
-  uint32_t panel_rows = 0;
+  const std::byte* data = nullptr;  // row by row as in the file, or in panels: cpu/panels.h
   /// What its backend computes with instead of `data`; null if that is the CPU.
   const vulkan::Weight* on_device = nullptr;
 

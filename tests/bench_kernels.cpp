@@ -51,12 +51,10 @@ void project(benchmark::State& state, DType type) {
   const auto rows = encoded(type, n_rows * cols);
   Tensor w{type, n_rows, cols, rows.data()};
   std::vector<std::byte> panels;
-  if (kernels.panel_rows > 0) {
-    const size_t size = panel_bytes(type, cols, kernels.panel_rows);
-    panels.resize(n_rows / kernels.panel_rows * size);
-    for (size_t i = 0; i < n_rows / kernels.panel_rows; ++i) {
-      write_panel(w, i * kernels.panel_rows, kernels.panel_rows, &panels[i * size]);
-    }
+  if (kernels.lanes > 0) {
+    const size_t n = n_panels(w, kernels.lanes);
+    panels.resize(n * panel_bytes(type, cols, kernels.lanes));
+    for (size_t i = 0; i < n; ++i) write_panel(w, i, kernels.lanes, panels.data());
     w.data = panels.data();
   }
   const auto x = random_floats(n_tokens * cols);

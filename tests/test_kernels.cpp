@@ -38,15 +38,11 @@ class Weight {
       : Weight(kernels, type, values.size() / cols, cols, Encoded(type, values, cols)) {}
   Weight(const Kernels& kernels, DType type, size_t n_rows, size_t cols, Encoded rows)
       : rows_(std::move(rows)), tensor_{type, n_rows, cols, rows_.data()} {
-    if (kernels.panel_rows == 0) return;
-    const size_t size = panel_bytes(type, cols, kernels.panel_rows);
-    const size_t n_panels = (tensor_.rows - 1) / kernels.panel_rows + 1;
-    panels_.resize(1 + n_panels * size);  // one byte off every alignment
-    for (size_t i = 0; i < n_panels; ++i) {
-      write_panel(tensor_, i * kernels.panel_rows, kernels.panel_rows, &panels_[1 + i * size]);
-    }
+    if (kernels.lanes == 0) return;
+    const size_t n = n_panels(tensor_, kernels.lanes);
+    panels_.resize(1 + n * panel_bytes(type, cols, kernels.lanes));  // one byte off every alignment
+    for (size_t i = 0; i < n; ++i) write_panel(tensor_, i, kernels.lanes, &panels_[1]);
     tensor_.data = &panels_[1];
-    tensor_.panel_rows = static_cast<uint32_t>(kernels.panel_rows);
   }
   const Tensor& tensor() const { return tensor_; }
 

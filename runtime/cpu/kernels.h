@@ -35,8 +35,9 @@ struct AttendSpan {
 struct Kernels {
   const char* name;
 
-  /// Rows of the panels in which project() wants its weights (see panels.h); 0: row-major.
-  size_t panel_rows;
+  /// Floats in a vector: project() wants its weights in panels for that many (see panels.h). 0: row
+  /// by row, as the file has them.
+  size_t lanes;
 
   /// Brings activations x (n_tokens, cols) into the form in which weights of `type` are multiplied
   /// by them. Plain types take them as they are. Quantized ones take each 32 columns as int8 with
@@ -46,7 +47,7 @@ struct Kernels {
   void (*prepare)(DType type, const float* x, size_t begin, size_t end, size_t cols, float* out);
 
   /// out[t * out_stride + r] = sum_c w(r, c) * x(t, c) for first_row <= r < end_row, t < n_tokens.
-  /// x was prepared for w.type. first_row is a multiple of panel_rows.
+  /// x was prepared for w.type. first_row is a multiple of lanes.
   void (*project)(const Tensor& w, size_t first_row, size_t end_row, const float* x,
                   size_t n_tokens, float* out, size_t out_stride);
 
@@ -84,7 +85,7 @@ constexpr size_t prepare_group = 12;
 constexpr size_t prepared_size(size_t n_tokens, size_t cols) {
   return n_tokens * ((cols + 31) / 32 * 32);
 }
-/// Threads share the rows of a projection in multiples of this, which suits every panel_rows.
+/// Threads share the rows of a projection in multiples of this, a multiple of all lanes.
 constexpr size_t project_group = 16;
 
 /// Queries that attend() takes at a time.

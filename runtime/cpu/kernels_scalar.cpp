@@ -122,7 +122,7 @@ void scale(float* x, float factor, size_t n) {
 }  // namespace
 
 const Kernels scalar_kernels = {.name = "scalar",
-                                .panel_rows = 0,
+                                .lanes = 0,
                                 .prepare = prepare,
                                 .project = project,
                                 .rms_norm = rms_norm,

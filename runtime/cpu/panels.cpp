@@ -282,29 +282,44 @@ size_t align(size_t bytes) {
   return (bytes + 63) / 64 * 64;
 }
 
+bool is_plain(DType type) {
+  return block_elements(type) == 1;
+}
+
+size_t panel_rows(DType type, size_t lanes) {
+  return is_plain(type) ? plain_panel_vectors * lanes : lanes;
+}
+
 }  // namespace
 
-size_t panel_bytes(DType type, size_t cols, size_t panel_rows) {
-  if (block_elements(type) == 1) return align(cols * panel_rows * block_bytes(type));
+size_t panel_bytes(DType type, size_t cols, size_t lanes) {
+  if (is_plain(type)) return align(cols * panel_rows(type, lanes) * block_bytes(type));
   return with_format(type, [&]<class Format>(Format) {
-    return align(cols / Format::Block::elements * PanelBlock<Format>{panel_rows}.bytes());
+    return align(cols / Format::Block::elements * PanelBlock<Format>{lanes}.bytes());
   });
 }
 
-void write_panel(const Tensor& weight, size_t first_row, size_t panel_rows, std::byte* panel) {
-  const size_t n_rows = std::min(panel_rows, weight.rows - first_row);
+size_t n_panels(const Tensor& weight, size_t lanes) {
+  return (weight.rows - 1) / panel_rows(weight.type, lanes) + 1;
+}
+
+void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* panels) {
+  std::byte* panel = panels + index * panel_bytes(weight.type, weight.cols, lanes);
+  const size_t rows = panel_rows(weight.type, lanes);
+  const size_t first_row = index * rows;
+  const size_t n_rows = std::min(rows, weight.rows - first_row);
   if (weight.type == DType::f32) {
-    write_columns<uint32_t>(weight, first_row, n_rows, panel_rows, panel);
-  } else if (block_elements(weight.type) == 1) {
-    write_columns<uint16_t>(weight, first_row, n_rows, panel_rows, panel);
+    write_columns<uint32_t>(weight, first_row, n_rows, rows, panel);
+  } else if (is_plain(weight.type)) {
+    write_columns<uint16_t>(weight, first_row, n_rows, rows, panel);
   } else {
     with_format(weight.type, [&]<class Format>(Format) {
-      write_blocks<Format>(weight, first_row, n_rows, panel_rows, panel);
+      write_blocks<Format>(weight, first_row, n_rows, rows, panel);
     });
   }
 }
 
-Panels::Panels(const Weights& weights, size_t panel_rows, ThreadPool& threads,
+Panels::Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
                const std::function<void(const Tensor&)>& done)
     : weights_(weights) {
   std::vector<Tensor*> matrices;
@@ -314,26 +329,23 @@ Panels::Panels(const Weights& weights, size_t panel_rows, ThreadPool& threads,
     }
   }
   matrices.push_back(&weights_.output);
-  const auto n_panels = [&](const Tensor& t) { return (t.rows - 1) / panel_rows + 1; };
+  const auto bytes_of = [&](const Tensor& t) {
+    return n_panels(t, lanes) * panel_bytes(t.type, t.cols, lanes);
+  };
   size_t bytes = 0;
-  for (const Tensor* t : matrices)
-    bytes += n_panels(*t) * panel_bytes(t->type, t->cols, panel_rows);
-
+  for (const Tensor* t : matrices) bytes += bytes_of(*t);
   memory_ = large_memory(bytes);
 
   std::byte* at = memory_.get();
   for (Tensor* t : matrices) {
     const Tensor from = *t;
-    const size_t size = panel_bytes(from.type, from.cols, panel_rows);
-    threads.run(n_panels(from), grain_for(from.cols * panel_rows),
+    const size_t panel_elements = panel_rows(from.type, lanes) * from.cols;
+    threads.run(n_panels(from, lanes), grain_for(panel_elements),
                 [&](size_t begin, size_t end, size_t) {
-                  for (size_t i = begin; i < end; ++i) {
-                    write_panel(from, i * panel_rows, panel_rows, at + i * size);
-                  }
+                  for (size_t i = begin; i < end; ++i) write_panel(from, i, lanes, at);
                 });
     t->data = at;
-    t->panel_rows = static_cast<uint32_t>(panel_rows);
-    at += n_panels(from) * size;
+    at += bytes_of(from);
     if (done) done(from);
   }
 }

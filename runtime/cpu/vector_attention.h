@@ -38,9 +38,12 @@ class VectorAttention {
     std::memcpy(to, &half, 2);
   }
 
+  static constexpr size_t plain_rows = plain_panel_vectors * lanes;  // of a panel
+  static_assert(cache_span % plain_rows == 0);
+
   static size_t key_panel_bytes(DType type, size_t head_dim) {
     if (type == DType::q8_0) return head_dim / group_cols * Weights::Q8_0::bytes;
-    return head_dim * lanes * (type == DType::f32 ? 4 : 2);
+    return head_dim * plain_rows * (type == DType::f32 ? 4 : 2);
   }
 
   /// Turns the scores of one query into weights: those in [begin, end) relative to the highest, the
@@ -84,9 +87,8 @@ class VectorAttention {
     }
     constexpr size_t element = W::column_bytes / lanes;
     const size_t row = padded(s.head_dim) * element;
-    Products::template multiply<W, P, T, 1, cache_span>(values + begin * row + at * element,
-                                                        W::column_bytes, row, end - begin,
-                                                        weights + begin, sums);
+    Products::template multiply<W, P, T, 1, cache_span>(values + begin * row + at * element, row,
+                                                        end - begin, weights + begin, sums);
     for (size_t p = 0; p < P; ++p) {
       const size_t i = at + p * lanes;
       for (size_t t = 0; t < T; ++t) {
@@ -134,11 +136,12 @@ class VectorAttention {
  public:
   static void write_key(DType type, const float* key, size_t head_dim, std::byte* span,
                         size_t index) {
-    std::byte* panel = span + index / lanes * key_panel_bytes(type, head_dim);
-    const size_t row = index % lanes;
+    const size_t panel_rows = type == DType::q8_0 ? lanes : plain_rows;
+    std::byte* panel = span + index / panel_rows * key_panel_bytes(type, head_dim);
+    const size_t row = index % panel_rows;
     if (type != DType::q8_0) {
       const size_t size = type == DType::f32 ? 4 : 2;
-      store_plain(type, key, head_dim, panel + row * size, lanes);
+      store_plain(type, key, head_dim, panel + row * size, plain_rows);
       return;
     }
     for (size_t i = 0; i < head_dim; i += group_cols, panel += Weights::Q8_0::bytes) {
@@ -183,10 +186,9 @@ class VectorAttention {
     float* scaled = scores + attend_queries * cache_span;  // the same, for q8_0
     float* q = scaled + attend_queries * cache_span;       // prepared
     Products::prepare(s.type, s.q, 0, s.n_queries, s.head_dim, q);
-    const size_t panel = key_panel_bytes(s.type, s.head_dim);
     Products::project_rows(
-        s.type, {s.keys + first / lanes * panel, panel, last - first, s.head_dim,
-                 reinterpret_cast<const std::byte*>(q), s.n_queries, scores + first, cache_span});
+        s.type, {s.keys, key_panel_bytes(s.type, s.head_dim), first, last, s.head_dim,
+                 reinterpret_cast<const std::byte*>(q), s.n_queries, scores, cache_span});
     for (size_t i = 0; i < s.n_queries; ++i) {
       weigh(scores + i * cache_span, first, last, s.begin[i], s.end[i], s.scale, s.highest[i],
             s.total[i]);

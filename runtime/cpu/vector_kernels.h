@@ -11,7 +11,7 @@ namespace vga::cpu {
 template <class V>
 constexpr Kernels vector_kernels(const char* name) {
   return {.name = name,
-          .panel_rows = V::lanes,
+          .lanes = V::lanes,
           .prepare = VectorProducts<V>::prepare,
           .project = VectorProducts<V>::project,
           .rms_norm = VectorElements<V>::rms_norm,

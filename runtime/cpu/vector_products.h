@@ -106,21 +106,23 @@ struct VectorProducts {
   // does not matter how many rows and tokens a product takes at once.
 
   /// The CPU foresees less of a stream than we know, above all of keys and values: products ask
-  /// this far ahead. Several streams go to the second-level cache, as the first one can wait for
-  /// few lines.
+  /// this far ahead. Plain numbers go to the second-level cache, as the first one can wait for few
+  /// lines.
   static constexpr size_t prefetch_bytes = 8192;
 
-  /// Vectors of weights to multiply by T tokens at once: what registers hold sums of, and four
-  /// streams at most.
-  static constexpr size_t vectors_for(size_t T) { return smaller(4, V::float_sums / T); }
+  /// Vectors of weights to multiply by T tokens at once: what registers hold sums of, and a panel's
+  /// at most.
+  static constexpr size_t vectors_for(size_t T) {
+    return smaller(plain_panel_vectors, V::float_sums / T);
+  }
 
-  /// sums[p][t] += w_p(c) * x[c * x_column + t * x_token] over n columns, for P vectors of weights.
+  /// sums[p][t] += w_p(c) * x[c * x_column + t * x_token] over n columns, for P vectors of weights
+  /// that lie one after the other.
   template <class W, size_t P, size_t T, size_t x_column, size_t x_token>
-  [[gnu::always_inline]] static void multiply(const std::byte* w, size_t vector_bytes,
-                                              size_t column_bytes, size_t n, const float* x,
-                                              Floats (&sums)[P][T]) {
+  [[gnu::always_inline]] static void multiply(const std::byte* w, size_t column_bytes, size_t n,
+                                              const float* x, Floats (&sums)[P][T]) {
     const auto weights = [&](size_t p) {
-      const std::byte* from = w + p * vector_bytes;
+      const std::byte* from = w + p * W::column_bytes;
       __builtin_prefetch(from + prefetch_bytes, 0, 2);
       return W::load(from);
     };
@@ -145,31 +147,36 @@ struct VectorProducts {
   }
 
   struct Product {
-    const std::byte* panels;  // of the first row
+    const std::byte* panels;
     size_t panel_bytes;
-    size_t n_rows;
+    size_t first_row;  // of those that are computed, a multiple of lanes
+    size_t end_row;
     size_t cols;
     const std::byte* x;  // prepared
     size_t n_tokens;
-    float* out;  // (n_tokens, n_rows), rows out_stride apart
+    float* out;  // (n_tokens, rows), out_stride apart
     size_t out_stride;
   };
 
   /// Stores a vector of results, less what lies behind the last row.
   static void store_rows(const Product& p, size_t t, size_t row, Floats result) {
     float* to = p.out + t * p.out_stride + row;
-    if (row + lanes <= p.n_rows) {
+    if (row + lanes <= p.end_row) {
       V::store(to, result);
-    } else if (row < p.n_rows) {
-      V::store_part(to, p.n_rows - row, result);
+    } else if (row < p.end_row) {
+      V::store_part(to, p.end_row - row, result);
     }
   }
 
   template <class W>
   struct FloatProduct {
     static constexpr size_t tile = V::float_tile;
+    /// Vectors of rows at once, which are of one panel.
     template <size_t T>
-    static constexpr size_t panels = vectors_for(T);
+    static constexpr size_t vectors = vectors_for(T);
+    template <size_t T>
+    static constexpr size_t aligned_to = vectors<T>* lanes;
+    static constexpr size_t panel_rows = plain_panel_vectors * lanes;
 
     static size_t token_bytes(size_t cols) { return cols * sizeof(float); }
 
@@ -179,8 +186,9 @@ struct VectorProducts {
       for (auto& of_panel : sums) {
         for (Floats& sum : of_panel) sum = V::zero();
       }
-      multiply<W, P, T, T, 1>(p.panels + row / lanes * p.panel_bytes, p.panel_bytes,
-                              W::column_bytes, p.cols,
+      const std::byte* panel = p.panels + row / panel_rows * p.panel_bytes;
+      multiply<W, P, T, T, 1>(panel + row % panel_rows / lanes * W::column_bytes,
+                              plain_panel_vectors * W::column_bytes, p.cols,
                               reinterpret_cast<const float*>(p.x + t * token_bytes(p.cols)), sums);
       for (size_t i = 0; i < P; ++i) {
         for (size_t j = 0; j < T; ++j) store_rows(p, t + j, row + i * lanes, sums[i][j]);
@@ -191,10 +199,12 @@ struct VectorProducts {
   template <class Group>
   struct IntProduct {
     static constexpr size_t tile = int_tile;
-    /// Two for several tokens, as what is loaded of those then serves twice. One token has to wait
-    /// for memory, which is faster in one stream.
+    /// Two panels for several tokens, as what is loaded of those then serves twice. One token has
+    /// to wait for memory, which is faster in one stream.
     template <size_t T>
-    static constexpr size_t panels = T > 2 ? 2 : 1;
+    static constexpr size_t vectors = T > 2 ? 2 : 1;
+    template <size_t T>
+    static constexpr size_t aligned_to = lanes;
     static constexpr size_t x_parts = V::x_parts(Group::bits);
 
     static size_t token_bytes(size_t cols) { return int_bytes(cols, x_parts); }
@@ -247,21 +257,24 @@ struct VectorProducts {
 
   /// A function by itself: inlined into all that project_with() does, GCC would have too few
   /// registers and keep some of the sums in memory.
-  template <class P, size_t n_panels, size_t T>
+  template <class P, size_t n_vectors, size_t T>
   [[gnu::noinline]] static void project_block(const Product& p, size_t begin, size_t end,
                                               size_t first, size_t last) {
-    for (size_t row = begin; row < end; row += n_panels * lanes) {
-      for (size_t t = first; t < last; t += T) P::template run<n_panels, T>(p, row, t);
+    for (size_t row = begin; row < end; row += n_vectors * lanes) {
+      for (size_t t = first; t < last; t += T) P::template run<n_vectors, T>(p, row, t);
     }
   }
 
   /// Tokens [first, last), in tiles of T.
   template <class P, size_t T>
   static void project_tiles(const Product& p, size_t first, size_t last) {
-    constexpr size_t n_panels = P::template panels<T>;
-    const size_t rows = p.n_rows / (n_panels * lanes) * (n_panels * lanes);
-    project_block<P, n_panels, T>(p, 0, rows, first, last);
-    project_block<P, 1, T>(p, rows, p.n_rows, first, last);
+    constexpr size_t n_vectors = P::template vectors<T>;
+    constexpr size_t at_once = n_vectors * lanes;
+    const size_t begin = smaller(round_up(p.first_row, P::template aligned_to<T>), p.end_row);
+    const size_t end = begin + (p.end_row - begin) / at_once * at_once;
+    project_block<P, 1, T>(p, p.first_row, begin, first, last);
+    project_block<P, n_vectors, T>(p, begin, end, first, last);
+    project_block<P, 1, T>(p, end, p.end_row, first, last);
   }
 
   template <class P>
@@ -310,10 +323,8 @@ struct VectorProducts {
 
   static void project(const Tensor& w, size_t first_row, size_t end_row, const float* x,
                       size_t n_tokens, float* out, size_t out_stride) {
-    const size_t bytes = panel_bytes(w.type, w.cols, lanes);
-    project_rows(w.type,
-                 {w.data + first_row / lanes * bytes, bytes, end_row - first_row, w.cols,
-                  reinterpret_cast<const std::byte*>(x), n_tokens, out + first_row, out_stride});
+    project_rows(w.type, {w.data, panel_bytes(w.type, w.cols, lanes), first_row, end_row, w.cols,
+                          reinterpret_cast<const std::byte*>(x), n_tokens, out, out_stride});
   }
 };
 
