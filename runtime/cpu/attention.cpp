@@ -160,7 +160,8 @@ void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_
   const Call call{rows, cache, layer, group, n_heads * head_dim, q, q_kept};
   plan(rows, shape, group);
 
-  const size_t partial_size = Partial::size(attend_queries, head_dim);
+  const size_t most_rows = std::ranges::max(tiles_, {}, &Tile::n_rows).n_rows;
+  const size_t partial_size = Partial::size(most_rows * std::min(group, attend_queries), head_dim);
   for (auto& memory : scratch_) {
     memory.resize(2 * partial_size + attend_queries * head_dim + attend_scratch(head_dim));
   }
