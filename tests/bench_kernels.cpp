@@ -7,6 +7,8 @@
 #include <benchmark/benchmark.h>
 
 #include "cpu/kernels.h"
+#include "cpu/kv_cache.h"
+#include "cpu/large_memory.h"
 #include "cpu/panels.h"
 #include "cpu/threads.h"
 #include "encode.h"
@@ -50,12 +52,12 @@ void project(benchmark::State& state, DType type) {
   const auto n_tokens = static_cast<size_t>(state.range(1));
   const auto rows = encoded(type, n_rows * cols);
   Tensor w{type, n_rows, cols, rows.data()};
-  std::vector<std::byte> panels;
+  LargeMemory panels;
   if (kernels.lanes > 0) {
     const size_t n = n_panels(w, kernels.lanes);
-    panels.resize(n * panel_bytes(type, cols, kernels.lanes));
-    for (size_t i = 0; i < n; ++i) write_panel(w, i, kernels.lanes, panels.data());
-    w.data = panels.data();
+    panels = large_memory(n * panel_bytes(type, cols, kernels.lanes));
+    for (size_t i = 0; i < n; ++i) write_panel(w, i, kernels.lanes, panels.get());
+    w.data = panels.get();
   }
   const auto x = random_floats(n_tokens * cols);
   std::vector<float> prepared(prepared_size(n_tokens, cols));
@@ -94,14 +96,18 @@ void attend(benchmark::State& state, DType type) {
   const auto depth = static_cast<size_t>(state.range(0));
   const auto n_queries = static_cast<size_t>(state.range(1));
   const Kernels& kernels = best_kernels();
-  const size_t span_bytes = CacheShape{1, 1, 0, cache_span, 1, head_dim, type}.span_bytes();
-  std::vector<std::byte> keys(depth / cache_span * span_bytes);
-  std::vector<std::byte> values(keys.size());
+  const CpuCache cache({.n_layers = 1,
+                        .n_lanes = 1,
+                        .n_kept = 0,
+                        .n_ring = depth,
+                        .n_kv_heads = 1,
+                        .head_dim = head_dim,
+                        .type = type});
   const auto row = random_floats(head_dim);
   for (size_t p = 0; p < depth; ++p) {
-    const size_t at = p / cache_span * span_bytes;
-    kernels.write_key(type, row.data(), head_dim, keys.data() + at, p % cache_span);
-    kernels.write_value(type, row.data(), head_dim, values.data() + at, p % cache_span);
+    const size_t span = p / cache_span;
+    kernels.write_key(type, row.data(), head_dim, cache.keys(0, span, 0, 0), p % cache_span);
+    kernels.write_value(type, row.data(), head_dim, cache.values(0, span, 0, 0), p % cache_span);
   }
   const auto q = random_floats(n_queries * head_dim);
   const std::vector<uint32_t> begin(n_queries, 0);
@@ -109,16 +115,16 @@ void attend(benchmark::State& state, DType type) {
   std::vector<float> out(n_queries * (head_dim + 2));
   std::vector<float> scratch(attend_scratch(head_dim));
   for (auto _ : state) {
-    for (size_t at = 0; at < keys.size(); at += span_bytes) {
-      kernels.attend({type, head_dim, 0.125f, keys.data() + at, values.data() + at, q.data(),
-                      n_queries, begin.data(), end.data(), out.data(), out.data() + n_queries,
-                      out.data() + 2 * n_queries},
+    for (size_t span = 0; span < depth / cache_span; ++span) {
+      kernels.attend({type, head_dim, 0.125f, cache.keys(0, span, 0, 0),
+                      cache.values(0, span, 0, 0), q.data(), n_queries, begin.data(), end.data(),
+                      out.data(), out.data() + n_queries, out.data() + 2 * n_queries},
                      scratch.data());
     }
     benchmark::DoNotOptimize(out.data());
     benchmark::ClobberMemory();
   }
-  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(2 * keys.size()));
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(cache.shape().bytes()));
   state.counters["flop/s"] =
       benchmark::Counter(4.0 * static_cast<double>(depth * head_dim * n_queries),
                          benchmark::Counter::kIsIterationInvariantRate);
