@@ -172,10 +172,8 @@ struct VectorProducts {
   struct FloatProduct {
     static constexpr size_t tile = V::float_tile;
     /// Vectors of rows at once, which are of one panel.
-    template <size_t T>
-    static constexpr size_t vectors = vectors_for(T);
-    template <size_t T>
-    static constexpr size_t aligned_to = vectors<T>* lanes;
+    static constexpr size_t vectors(size_t T) { return vectors_for(T); }
+    static constexpr size_t aligned_to(size_t T) { return vectors(T) * lanes; }
     static constexpr size_t panel_rows = plain_panel_vectors * lanes;
 
     static size_t token_bytes(size_t cols) { return cols * sizeof(float); }
@@ -201,10 +199,8 @@ struct VectorProducts {
     static constexpr size_t tile = int_tile;
     /// Two panels for several tokens, as what is loaded of those then serves twice. One token has
     /// to wait for memory, which is faster in one stream.
-    template <size_t T>
-    static constexpr size_t vectors = T > 2 ? 2 : 1;
-    template <size_t T>
-    static constexpr size_t aligned_to = lanes;
+    static constexpr size_t vectors(size_t T) { return T > 2 ? 2 : 1; }
+    static constexpr size_t aligned_to(size_t) { return lanes; }
     static constexpr size_t x_parts = V::x_parts(Group::bits);
 
     static size_t token_bytes(size_t cols) { return int_bytes(cols, x_parts); }
@@ -268,9 +264,9 @@ struct VectorProducts {
   /// Tokens [first, last), in tiles of T.
   template <class P, size_t T>
   static void project_tiles(const Product& p, size_t first, size_t last) {
-    constexpr size_t n_vectors = P::template vectors<T>;
+    constexpr size_t n_vectors = P::vectors(T);
     constexpr size_t at_once = n_vectors * lanes;
-    const size_t begin = smaller(round_up(p.first_row, P::template aligned_to<T>), p.end_row);
+    const size_t begin = smaller(round_up(p.first_row, P::aligned_to(T)), p.end_row);
     const size_t end = begin + (p.end_row - begin) / at_once * at_once;
     project_block<P, 1, T>(p, p.first_row, begin, first, last);
     project_block<P, n_vectors, T>(p, begin, end, first, last);
