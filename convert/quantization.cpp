@@ -94,7 +94,7 @@ std::string fallback_note(DType wanted, DType stored) {
 
 void write_quantization(const Quantization& quantization, GgufWriter& writer) {
   writer.add(file_type_key, quantization.file_type);
-  if (block_elements(quantization.type) > 1) writer.add(version_key, quantization_version);
+  if (!is_plain(quantization.type)) writer.add(version_key, quantization_version);
 }
 
 bool is_quantization_key(std::string_view key) {

@@ -101,7 +101,7 @@ void warn_of_second_loss(const Plan& plan) {
   size_t twice = 0;
   for (const PlannedTensor& tensor : plan.tensors) {
     const auto& e = tensor.encoding;
-    if (e && vga::block_elements(e->from) > 1 && vga::block_elements(e->to) > 1) ++twice;
+    if (e && !vga::is_plain(e->from) && !vga::is_plain(e->to)) ++twice;
   }
   if (twice == 0) return;
   std::cerr << "warning: " << twice

@@ -44,10 +44,10 @@ size_t usable(std::span<const DeviceInfo> devices, size_t index) {
 }  // namespace
 
 WantedDevice wanted_device(std::string_view option) {
-  if (!option.empty()) return {std::string(option), "device"};
+  if (!option.empty()) return {std::string(option)};
   const char* wanted = std::getenv("VGA_DEVICE");
   if (wanted != nullptr && *wanted != '\0') return {wanted, "VGA_DEVICE"};
-  return {"cpu", "device"};
+  return {"cpu"};
 }
 
 size_t choose_device(std::span<const DeviceInfo> devices, const WantedDevice& wanted) {

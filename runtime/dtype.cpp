@@ -65,6 +65,9 @@ size_t block_elements(DType type) {
 size_t block_bytes(DType type) {
   return info(type).block_bytes;
 }
+bool is_plain(DType type) {
+  return block_elements(type) == 1;
+}
 
 std::optional<DType> dtype_from_name(std::string_view name) {
   const auto* found = std::ranges::find(dtypes, name, &DTypeInfo::name);

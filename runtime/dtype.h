@@ -38,6 +38,8 @@ std::string gguf_type_name(uint32_t id);
 /// Elements in one block; rows are whole blocks. 1 for the plain types.
 size_t block_elements(DType type);
 size_t block_bytes(DType type);
+/// f32, f16 or bf16: numbers one by one, not in blocks.
+bool is_plain(DType type);
 /// Bytes of a row of `elements`, a multiple of block_elements(type).
 inline size_t row_bytes(DType type, size_t elements) {
   return elements / block_elements(type) * block_bytes(type);

@@ -74,9 +74,9 @@ TEST_P(KernelsTest, ProjectMatchesScalar) {
     for (size_t cols : {1, 7, 33, 64, 257, 544, 1031}) {
       cols = whole_blocks(type, cols);
       for (const size_t n_rows : {1, 2, 7, 8, 9, 16, 17, 33, 70}) {
-        const Encoded rows = block_elements(type) > 1
-                                 ? Encoded::bits(type, n_rows, cols)
-                                 : Encoded(type, random_floats(n_rows * cols, 1, 0.5f), cols);
+        const Encoded rows = is_plain(type)
+                                 ? Encoded(type, random_floats(n_rows * cols, 1, 0.5f), cols)
+                                 : Encoded::bits(type, n_rows, cols);
         const Weight w(scalar_kernels, type, n_rows, cols, rows);
         const Weight fast_w(fast, type, n_rows, cols, rows);
         for (const size_t n_tokens : {1, 2, 3, 5, 11, 12, 13, 31}) {
@@ -100,9 +100,8 @@ TEST_P(KernelsTest, ProjectIsBitIdenticalHoweverItIsSplit) {
   for (const DType type : all_types) {
     for (size_t cols : {5, 512, 1031}) {
       cols = whole_blocks(type, cols);
-      const Encoded rows = block_elements(type) > 1
-                               ? Encoded::bits(type, n_rows, cols)
-                               : Encoded(type, random_floats(n_rows * cols, 3), cols);
+      const Encoded rows = is_plain(type) ? Encoded(type, random_floats(n_rows * cols, 3), cols)
+                                          : Encoded::bits(type, n_rows, cols);
       const Weight w(fast, type, n_rows, cols, rows);
       const auto x = random_floats(n_tokens * cols, 4);
       const auto expected = project(fast, w, x);
@@ -179,7 +178,7 @@ TEST_P(KernelsTest, ProjectKeepsExtremeValues) {
 TEST_P(KernelsTest, QuantizedProductsDoNotOverflow) {
   constexpr size_t cols = 256;
   for (const DType type : all_types) {
-    if (block_elements(type) == 1) continue;
+    if (is_plain(type)) continue;
     for (const int byte : {0x00, 0x7F, 0x80, 0x81, 0xFF}) {
       const Encoded rows = Encoded::bits(type, 1, cols, byte);
       for (const float sign : {1.f, -1.f}) {

@@ -27,9 +27,8 @@ using test::small_integers;
 struct TestWeight {
   TestWeight(DeviceWeights& on, DType type, size_t rows, size_t cols)
       : TestWeight(on, type, rows, cols,
-                   block_elements(type) > 1
-                       ? Encoded::bits(type, rows, cols)
-                       : Encoded(type, random_floats(rows * cols, 1, 0.5f), cols)) {}
+                   is_plain(type) ? Encoded(type, random_floats(rows * cols, 1, 0.5f), cols)
+                                  : Encoded::bits(type, rows, cols)) {}
   TestWeight(DeviceWeights& on, DType type, size_t rows, size_t cols, Encoded encoded)
       : device(on),
         bytes(std::move(encoded)),

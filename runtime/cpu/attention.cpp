@@ -221,16 +221,16 @@ void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_
              partial_of(tile, span, block));
     }
   });
-  for (size_t item = 0; item < n_items; ++item) {
-    const size_t tile = item / n_blocks;
-    const size_t block = item % n_blocks;
-    const size_t n = n_queries(tiles_[tile], block);
-    const Partial sum = Partial::at(scratch_[0].data(), n);
-    sum.clear(n, head_dim);
-    for (size_t span = 0; span < tiles_[tile].n_spans(); ++span) {
-      sum.add(partial_of(tile, span, block), n, head_dim);
+  for (size_t tile = 0; tile < tiles_.size(); ++tile) {
+    for (size_t block = 0; block < n_blocks; ++block) {
+      const size_t n = n_queries(tiles_[tile], block);
+      const Partial sum = Partial::at(scratch_[0].data(), n);
+      sum.clear(n, head_dim);
+      for (size_t span = 0; span < tiles_[tile].n_spans(); ++span) {
+        sum.add(partial_of(tile, span, block), n, head_dim);
+      }
+      finish(tiles_[tile], block, sum);
     }
-    finish(tiles_[tile], block, sum);
   }
 }
 

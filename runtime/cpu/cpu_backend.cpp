@@ -194,7 +194,7 @@ class CpuBackend : public Backend {
     bool valid = false;  // during project(), once it is filled
   };
 
-  Prepared& prepared(DType type) { return prepared_[block_elements(type) > 1 ? 1 : 0]; }
+  Prepared& prepared(DType type) { return prepared_[is_plain(type) ? 0 : 1]; }
 
   void prepare(const CpuBuffer& x, DType type) {
     Prepared& form = prepared(type);

@@ -32,7 +32,7 @@ void round_to_int8(const float* x, float* out) {
 }
 
 void prepare(DType type, const float* x, size_t begin, size_t end, size_t cols, float* out) {
-  if (block_elements(type) == 1) {
+  if (is_plain(type)) {
     std::copy_n(x + begin * cols, (end - begin) * cols, out + begin * cols);
     return;
   }

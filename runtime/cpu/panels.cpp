@@ -282,10 +282,6 @@ size_t align(size_t bytes) {
   return (bytes + 63) / 64 * 64;
 }
 
-bool is_plain(DType type) {
-  return block_elements(type) == 1;
-}
-
 size_t panel_rows(DType type, size_t lanes) {
   return is_plain(type) ? plain_panel_vectors * lanes : lanes;
 }

@@ -38,12 +38,12 @@ class VectorAttention {
     std::memcpy(to, &half, 2);
   }
 
-  static constexpr size_t plain_rows = plain_panel_vectors * lanes;  // of a panel
+  static constexpr size_t plain_rows = Weights::plain_rows;
   static_assert(cache_span % plain_rows == 0);
 
   static size_t key_panel_bytes(DType type, size_t head_dim) {
     if (type == DType::q8_0) return head_dim / group_cols * Weights::Q8_0::bytes;
-    return head_dim * plain_rows * (type == DType::f32 ? 4 : 2);
+    return head_dim * plain_rows * block_bytes(type);
   }
 
   /// Turns the scores of one query into weights: those in [begin, end) relative to the highest, the
@@ -140,8 +140,7 @@ class VectorAttention {
     std::byte* panel = span + index / panel_rows * key_panel_bytes(type, head_dim);
     const size_t row = index % panel_rows;
     if (type != DType::q8_0) {
-      const size_t size = type == DType::f32 ? 4 : 2;
-      store_plain(type, key, head_dim, panel + row * size, plain_rows);
+      store_plain(type, key, head_dim, panel + row * block_bytes(type), plain_rows);
       return;
     }
     for (size_t i = 0; i < head_dim; i += group_cols, panel += Weights::Q8_0::bytes) {
@@ -158,8 +157,7 @@ class VectorAttention {
   static void write_value(DType type, const float* value, size_t head_dim, std::byte* span,
                           size_t index) {
     if (type != DType::q8_0) {
-      const size_t size = type == DType::f32 ? 4 : 2;
-      store_plain(type, value, head_dim, span + index * padded(head_dim) * size, 1);
+      store_plain(type, value, head_dim, span + index * padded(head_dim) * block_bytes(type), 1);
       return;
     }
     std::byte* q = span + head_dim / group_cols * cache_span * 2 + index * head_dim;

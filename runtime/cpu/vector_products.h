@@ -13,6 +13,7 @@ struct VectorProducts {
   using Floats = typename V::Floats;
   using Ints = typename V::Ints;
   static constexpr size_t lanes = V::lanes;
+  static constexpr size_t plain_rows = Weights::plain_rows;
 
   // -- Activations --------------------------------------------------------------------------------
   //
@@ -68,10 +69,6 @@ struct VectorProducts {
         for (size_t i = 0; i < 3; ++i) put(2 + i, t, negative[i]);
       }
     }
-  }
-
-  static bool is_plain(DType type) {
-    return type == DType::f32 || type == DType::f16 || type == DType::bf16;
   }
 
   static void prepare(DType type, const float* x, size_t begin, size_t end, size_t cols,
@@ -174,7 +171,6 @@ struct VectorProducts {
     /// Vectors of rows at once, which are of one panel.
     static constexpr size_t vectors(size_t T) { return vectors_for(T); }
     static constexpr size_t aligned_to(size_t T) { return vectors(T) * lanes; }
-    static constexpr size_t panel_rows = plain_panel_vectors * lanes;
 
     static size_t token_bytes(size_t cols) { return cols * sizeof(float); }
 
@@ -184,8 +180,8 @@ struct VectorProducts {
       for (auto& of_panel : sums) {
         for (Floats& sum : of_panel) sum = V::zero();
       }
-      const std::byte* panel = p.panels + row / panel_rows * p.panel_bytes;
-      multiply<W, P, T, T, 1>(panel + row % panel_rows / lanes * W::column_bytes,
+      const std::byte* panel = p.panels + row / plain_rows * p.panel_bytes;
+      multiply<W, P, T, T, 1>(panel + row % plain_rows / lanes * W::column_bytes,
                               plain_panel_vectors * W::column_bytes, p.cols,
                               reinterpret_cast<const float*>(p.x + t * token_bytes(p.cols)), sums);
       for (size_t i = 0; i < P; ++i) {

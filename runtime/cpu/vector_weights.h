@@ -1,6 +1,7 @@
 #pragma once
 
 #include "../blocks.h"
+#include "panels.h"
 #include "vector.h"
 
 namespace vga::cpu {
@@ -12,6 +13,7 @@ struct VectorWeights {
   using Floats = typename V::Floats;
   using Ints = typename V::Ints;
   static constexpr size_t lanes = V::lanes;
+  static constexpr size_t plain_rows = plain_panel_vectors * lanes;  // of a panel of plain numbers
   static constexpr size_t step_bytes = lanes * 4;
 
   struct F32 {
