@@ -155,7 +155,13 @@ class Variable {
   }
   Variable(const Variable&) = delete;
   Variable& operator=(const Variable&) = delete;
-  ~Variable() { ::setenv(name_, before_.c_str(), 1); }
+  ~Variable() {
+    if (before_.empty()) {
+      ::unsetenv(name_);
+    } else {
+      ::setenv(name_, before_.c_str(), 1);
+    }
+  }
 
   static std::string value_of(const char* name) {
     const char* value = std::getenv(name);
@@ -205,6 +211,26 @@ TEST_F(Vulkan, VgaDeviceIsTheDefault) {
       << outcome.errors;
   EXPECT_EQ(std::ranges::count(outcome.errors, '\n'), 1) << outcome.errors;
   EXPECT_EQ(run(program + "--device vulkan").status, 0);
+}
+
+// The same driver under two names stands for two drivers of one GPU: the loader offers both.
+TEST_F(Vulkan, AGpuOfTwoDriversIsListedOnce) {
+  std::string driver;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator("/usr/share/vulkan/icd.d", none)) {
+    if (entry.path().filename().string().starts_with("lvp_")) driver = entry.path().string();
+  }
+  if (driver.empty()) GTEST_SKIP() << "lavapipe is not installed";
+  const std::string twin = directory_.write("twin.json", read_text(driver)).string();
+  const auto listed = [](const std::string& drivers) {
+    const Variable variable("VK_ICD_FILENAMES", drivers);
+    const Outcome outcome = run("vga-generate --list-devices");
+    EXPECT_EQ(outcome.status, 0) << outcome.errors;
+    return outcome.output;
+  };
+  const std::string once = listed(driver);
+  EXPECT_NE(once.find("vulkan:0"), std::string::npos) << once;
+  EXPECT_EQ(listed(driver + ":" + twin), once);
 }
 
 // Wherever it happens: while a device is opened, weights are copied, work is recorded or waited
