@@ -194,7 +194,8 @@ int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>
     app.parse(argc, argv);
     return body();
   } catch (const CLI::ParseError& error) {
-    return app.exit(error);
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help and its like
+    std::cerr << app.get_name() << ": error: " << printable(error.what()) << "; see --help\n";
   } catch (const std::bad_alloc&) {
     std::cerr << app.get_name() << ": error: out of memory\n";
   } catch (const std::exception& error) {

@@ -58,8 +58,8 @@ struct TextFlags {
   std::string read() const;
 };
 
-/// Parses the command line and runs `body`, whose result is the exit status. Errors end as one
-/// line on stderr and status 1, wrong usage as CLI11's message and its status.
+/// Parses the command line and runs `body`, whose result is the exit status. Errors, wrong usage
+/// among them, end as one line on stderr and status 1.
 int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body);
 
 /// "123" with as many digits as make sense: 3 significant ones, at least to the unit.

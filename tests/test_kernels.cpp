@@ -13,6 +13,8 @@
 #include "cpu/panels.h"
 #include "decode.h"
 #include "encoded.h"
+#include "environment.h"
+#include "error.h"
 
 namespace vga::cpu {
 namespace {
@@ -462,6 +464,20 @@ TEST_P(KernelsTest, RopeMatchesScalar) {
       for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 1e-6f);
     }
   }
+}
+
+TEST(BestKernels, AreTheFastestUnlessNamed) {
+  const Kernels* const fastest = supported_kernels().front();
+  {
+    const test::Variable unset("VGA_CPU", "");
+    EXPECT_EQ(&best_kernels(), fastest);
+  }
+  {
+    const test::Variable named("VGA_CPU", "scalar");
+    EXPECT_EQ(&best_kernels(), &scalar_kernels);
+  }
+  const test::Variable unknown("VGA_CPU", "AVX2");
+  EXPECT_THROW(best_kernels(), Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, KernelsTest,

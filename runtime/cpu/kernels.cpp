@@ -82,7 +82,7 @@ std::span<const Kernels* const> supported_kernels() {
 
 const Kernels& best_kernels() {
   const char* wanted = std::getenv("VGA_CPU");
-  if (wanted == nullptr) return *supported_kernels().front();
+  if (wanted == nullptr || *wanted == '\0') return *supported_kernels().front();
   std::string names;
   for (const Table& table : tables()) {
     if (table.kernels->name == std::string_view(wanted)) {
