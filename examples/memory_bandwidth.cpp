@@ -4,20 +4,24 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <new>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "cpu/threads.h"
+#include "terminal.h"
 
 namespace vga {
 namespace {
 
 constexpr size_t huge_page = size_t{2} << 20;
-constexpr size_t n_passes = 10;
+constexpr std::chrono::milliseconds time_to_read{400};
 
 /// Two streams with four vector accumulators each keep a core's load units and prefetcher busy.
 uint64_t sum(const uint64_t* words, size_t n) {
@@ -35,16 +39,34 @@ uint64_t sum(const uint64_t* words, size_t n) {
   return total;
 }
 
-/// Four times the caches, in whole huge pages.
-size_t buffer_bytes() {
-  const auto cache = static_cast<size_t>(std::max(::sysconf(_SC_LEVEL3_CACHE_SIZE), 0L));
-  return std::max(size_t{256} << 20, 4 * cache) / huge_page * huge_page;
+/// What stands behind `key` in a file of the system such as "32768K" or "MemAvailable: 1234 kB"; 0
+/// if there is no such file or key.
+size_t kib_in(const char* path, std::string_view key = {}) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(key)) return std::strtoull(line.c_str() + key.size(), nullptr, 10) << 10;
+  }
+  return 0;
+}
+
+/// Four times the caches that `n_threads` threads can have, as far as memory allows.
+size_t buffer_bytes(size_t n_threads) {
+  // A virtual machine may count the caches of all the host's cores, and a thread has one at most.
+  const auto all = static_cast<size_t>(std::max(::sysconf(_SC_LEVEL3_CACHE_SIZE), 0L));
+  const size_t one = kib_in("/sys/devices/system/cpu/cpu0/cache/index3/size");
+  const size_t cache = one > 0 && all > 0 ? std::min(all, n_threads * one) : std::max(all, one);
+  const size_t available = kib_in("/proc/meminfo", "MemAvailable:");
+  const size_t most = std::min(size_t{1} << 30, available > 0 ? available / 4 : SIZE_MAX);
+  const size_t bytes = std::min(std::max(size_t{256} << 20, 4 * cache), most);
+  return std::max(bytes / huge_page, size_t{1}) * huge_page;
 }
 
 }  // namespace
 
 double measure_memory_bandwidth(size_t n_threads) {
-  const size_t bytes = buffer_bytes();
+  Progress progress("how fast memory is read", static_cast<uint64_t>(time_to_read.count()));
+  progress.update(0);
+  const size_t bytes = buffer_bytes(n_threads);
   const std::unique_ptr<void, decltype(&std::free)> memory(std::aligned_alloc(huge_page, bytes),
                                                            &std::free);
   if (!memory) throw std::bad_alloc();
@@ -60,13 +82,16 @@ double measure_memory_bandwidth(size_t n_threads) {
 
   std::vector<uint64_t> sums(n_threads);  // kept, so that the reading is not optimised away
   double best = 0;
-  for (size_t pass = 0; pass < n_passes; ++pass) {
-    const auto start = std::chrono::steady_clock::now();
+  const auto first = std::chrono::steady_clock::now();
+  for (auto start = first; start < first + time_to_read && !interrupted();) {
     threads.run(n, grain, [&](size_t begin, size_t end, size_t thread) {
       sums[thread] += sum(words + begin, end - begin);
     });
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    best = std::max(best, static_cast<double>(bytes) / seconds.count());
+    const auto end = std::chrono::steady_clock::now();
+    best = std::max(
+        best, static_cast<double>(bytes) / std::chrono::duration<double>(end - start).count());
+    progress.update(static_cast<uint64_t>((end - first) / std::chrono::milliseconds(1)));
+    start = end;
   }
   return best;
 }
