@@ -87,11 +87,11 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
   std::optional<cpu::Panels> panels;
   if (kernels.lanes > 0 && device_layers < config.n_layers) {
     cpu::ThreadPool threads(cpu::default_threads());
-    panels.emplace(weights, kernels.lanes, threads, [&](const Tensor& matrix) {
+    const auto done = [&](const Tensor& matrix, std::span<const std::byte> band) {
       // What a tied embedding was read in from is read again, row by row.
-      if (!options.mmap && matrix.data == weights.token_embd.data) return;
-      gguf.release({matrix.data, matrix.bytes()});
-    });
+      if (options.mmap || matrix.data != weights.token_embd.data) gguf.release(band);
+    };
+    panels.emplace(weights, kernels.lanes, threads, done);
     weights = panels->weights();
   }
   return Model(std::make_unique<const Impl>(

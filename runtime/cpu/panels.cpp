@@ -286,6 +286,10 @@ size_t panel_rows(DType type, size_t lanes) {
   return is_plain(type) ? plain_panel_vectors * lanes : lanes;
 }
 
+/// Bytes of rows that are in memory along with the panels made of them: enough to keep all threads
+/// busy.
+constexpr size_t band_bytes = 16 << 20;
+
 }  // namespace
 
 size_t panel_bytes(DType type, size_t cols, size_t lanes) {
@@ -316,7 +320,7 @@ void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* pa
 }
 
 Panels::Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
-               const std::function<void(const Tensor&)>& done)
+               const std::function<void(const Tensor&, std::span<const std::byte>)>& done)
     : weights_(weights) {
   std::vector<Tensor*> matrices;
   for (BlockWeights& b : weights_.blocks) {
@@ -335,14 +339,19 @@ Panels::Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
   std::byte* at = memory_.get();
   for (Tensor* t : matrices) {
     const Tensor from = *t;
-    const size_t panel_elements = panel_rows(from.type, lanes) * from.cols;
-    threads.run(n_panels(from, lanes), grain_for(panel_elements),
-                [&](size_t begin, size_t end, size_t) {
-                  for (size_t i = begin; i < end; ++i) write_panel(from, i, lanes, at);
-                });
+    const size_t rows = panel_rows(from.type, lanes);
+    const size_t n = n_panels(from, lanes);
+    const size_t band = std::max<size_t>(band_bytes / (rows * row_bytes(from.type, from.cols)), 1);
+    for (size_t first = 0; first < n; first += band) {
+      const size_t n_written = std::min(band, n - first);
+      threads.run(n_written, grain_for(rows * from.cols), [&](size_t begin, size_t end, size_t) {
+        for (size_t i = begin; i < end; ++i) write_panel(from, first + i, lanes, at);
+      });
+      const std::byte* end = from.row(std::min((first + n_written) * rows, from.rows));
+      if (done) done(from, {from.row(first * rows), end});
+    }
     t->data = at;
     at += bytes_of(from);
-    if (done) done(from);
   }
 }
 

@@ -46,10 +46,11 @@ void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* pa
 /// The matrices of a model in panels, in memory of their own.
 class Panels {
  public:
-  /// Rearranges every matrix that the CPU multiplies by, on all `threads`. `done` hears of each one
-  /// that has been, so that its memory can go before the next one takes more.
+  /// Rearranges every matrix that the CPU multiplies by, on all `threads`, a band of rows at a
+  /// time. `done` hears of each matrix band by band, so that its memory can go before the next one
+  /// takes more.
   Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
-         const std::function<void(const Tensor&)>& done);
+         const std::function<void(const Tensor& matrix, std::span<const std::byte> band)>& done);
 
   /// The same weights. Matrices are views of the panels; vectors and the embedding, of which a
   /// token wants one row, are where they were.
