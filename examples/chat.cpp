@@ -29,7 +29,7 @@ constexpr const char* help_text =
 struct Flags {
   vga::ModelFlags model;
   vga::SamplerFlags sampler;
-  std::string format;
+  std::optional<std::string> format;
   std::optional<std::string> system;
   size_t n_predict = 0;
 };
@@ -238,13 +238,14 @@ class Chat {
 };
 
 /// The format asked for, else the one the file's template asks for, else none.
-std::optional<vga::ChatFormat> choose_format(const vga::Model& model, const std::string& asked) {
+std::optional<vga::ChatFormat> choose_format(const vga::Model& model,
+                                             const std::optional<std::string>& asked) {
   if (asked == "none") return std::nullopt;
-  if (!asked.empty()) {
-    const auto format = vga::chat_format_from_name(asked);
+  if (asked) {
+    const auto format = vga::chat_format_from_name(*asked);
     if (!format) {
       throw vga::Error("--chat-template",
-                       "wanted " + vga::chat_format_names() + " or none, found '" + asked + "'");
+                       "wanted " + vga::chat_format_names() + " or none, found '" + *asked + "'");
     }
     return format;
   }
@@ -257,6 +258,12 @@ int chat(const Flags& flags) {
   const auto format = choose_format(model, flags.format);
   vga::Conversation conversation(model, flags.model.session, flags.sampler.resolve(), format,
                                  !flags.model.keep_given);
+  const std::string_view missing =
+      format ? vga::missing_marker(*format, model.tokenizer()) : std::string_view();
+  if (!missing.empty()) {
+    std::cerr << "warning: chat format " << vga::name(*format) << " marks turns with " << missing
+              << ", which is no token of this model: it was trained on another format\n";
+  }
   const std::string own = format ? vga::own_system_prompt(model.chat_template(), *format) : "";
   const std::string system = flags.system.value_or(own);
   if (!system.empty()) conversation.set_system(system);

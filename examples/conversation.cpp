@@ -35,15 +35,16 @@ Conversation::Conversation(const Model& model, const SessionOptions& session,
 std::vector<Token> Conversation::render(bool first, const std::string& system,
                                         const std::string& user) const {
   std::vector<Tokenizer::Part> parts;
+  const Tokenizer& tokenizer = model_->tokenizer();
+  const TextEnds ends = text_ends(tokenizer);
   if (format_) {
-    if (!first) parts.push_back(render_end(*format_));
-    for (Tokenizer::Part& part : render_turn(*format_, first, system, user)) {
+    if (!first) parts.push_back(render_end(*format_, ends));
+    for (Tokenizer::Part& part : render_turn(*format_, ends, first, system, user)) {
       parts.push_back(std::move(part));
     }
   } else {
     parts.push_back({user, Tokenizer::Special::as_text});
   }
-  const Tokenizer& tokenizer = model_->tokenizer();
   std::vector<Token> tokens = tokenizer.encode(parts);
   if (first && tokenizer.adds_bos() && tokenizer.bos())
     tokens.insert(tokens.begin(), *tokenizer.bos());
@@ -118,7 +119,9 @@ void Conversation::begin_turn(const std::string& user, std::span<const Token> pr
   if (by_turns() && keeps_opening_) {
     begin = words_begin(length == 0, system_, user);
   } else if (by_turns() && length > 0) {
-    begin = common_prefix(prompt, model_->tokenizer().encode(std::array{render_end(*format_)}));
+    const Tokenizer& tokenizer = model_->tokenizer();
+    const Tokenizer::Part end = render_end(*format_, text_ends(tokenizer));
+    begin = common_prefix(prompt, tokenizer.encode(std::array{end}));
   }
   const size_t room =
       by_turns() ? session_->context() - session_->keep() : static_cast<size_t>(session_->room());

@@ -10,8 +10,10 @@ namespace {
 
 /// A turn is `user` + words + `answer`, then the model speaks, then `end`. A system prompt stands
 /// between `system` and `system_end`, before the first `user`, or where `system_inside` behind it.
+/// <s> and </s> are what templates call bos_token and eos_token.
 struct Markers {
   std::string_view name = "";
+  std::string_view token = "";  // of the vocabulary, where models never saw it spelled out
   std::string_view system = "";
   std::string_view system_end = "";
   std::string_view user = "";
@@ -30,6 +32,7 @@ constexpr std::string_view llama3_answer =
 // In the order of ChatFormat.
 constexpr std::array<Markers, 11> formats = {{
     {.name = "chatml",
+     .token = "<|im_start|>",
      .system = "<|im_start|>system\n",
      .system_end = "<|im_end|>\n",
      .user = "<|im_start|>user\n",
@@ -46,6 +49,7 @@ constexpr std::array<Markers, 11> formats = {{
      .system_inside = true,
      .trims = true},
     {.name = "llama3",
+     .token = "<|start_header_id|>",
      .system = "<|start_header_id|>system<|end_header_id|>\n\n",
      .system_end = "<|eot_id|>",
      .user = llama3_user,
@@ -54,6 +58,7 @@ constexpr std::array<Markers, 11> formats = {{
      .trims = true},
     // The date is what the templates say where nobody gives them one.
     {.name = "llama3.1",
+     .token = "<|start_header_id|>",
      .system = "<|start_header_id|>system<|end_header_id|>\n\n"
                "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
      .system_end = "<|eot_id|>",
@@ -138,6 +143,19 @@ bool ends_user_turns(std::string_view jinja) {
          turn.find("</s>") != std::string_view::npos;
 }
 
+/// A marker as a vocabulary spells it.
+std::string spelled(std::string_view marker, const TextEnds& ends) {
+  std::string text(marker);
+  const auto replace = [&](std::string_view mark, std::string_view spelling) {
+    const size_t at = text.find(mark);
+    if (at == std::string::npos) return false;
+    text.replace(at, mark.size(), spelling);
+    return true;
+  };
+  if (!replace("</s>", ends.eos)) replace("<s>", ends.bos);
+  return text;
+}
+
 std::string_view trimmed(std::string_view text) {
   constexpr std::string_view spaces = " \t\n\v\f\r";
   const size_t begin = std::min(text.find_first_not_of(spaces), text.size());
@@ -193,9 +211,11 @@ ChatFormat recognise_chat_template(std::string_view jinja, std::string_view wher
 
 std::string own_system_prompt(std::string_view jinja, ChatFormat format) {
   // Newlines in a Jinja literal may be spelled out.
-  std::string text(jinja);
-  for (size_t at = 0; (at = text.find("\\n", at)) != std::string::npos; ++at) {
-    text.replace(at, 2, "\n");
+  std::string text;
+  for (size_t at = 0; at < jinja.size(); ++at) {
+    const bool newline = jinja.substr(at).starts_with("\\n");
+    text += newline ? '\n' : jinja[at];
+    if (newline) ++at;
   }
   const Markers& m = markers(format);
   if (m.system.empty()) return {};
@@ -210,12 +230,25 @@ std::string own_system_prompt(std::string_view jinja, ChatFormat format) {
   return {};
 }
 
-std::vector<Tokenizer::Part> render_turn(ChatFormat format, bool first, std::string_view system,
-                                         std::string_view user) {
+TextEnds text_ends(const Tokenizer& tokenizer) {
+  TextEnds ends;
+  if (tokenizer.bos()) ends.bos = tokenizer.piece(*tokenizer.bos());
+  if (tokenizer.eos()) ends.eos = tokenizer.piece(*tokenizer.eos());
+  return ends;
+}
+
+std::string_view missing_marker(ChatFormat format, const Tokenizer& tokenizer) {
+  const std::string_view marker = markers(format).token;
+  const auto token = tokenizer.find(marker);
+  return token && tokenizer.is_control(*token) ? std::string_view() : marker;
+}
+
+std::vector<Tokenizer::Part> render_turn(ChatFormat format, const TextEnds& ends, bool first,
+                                         std::string_view system, std::string_view user) {
   const Markers& m = markers(format);
   std::vector<Tokenizer::Part> parts;
   const auto template_text = [&](std::string_view text) {
-    if (!text.empty()) parts.push_back({std::string(text), Tokenizer::Special::parse});
+    if (!text.empty()) parts.push_back({spelled(text, ends), Tokenizer::Special::parse});
   };
   const auto plain_text = [&](std::string_view text) {
     parts.push_back({std::string(m.trims ? trimmed(text) : text), Tokenizer::Special::as_text});
@@ -234,8 +267,8 @@ std::vector<Tokenizer::Part> render_turn(ChatFormat format, bool first, std::str
   return parts;
 }
 
-Tokenizer::Part render_end(ChatFormat format) {
-  return {std::string(markers(format).end), Tokenizer::Special::parse};
+Tokenizer::Part render_end(ChatFormat format, const TextEnds& ends) {
+  return {spelled(markers(format).end, ends), Tokenizer::Special::parse};
 }
 
 }  // namespace vga

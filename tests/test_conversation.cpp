@@ -8,6 +8,7 @@
 #include "conversation.h"
 #include "gguf_image.h"
 #include "logits.h"
+#include "run_program.h"
 
 namespace vga::test {
 namespace {
@@ -168,6 +169,27 @@ INSTANTIATE_TEST_SUITE_P(Formats, ConversationTest,
                                text, [](char c) { return !std::isalnum(c); }, '_');
                            return text;
                          });
+
+TEST(Chat, WarnsOfAFormatThatIsNotTheModels) {
+  const TemporaryDirectory directory;
+  const std::string file = directory.write("one.gguf", one_layer_model().bytes()).string();
+  const std::string other = directory.write("tiny.gguf", tiny_model().bytes()).string();
+  const auto chat = [](const std::string& model, const std::string& format) {
+    return run("vga-chat -m '" + model + "' --chat-template '" + format + "'");
+  };
+  for (const std::string format : {"chatml", "llama3"}) {
+    EXPECT_EQ(chat(file, format).errors.find("warning"), std::string::npos) << format;
+    const Outcome outcome = chat(other, format);
+    EXPECT_EQ(outcome.status, 0);
+    EXPECT_TRUE(outcome.errors.starts_with("warning: chat format " + format)) << outcome.errors;
+  }
+  for (const std::string format : {"none", "mistral", "zephyr"}) {
+    EXPECT_EQ(chat(other, format).errors.find("warning"), std::string::npos) << format;
+  }
+  const Outcome empty = chat(file, "");
+  EXPECT_EQ(empty.status, 1);
+  EXPECT_NE(empty.errors.find("wanted " + chat_format_names()), std::string::npos) << empty.errors;
+}
 
 }  // namespace
 }  // namespace vga::test
