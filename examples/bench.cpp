@@ -2,9 +2,11 @@
 
 #include <chrono>
 #include <ctime>
+#include <functional>
 #include <iostream>
 #include <map>
 #include <random>
+#include <thread>
 
 #include "bench_flags.h"
 #include "bench_report.h"
@@ -28,7 +30,22 @@ std::vector<vga::BenchTest> all_tests(const vga::BenchFlags& flags) {
   return tests;
 }
 
+std::vector<vga::BenchLoad> all_loads(const vga::BenchFlags& flags,
+                                      const vga::ModelOptions& options) {
+  const std::string device = vga::wanted_device(options.device).name;
+  const std::vector<size_t> gpu_layers =
+      flags.gpu_layers.empty() ? std::vector{options.device_layers} : flags.gpu_layers;
+  std::vector<vga::BenchLoad> loads;
+  for (const std::string& file : flags.models) {
+    for (const size_t n : gpu_layers) {
+      for (const std::string& mode : flags.load_modes) loads.push_back({file, mode, device, n});
+    }
+  }
+  return loads;
+}
+
 std::vector<vga::BenchSetup> all_setups(const vga::BenchFlags& flags) {
+  const int flash_attention = flags.flash_attention.front() == -1 ? -1 : 1;
   std::vector<vga::BenchSetup> setups;
   for (const size_t n_batch : flags.n_batch) {
     for (const size_t n_ubatch : flags.n_ubatch) {
@@ -36,7 +53,8 @@ std::vector<vga::BenchSetup> all_setups(const vga::BenchFlags& flags) {
         for (const size_t window : flags.windows) {
           for (const size_t n_threads : flags.n_threads) {
             const size_t keep = window > 0 ? flags.keep : 0;
-            setups.push_back({n_batch, n_ubatch, n_threads, cache_type, window, keep});
+            setups.push_back(
+                {n_batch, n_ubatch, n_threads, cache_type, window, keep, flash_attention});
           }
         }
       }
@@ -170,7 +188,7 @@ std::vector<uint64_t> measure(Runner& runner, const vga::BenchTest& test,
 
 /// Runs everything that `flags` ask for; false if interrupted.
 bool bench(const vga::BenchFlags& flags, const vga::ModelOptions& options,
-           vga::BenchReport& report) {
+           const std::function<void(const vga::BenchResult&)>& report) {
   const std::vector<vga::BenchTest> tests = all_tests(flags);
   if (std::ranges::count(flags.n_threads, size_t{0}) > 0) {
     throw vga::Error("-t", "wanted at least 1 thread, found 0");
@@ -178,20 +196,24 @@ bool bench(const vga::BenchFlags& flags, const vga::ModelOptions& options,
   if (tests.empty()) throw vga::Error("-p, -n", "nothing to measure: all tests have 0 tokens");
   const size_t context = std::ranges::max(tests, {}, &vga::BenchTest::length).length();
   std::map<size_t, double> bandwidths;  // by number of threads
-  for (const std::string& file : flags.models) {
+  const std::vector<vga::BenchSetup> setups = all_setups(flags);
+  for (const vga::BenchLoad& load : all_loads(flags, options)) {
     vga::ModelOptions model_options = options;
-    model_options.mmap = flags.mmap;
-    const std::vector<vga::BenchSetup> setups = all_setups(flags);
+    model_options.mmap = load.mode != "none";
+    model_options.device_layers = load.gpu_layers;
     model_options.session = session_options(largest(setups, context), context);
-    const vga::Model model = vga::load_model(file, model_options);
+    const vga::Model model = vga::load_model(load.file, model_options);
     for (const vga::BenchSetup& setup : setups) {
       vga::Session session(model, session_options(setup, context));
       double& bandwidth = bandwidths[setup.n_threads];
       if (bandwidth == 0) bandwidth = vga::measure_memory_bandwidth(setup.n_threads);
       Runner runner(model, session, setup.n_batch);
       for (const vga::BenchTest& test : tests) {
-        if (flags.progress) std::cerr << "vga-bench: " << file << ": " << test.name() << '\n';
-        vga::BenchResult result{file,
+        for (size_t i = 0; i < flags.delay && !vga::interrupted(); ++i) {
+          std::this_thread::sleep_for(std::chrono::seconds(1));
+        }
+        if (flags.progress) std::cerr << "vga-bench: " << load.file << ": " << test.name() << '\n';
+        vga::BenchResult result{load,
                                 model.description(),
                                 model.weight_bytes(),
                                 model.parameters(),
@@ -204,7 +226,7 @@ bool bench(const vga::BenchFlags& flags, const vga::ModelOptions& options,
                                 bandwidth};
         result.samples_ns = measure(runner, test, flags, result.host_ns_per_token);
         if (vga::interrupted()) return false;
-        report.add(result);
+        report(result);
       }
     }
   }
@@ -215,7 +237,7 @@ bool bench(const vga::BenchFlags& flags, const vga::ModelOptions& options,
 
 int main(int argc, char** argv) {
   CLI::App app(
-      "Measure how fast a model runs, with llama-bench's flags, defaults and field names.\n\n"
+      "Measure how fast a model runs, with llama-bench's flags and field names.\n\n"
       "  vga-bench -m stories.gguf\n"
       "  vga-bench -m a.gguf,b.gguf -p 0 -n 64 -d 0-4096+1024 -t 1,2\n"
       "  vga-bench -m stories.gguf -p 0 -d 100000 --window 256,1024 --keep 4\n"
@@ -230,19 +252,34 @@ int main(int argc, char** argv) {
       "is measured first. More than 100 % means that the model fits into the CPU's cache.\n\n"
       "With --device, 'host ms/token' is the time in which the device had nothing to do while the\n"
       "host recorded and submitted work or read logits back.\n\n"
-      "Lists: commas, repeated flags, and ranges such as 0-4096+1024 or 16-512*2.",
+      "Lists: commas, repeated flags, and ranges such as 0-4096+1024 or 16-512*2.\n\n"
+      "Flags of llama-bench that change nothing here are taken, and a note on stderr names them.\n"
+      "Defaults are the same but for -ub, and for --device, which is cpu.\n\n"
+      "Scripts that read llama-bench's output read this one too. Behind its fields, csv, json and\n"
+      "jsonl have more: runs_on, window, keep, gb_per_s, bandwidth_gb_per_s, bandwidth_share and\n"
+      "host_ns_per_token. sql has its fields alone, so that both programs can fill one table; two\n"
+      "windows look the same there. model_type counts the parameters, where llama-bench has a "
+      "name\n"
+      "for a number of layers: to join rows of both, give them one.",
       "vga-bench");
-  vga::BenchFlags flags;
-  flags.add_to(app);
   vga::ModelOptions options;
   vga::add_device_to(app, options);
+  vga::BenchFlags flags;
+  flags.add_to(app);
   vga::spell_out_flags(argv);
   return vga::run_program(app, argc, argv, [&] {
+    if (options.device == "none") options.device = "cpu";  // llama-bench's word for it
     flags.on_device = vga::wanted_device(options.device).name != "cpu";
-    vga::BenchReport report(flags);
+    for (const std::string& note : flags.notes()) std::cerr << "note: " << note << '\n';
+    vga::BenchReport report(flags, flags.output, std::cout);
+    vga::BenchReport also(flags, flags.output_to_stderr, std::cerr);
     vga::catch_interrupts();
-    const bool done = bench(flags, options, report);
+    const bool done = bench(flags, options, [&](const vga::BenchResult& result) {
+      report.add(result);
+      also.add(result);
+    });
     report.finish();
+    also.finish();
     if (!done) std::cerr << "interrupted: these are the tests done so far\n";
     return done ? 0 : 130;
   });

@@ -1,5 +1,6 @@
 #include "bench_flags.h"
 
+#include <algorithm>
 #include <charconv>
 #include <map>
 
@@ -11,6 +12,42 @@ namespace vga {
 namespace {
 
 constexpr size_t max_numbers = 1000;
+
+struct LlamaFlag {
+  std::string_view name;
+  char long_name[24];  // not const: it takes its place in argv
+  bool ignored = false;
+};
+/// llama-bench's flags that are spelled in a way that CLI11 does not know, or mean nothing here.
+LlamaFlag llama_flags[] = {
+    {"-pg", "--pg"},
+    {"-ub", "--ubatch-size"},
+    {"-ctk", "--cache-type-k"},
+    {"-ctv", "--cache-type-v"},
+    {"-fa", "--flash-attn"},
+    {"-ngl", "--n-gpu-layers"},
+    {"-dev", "--device"},
+    {"-oe", "--output-err"},
+    {"-mmp", "--mmap"},
+    {"-lm", "--load-mode"},
+    {"-C", "--cpu-mask", true},
+    {"", "--cpu-strict", true},
+    {"", "--poll", true},
+    {"", "--prio", true},
+    {"", "--numa", true},
+    {"-dio", "--direct-io", true},
+    {"-sm", "--split-mode", true},
+    {"-mg", "--main-gpu", true},
+    {"-ts", "--tensor-split", true},
+    {"-ot", "--override-tensor", true},
+    {"-nkvo", "--no-kv-offload", true},
+    {"-nopo", "--no-op-offload", true},
+    {"", "--no-host", true},
+    {"-ncmoe", "--n-cpu-moe", true},
+    {"-embd", "--embeddings", true},
+    {"-fitt", "--fit-target", true},
+    {"-fitc", "--fit-ctx", true},
+};
 
 /// Takes a number off the front of `text`; false if there is none in range.
 bool take_number(std::string_view& text, size_t& number) {
@@ -70,6 +107,24 @@ std::vector<DType> read_types(std::string_view flag, std::string_view text) {
   return types;
 }
 
+/// What `words` say for each part of `text`.
+template <class T>
+std::vector<T> read_words(std::string_view flag, std::string_view text,
+                          const std::vector<std::pair<std::string, T>>& words) {
+  std::vector<T> values;
+  for (const std::string& part : split(text)) {
+    const auto word = std::ranges::find(words, part, &std::pair<std::string, T>::first);
+    if (word == words.end()) {
+      std::vector<std::string> names;
+      for (const auto& [name, value] : words) names.push_back(name);
+      throw Error(flag,
+                  "wanted one of " + CLI::detail::join(names, ", ") + ", found '" + part + "'");
+    }
+    values.push_back(word->second);
+  }
+  return values;
+}
+
 /// Adds a flag that may be given several times; `read` makes a list of each text.
 template <class T, class Read>
 CLI::Option* add_list(CLI::App& app, const std::string& names, const std::string& help,
@@ -125,7 +180,8 @@ void BenchFlags::add_to(CLI::App& app) {
       ->type_name("P,G");
   add_numbers(app, "-d", "-d,--n-depth", "Tokens in the cache before each test begins", n_depth);
   add_numbers(app, "-b", "-b,--batch-size", "Tokens of a prefill handed over at once", n_batch);
-  add_numbers(app, "-ub", "--ubatch-size", "-ub: of those, tokens computed at once", n_ubatch);
+  add_numbers(app, "-ub", "--ubatch-size",
+              "-ub: of those, tokens computed at once (llama-bench's default is 512)", n_ubatch);
   add_numbers(app, "-t", "-t,--threads", "CPU threads", n_threads);
   add_list(app, "--cache-type-k", "-ctk: type of the KV cache, keys (and values, without -ctv)",
            key_types, [](const std::string& text) { return read_types("-ctk", text); })
@@ -145,24 +201,89 @@ void BenchFlags::add_to(CLI::App& app) {
       ->check(CLI::Range(1, 1000))
       ->type_name("N")
       ->capture_default_str();
-  const std::map<std::string, Output> outputs = {
-      {"md", Output::md}, {"csv", Output::csv}, {"json", Output::json}, {"jsonl", Output::jsonl}};
-  app.add_option_function<std::string>(
-         "-o,--output", [this, outputs](const std::string& text) { output = outputs.at(text); },
-         "What to print: md (a table, default), csv, json or jsonl")
-      ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}))
-      ->type_name("FORMAT");
+  app.add_option("--delay", delay, "Seconds to wait before each test, for a machine to cool down")
+      ->check(CLI::Range(0, 86400))
+      ->type_name("N")
+      ->capture_default_str();
+  const std::map<std::string, Output> formats = {{"none", Output::none},   {"md", Output::md},
+                                                 {"csv", Output::csv},     {"json", Output::json},
+                                                 {"jsonl", Output::jsonl}, {"sql", Output::sql}};
+  const auto add_format = [&](const std::string& names, const std::string& help, Output& out) {
+    app.add_option_function<std::string>(
+           names, [formats, &out](const std::string& text) { out = formats.at(text); }, help)
+        ->check(CLI::IsMember(formats))
+        ->type_name("FORMAT");
+  };
+  add_format("-o,--output", "What to print: md (a table, default), csv, json, jsonl, sql or none",
+             output);
+  add_format("--output-err", "-oe: the same on stderr (default: none)", output_to_stderr);
   app.add_flag_callback(
       "--no-warmup", [this] { warmup = false; }, "Time the first run as well");
+  add_list(app, "--load-mode",
+           "-lm: mmap maps the file, none reads it into memory, auto (default) is mmap", load_modes,
+           [](const std::string& text) {
+             return read_words<std::string>("-lm", text,
+                                            {{"auto", "auto"}, {"mmap", "mmap"}, {"none", "none"}});
+           })
+      ->type_name("MODE,...");
+  add_list(app, "--mmap", "-mmp: 1 is -lm mmap, 0 is -lm none", load_modes,
+           [](const std::string& text) {
+             return read_words<std::string>("-mmp", text, {{"0", "none"}, {"1", "mmap"}});
+           })
+      ->type_name("0|1,...");
   app.add_flag_callback(
-      "--no-mmap", [this] { mmap = false; }, "Read the file into memory instead of mapping it");
+      "--no-mmap", [this] { load_modes = {"none"}; }, "-lm none");
   app.add_flag("--progress", progress, "Say on stderr what runs, even without a terminal");
-  for (const char* name : {"--flash-attn", "--n-gpu-layers"}) {
-    app.add_option_function<std::string>(
-           name, [](const std::string&) {}, "llama-bench's: nothing to choose here")
-        ->type_name("X")
-        ->group("Accepted and ignored");
+  add_list(app, "--n-gpu-layers", "-ngl: --gpu-layers, as a list; -1: all", gpu_layers,
+           [](const std::string& text) {
+             std::vector<size_t> numbers;
+             for (const std::string& part : split(text)) {
+               const auto some =
+                   part == "-1" ? std::vector{all_layers} : read_numbers("-ngl", part);
+               numbers.insert(numbers.end(), some.begin(), some.end());
+             }
+             return numbers;
+           })
+      ->excludes("--gpu-layers")
+      ->type_name("N,...")
+      ->group("Device");
+  add_list(app, "--flash-attn", "-fa", flash_attention, [](const std::string& text) {
+    return read_words<int>("-fa", text,
+                           {{"1", 1},
+                            {"on", 1},
+                            {"true", 1},
+                            {"enabled", 1},
+                            {"0", 0},
+                            {"off", 0},
+                            {"false", 0},
+                            {"disabled", 0},
+                            {"auto", -1},
+                            {"-1", -1}});
+  })->group("");  // hidden: there is nothing to choose
+  for (const LlamaFlag& flag : llama_flags) {
+    if (!flag.ignored) continue;
+    const std::string name = flag.long_name;
+    app.add_option_function<std::vector<std::string>>(
+           flag.name.size() == 2 ? std::string(flag.name) + "," + name : name,
+           [this, name](const std::vector<std::string>&) { ignored.push_back(name); })
+        ->allow_extra_args(false)
+        ->group("");
   }
+  app.add_flag_callback("-v,--verbose", [this] { ignored.emplace_back("--verbose"); })->group("");
+}
+
+std::vector<std::string> BenchFlags::notes() const {
+  std::vector<std::string> lines;
+  if (!ignored.empty()) {
+    lines.push_back(CLI::detail::join(ignored, ", ") + ": without a meaning here");
+  }
+  if (std::ranges::count(flash_attention, 0) > 0) {
+    lines.emplace_back("-fa: attention is always one pass over the cache, as with -fa 1");
+  }
+  if (!on_device && std::ranges::any_of(gpu_layers, [](size_t n) { return n > 0; })) {
+    lines.emplace_back("-ngl: there is no device, --device chooses one");
+  }
+  return lines;
 }
 
 std::vector<DType> BenchFlags::cache_types() const {
@@ -173,19 +294,12 @@ std::vector<DType> BenchFlags::cache_types() const {
 }
 
 void spell_out_flags(char** argv) {
-  struct Spelling {
-    std::string_view flag;
-    char long_flag[20];
-  };
-  static Spelling spellings[] = {{"-pg", "--pg"},
-                                 {"-ub", "--ubatch-size"},
-                                 {"-ctk", "--cache-type-k"},
-                                 {"-ctv", "--cache-type-v"},
-                                 {"-fa", "--flash-attn"},
-                                 {"-ngl", "--n-gpu-layers"}};
   for (char** argument = argv; *argument != nullptr; ++argument) {
-    for (Spelling& spelling : spellings) {
-      if (spelling.flag == *argument) *argument = spelling.long_flag;
+    const std::string_view text = *argument;
+    if (text.starts_with("--"))
+      std::replace(*argument, *argument + std::min(text.find('='), text.size()), '_', '-');
+    for (LlamaFlag& flag : llama_flags) {
+      if (flag.name == text) *argument = flag.long_name;
     }
   }
 }

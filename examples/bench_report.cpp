@@ -2,8 +2,8 @@
 
 #include <cmath>
 #include <fstream>
-#include <iostream>
 #include <numeric>
+#include <ostream>
 
 #include <nlohmann/json.hpp>
 
@@ -60,33 +60,61 @@ std::string backend(const BenchResult& r) {
   return is_on_device(r) ? "Vulkan" : "CPU";
 }
 
-/// All fields but the samples, in order.
-ordered_json fields(const BenchResult& r) {
-  ordered_json row = {{"build_commit", VGA_COMMIT},
-                      {"cpu_info", cpu_name()},
-                      {"gpu_info", is_on_device(r) ? r.runs_on : ""},
-                      {"backends", backend(r)},
-                      {"runs_on", r.runs_on},
-                      {"model_filename", r.model_file},
-                      {"model_type", r.model_type},
-                      {"model_size", r.model_bytes},
-                      {"model_n_params", r.parameters},
-                      {"n_batch", r.setup.n_batch},
-                      {"n_ubatch", r.setup.n_ubatch},
-                      {"n_threads", r.setup.n_threads},
-                      {"type_k", name(r.setup.cache_type)},
-                      {"type_v", name(r.setup.cache_type)},
-                      {"n_prompt", r.test.n_prompt},
-                      {"n_gen", r.test.n_gen},
-                      {"n_depth", r.test.n_depth},
-                      {"window", r.setup.window},
-                      {"keep", r.setup.keep},
-                      {"test_time", r.test_time}};
+int64_t n_gpu_layers(const BenchResult& r) {
+  return r.load.gpu_layers == all_layers ? -1 : static_cast<int64_t>(r.load.gpu_layers);
+}
+
+/// llama-bench's fields but the samples, in its order.
+ordered_json llama_fields(const BenchResult& r) {
   const std::vector<double> rates = tokens_per_second(r);
-  row["avg_ns"] = std::llround(mean(r.samples_ns));
-  row["stddev_ns"] = std::llround(standard_deviation(r.samples_ns));
-  row["avg_ts"] = mean(rates);
-  row["stddev_ts"] = standard_deviation(rates);
+  return {{"build_commit", VGA_COMMIT},
+          {"build_number", VGA_BUILD_NUMBER},
+          {"cpu_info", cpu_name()},
+          {"gpu_info", is_on_device(r) ? r.runs_on : ""},
+          {"backends", backend(r)},
+          {"model_filename", r.load.file},
+          {"model_type", r.model_type},
+          {"model_size", r.model_bytes},
+          {"model_n_params", r.parameters},
+          {"n_batch", r.setup.n_batch},
+          {"n_ubatch", r.setup.n_ubatch},
+          {"n_threads", r.setup.n_threads},
+          {"cpu_mask", "0x0"},
+          {"cpu_strict", false},
+          {"poll", 50},
+          {"type_k", name(r.setup.cache_type)},
+          {"type_v", name(r.setup.cache_type)},
+          {"n_gpu_layers", n_gpu_layers(r)},
+          {"n_cpu_moe", 0},
+          {"split_mode", "layer"},
+          {"main_gpu", 0},
+          {"no_kv_offload", false},
+          {"flash_attn", r.setup.flash_attention},
+          {"devices", r.load.device},
+          {"tensor_split", "0.00"},
+          {"tensor_buft_overrides", "none"},
+          {"load_mode", r.load.mode},
+          {"embeddings", false},
+          {"no_op_offload", 0},
+          {"no_host", false},
+          {"fit_target", 0},
+          {"fit_min_ctx", 0},
+          {"n_prompt", r.test.n_prompt},
+          {"n_gen", r.test.n_gen},
+          {"n_depth", r.test.n_depth},
+          {"test_time", r.test_time},
+          {"avg_ns", std::llround(mean(r.samples_ns))},
+          {"stddev_ns", std::llround(standard_deviation(r.samples_ns))},
+          {"avg_ts", mean(rates)},
+          {"stddev_ts", standard_deviation(rates)}};
+}
+
+/// These, and ours behind them.
+ordered_json fields(const BenchResult& r) {
+  ordered_json row = llama_fields(r);
+  row["runs_on"] = r.runs_on;
+  row["window"] = r.setup.window;
+  row["keep"] = r.setup.keep;
   row["gb_per_s"] = nullptr;
   row["bandwidth_gb_per_s"] = r.memory_bandwidth / 1e9;
   row["bandwidth_share"] = nullptr;
@@ -99,20 +127,35 @@ ordered_json fields(const BenchResult& r) {
   return row;
 }
 
-/// A value as a CSV field.
-std::string quoted(const ordered_json& value) {
-  if (value.is_null()) return "\"\"";
-  std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-  for (size_t i = 0; (i = text.find('"', i)) != std::string::npos; i += 2) text.insert(i, 1, '"');
-  return '"' + text + '"';
+/// A value between quotes, which are doubled in it.
+std::string quoted(const ordered_json& value, char quote) {
+  std::string text;
+  if (value.is_string()) {
+    text = value.get<std::string>();
+  } else if (value.is_boolean()) {
+    text = value.get<bool>() ? "1" : "0";
+  } else if (!value.is_null()) {
+    text = value.dump();
+  }
+  for (size_t i = 0; (i = text.find(quote, i)) != std::string::npos; i += 2) {
+    text.insert(i, 1, quote);
+  }
+  return quote + text + quote;
 }
 
+const char* sql_type(const ordered_json& value) {
+  return value.is_string() ? "TEXT" : value.is_number_float() ? "REAL" : "INTEGER";
+}
+
+/// What `text` makes of each field of `row`, one after the other.
 template <class Text>
-void print_csv_line(const ordered_json& row, Text text) {
+std::string list(const ordered_json& row, const char* separator, Text text) {
+  std::string all;
   for (auto field = row.begin(); field != row.end(); ++field) {
-    std::cout << (field == row.begin() ? "" : ",") << text(field);
+    if (field != row.begin()) all += separator;
+    all += text(field);
   }
-  std::cout << '\n';
+  return all;
 }
 
 std::string human_size(uint64_t bytes) {
@@ -135,7 +178,8 @@ std::string BenchTest::name() const {
   return text;
 }
 
-BenchReport::BenchReport(const BenchFlags& flags) : output_(flags.output) {
+BenchReport::BenchReport(const BenchFlags& flags, BenchFlags::Output output, std::ostream& out)
+    : output_(output), out_(out) {
   using R = const BenchResult&;
   columns_ = {{"model", -30, [](R r) { return r.model_type; }},
               {"size", 10, [](R r) { return human_size(r.model_bytes); }},
@@ -154,6 +198,12 @@ BenchReport::BenchReport(const BenchFlags& flags) : output_(flags.output) {
     for (const char* title : {"type_k", "type_v"}) {
       columns_.push_back({title, 6, [](R r) { return std::string(name(r.setup.cache_type)); }});
     }
+  }
+  if (!flags.gpu_layers.empty()) {
+    columns_.push_back({"ngl", 3, [](R r) { return std::to_string(n_gpu_layers(r)); }});
+  }
+  if (flags.load_modes != defaults.load_modes) {
+    columns_.push_back({"load_mode", -10, [](R r) { return r.load.mode; }});
   }
   if (flags.windows != defaults.windows) {
     columns_.push_back({"window", 6, [](R r) { return std::to_string(r.setup.window); }});
@@ -188,16 +238,18 @@ void BenchReport::print_row(const std::function<std::string(const Column&)>& tex
     const auto length = static_cast<size_t>(std::ranges::count_if(cell, is_first_byte));
     const auto width = static_cast<size_t>(std::abs(column.width));
     const std::string padding(width - std::min(width, length), ' ');
-    std::cout << "| " << (column.width < 0 ? cell : padding) << (column.width < 0 ? padding : cell)
-              << ' ';
+    out_ << "| " << (column.width < 0 ? cell : padding) << (column.width < 0 ? padding : cell)
+         << ' ';
   }
-  std::cout << "|\n";
+  out_ << "|\n";
 }
 
 void BenchReport::add(const BenchResult& result) {
   const bool first = n_results_++ == 0;
   runs_on_ = result.runs_on;
   bandwidths_[result.setup.n_threads] = result.memory_bandwidth;
+  const auto key = [](const auto& field) { return field.key(); };
+  if (output_ == BenchFlags::Output::none) return;
   if (output_ == BenchFlags::Output::md) {
     if (first) {
       print_row([](const Column& c) { return c.title; });
@@ -209,35 +261,43 @@ void BenchReport::add(const BenchResult& result) {
     print_row([&](const Column& c) { return c.text(result); });
   } else if (output_ == BenchFlags::Output::csv) {
     const ordered_json row = fields(result);
-    if (first) print_csv_line(row, [](const auto& field) { return field.key(); });
-    print_csv_line(row, [](const auto& field) { return quoted(field.value()); });
+    if (first) out_ << list(row, ",", key) << '\n';
+    out_ << list(row, ",", [](const auto& field) { return quoted(field.value(), '"'); }) << '\n';
+  } else if (output_ == BenchFlags::Output::sql) {
+    const ordered_json row = llama_fields(result);
+    if (first) {
+      const auto column = [](const auto& f) { return "  " + f.key() + " " + sql_type(f.value()); };
+      out_ << "CREATE TABLE IF NOT EXISTS llama_bench (\n" << list(row, ",\n", column) << "\n);\n";
+    }
+    out_ << "INSERT INTO llama_bench (" << list(row, ", ", key) << ") VALUES ("
+         << list(row, ", ", [](const auto& f) { return quoted(f.value(), '\''); }) << ");\n";
   } else {
     ordered_json row = fields(result);
     row["samples_ns"] = result.samples_ns;
     row["samples_ts"] = tokens_per_second(result);
     const bool lines = output_ == BenchFlags::Output::jsonl;
-    if (!lines) std::cout << (first ? "[\n" : ",\n");
-    std::cout << row.dump(lines ? -1 : 2, ' ', false, ordered_json::error_handler_t::replace);
-    if (lines) std::cout << '\n';
+    if (!lines) out_ << (first ? "[\n" : ",\n");
+    out_ << row.dump(lines ? -1 : 2, ' ', false, ordered_json::error_handler_t::replace);
+    if (lines) out_ << '\n';
   }
-  std::cout << std::flush;
+  out_ << std::flush;
 }
 
 void BenchReport::finish() {
   if (output_ == BenchFlags::Output::json) {
-    std::cout << (n_results_ == 0 ? "[]\n" : "\n]\n");
+    out_ << (n_results_ == 0 ? "[]\n" : "\n]\n");
   } else if (output_ == BenchFlags::Output::md && n_results_ > 0) {
-    std::cout << "\nbuild: " << VGA_COMMIT << ", " << runs_on_.substr(0, runs_on_.find(',')) << ", "
-              << cpu_name() << "; memory reads";
+    out_ << "\nbuild: " << VGA_COMMIT << ", " << runs_on_.substr(0, runs_on_.find(',')) << ", "
+         << cpu_name() << "; memory reads";
     for (const auto& [n_threads, bandwidth] : bandwidths_) {
-      std::cout << (n_threads == bandwidths_.begin()->first ? " " : ", ")
-                << format("%.1f GB/s with %zu thread%s", bandwidth / 1e9, n_threads,
-                          n_threads == 1 ? "" : "s");
+      out_ << (n_threads == bandwidths_.begin()->first ? " " : ", ")
+           << format("%.1f GB/s with %zu thread%s", bandwidth / 1e9, n_threads,
+                     n_threads == 1 ? "" : "s");
     }
-    std::cout << '\n';
+    out_ << '\n';
   }
-  std::cout << std::flush;
-  if (!std::cout) throw Error("stdout", "cannot write");
+  out_ << std::flush;
+  if (!out_) throw Error("output", "cannot write");
 }
 
 }  // namespace vga

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <iosfwd>
 #include <map>
 #include <string>
 #include <vector>
@@ -11,6 +12,14 @@
 
 namespace vga {
 
+/// How a model is loaded.
+struct BenchLoad {
+  std::string file;
+  std::string mode;    // one of BenchFlags::load_modes
+  std::string device;  // as it was asked for: "cpu", "vulkan:1"
+  size_t gpu_layers;   // layers there; all_layers: as many as it has
+};
+
 /// What a session is opened with.
 struct BenchSetup {
   size_t n_batch;
@@ -19,6 +28,7 @@ struct BenchSetup {
   DType cache_type;
   size_t window;  // 0: none
   size_t keep;
+  int flash_attention;  // 1: asked for; -1: not, but attention is always one pass over the cache
 };
 
 /// What is timed: `n_prompt` tokens in one prefill, then `n_gen` tokens one by one, after `n_depth`
@@ -34,7 +44,7 @@ struct BenchTest {
 };
 
 struct BenchResult {
-  std::string model_file;
+  BenchLoad load;
   std::string model_type;  // "llama 135M Q8_0"
   uint64_t model_bytes;
   uint64_t parameters;
@@ -51,12 +61,17 @@ struct BenchResult {
   double host_ns_per_token = 0;  // 0: all was computed on the host
 };
 
-/// Prints results as they come, in llama-bench's formats and under its names, with ours added:
-/// runs_on, window, keep, gb_per_s, bandwidth_gb_per_s and bandwidth_share, null (CSV: empty) where
-/// they mean nothing.
+/// Prints results as they come, in llama-bench's formats and under its names. Behind these stand
+/// ours, null (CSV: empty) where they mean nothing: runs_on, window, keep, gb_per_s,
+/// bandwidth_gb_per_s, bandwidth_share and host_ns_per_token. SQL has llama-bench's alone, so that
+/// the rows of both programs fit into one table.
+///
+/// As there, n_gpu_layers, load_mode and flash_attn are what was asked for, which is what scripts
+/// join rows by: -1 and "auto" leave it to the program. What llama-bench can set and nobody can
+/// here has its default.
 class BenchReport {
  public:
-  explicit BenchReport(const BenchFlags& flags);
+  BenchReport(const BenchFlags& flags, BenchFlags::Output output, std::ostream& out);
 
   void add(const BenchResult& result);
   /// Closes what add() left open.
@@ -71,6 +86,7 @@ class BenchReport {
   void print_row(const std::function<std::string(const Column&)>& text) const;
 
   BenchFlags::Output output_;
+  std::ostream& out_;
   std::vector<Column> columns_;  // of the table
   size_t n_results_ = 0;
   std::string runs_on_;

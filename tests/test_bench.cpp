@@ -1,3 +1,4 @@
+#include <chrono>
 #include <set>
 #include <sstream>
 
@@ -117,6 +118,80 @@ TEST_F(BenchTest, JsonHasTheFields) {
     }
   }
   EXPECT_EQ(tests.size(), results.size());
+}
+
+// What llama.cpp's own scripts ask of each row.
+TEST_F(BenchTest, RowsHaveAllOfLlamaBenchsFields) {
+  const Outcome outcome = bench("-p 4 -n 0 -t 1 -r 1 -o jsonl");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  const auto row = nlohmann::json::parse(outcome.output);
+  for (const char* field : {"build_commit", "cpu_info", "gpu_info", "backends", "model_filename",
+                            "model_type", "cpu_mask", "type_k", "type_v", "split_mode", "devices",
+                            "tensor_split", "tensor_buft_overrides", "load_mode", "test_time"}) {
+    EXPECT_TRUE(row.at(field).is_string()) << field;
+  }
+  for (const char* field :
+       {"build_number", "model_size", "model_n_params", "n_batch", "n_ubatch", "n_threads", "poll",
+        "n_gpu_layers", "n_cpu_moe", "main_gpu", "flash_attn", "no_op_offload", "fit_target",
+        "fit_min_ctx", "n_prompt", "n_gen", "n_depth", "avg_ns", "stddev_ns"}) {
+    EXPECT_TRUE(row.at(field).is_number_integer()) << field;
+  }
+  for (const char* field : {"cpu_strict", "no_kv_offload", "embeddings", "no_host"}) {
+    EXPECT_TRUE(row.at(field).is_boolean()) << field;
+  }
+  for (const char* field : {"avg_ts", "stddev_ts"}) {
+    EXPECT_TRUE(row.at(field).is_number_float()) << field;
+  }
+}
+
+TEST_F(BenchTest, SqlHasLlamaBenchsFieldsAlone) {
+  file_ = directory_.write("it's.gguf", tiny_model().bytes()).string();
+  const Outcome outcome =
+      run("vga-bench -m \"" + file_ + "\" -p 4 -n 2 -t 1 -r 1 -o sql -oe jsonl");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  const std::string& sql = outcome.output;
+  EXPECT_EQ(sql.rfind("CREATE TABLE IF NOT EXISTS llama_bench (\n  build_commit TEXT,\n", 0), 0u);
+  EXPECT_NE(sql.find("  n_gen INTEGER,\n"), std::string::npos) << sql;
+  EXPECT_NE(sql.find("  no_host INTEGER,\n"), std::string::npos) << sql;
+  EXPECT_NE(sql.find("  stddev_ts REAL\n);\n"), std::string::npos) << sql;
+  EXPECT_NE(sql.find("/it''s.gguf', "), std::string::npos) << sql;
+  EXPECT_EQ(sql.find("window"), std::string::npos);
+  size_t n = 0;
+  for (size_t at = 0; (at = sql.find("\nINSERT INTO llama_bench (", at)) != std::string::npos;
+       ++at) {
+    ++n;
+  }
+  EXPECT_EQ(n, 2u) << sql;
+  EXPECT_EQ(std::ranges::count(outcome.errors, '\n'), 2);  // the same rows, as jsonl
+  EXPECT_EQ(outcome.errors.rfind("{\"build_commit\":", 0), 0u) << outcome.errors;
+}
+
+TEST_F(BenchTest, FlagsOfLlamaBenchsDoNotStopAScript) {
+  const Outcome outcome = bench(
+      "-p 4 -n 0 -t 1 -r 1 -o jsonl -fa 0,1 -ngl 0,-1 -mmp 0,1 -ts 1 -sm row -C 0x3 --cpu-strict 1 "
+      "--poll 0 --prio -1 --numa distribute -v -mg 0 -nkvo 0,1 -embd 0 -ot 'blk.*=CPU' -nopo 1 "
+      "--no_host 0 --delay 0 -oe none -dev none -ncmoe 1 -dio 0 -fitt 1 -fitc 1");
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_EQ(std::ranges::count(outcome.errors, '\n'), 3) << outcome.errors;
+  for (const char* text : {"--tensor-split, ", "--no-host, ", "\nnote: -fa: ", "\nnote: -ngl: "}) {
+    EXPECT_NE(outcome.errors.find(text), std::string::npos) << text << "\n" << outcome.errors;
+  }
+  std::set<std::pair<int, std::string>> rows;
+  std::istringstream lines(outcome.output);
+  for (std::string line; std::getline(lines, line);) {
+    const auto row = nlohmann::json::parse(line);
+    rows.emplace(row.at("n_gpu_layers"), row.at("load_mode"));
+    EXPECT_EQ(row.at("flash_attn"), 1);
+    EXPECT_EQ(row.at("devices"), "cpu");
+  }
+  EXPECT_EQ(rows, (std::set<std::pair<int, std::string>>{
+                      {0, "none"}, {0, "mmap"}, {-1, "none"}, {-1, "mmap"}}));
+}
+
+TEST_F(BenchTest, WaitsBeforeEachTest) {
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(bench("-p 2,4 -n 0 -t 1 -r 1 --delay 1").status, 0);
+  EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
 }
 
 // Each decoded token reads the weights and the keys and values of everything before it.
