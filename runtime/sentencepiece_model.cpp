@@ -1,14 +1,14 @@
 #include "sentencepiece_model.h"
 
 #include <algorithm>
-#include <array>
 #include <cassert>
 #include <cmath>
-#include <cstring>
 
+#include "charsmap.h"
 #include "config.h"
 #include "error.h"
 #include "hash_index.h"
+#include "protobuf.h"
 #include "text.h"
 
 namespace vga {
@@ -17,13 +17,9 @@ namespace {
 using Algorithm = SentencePieceModel::Algorithm;
 using Piece = SentencePieceModel::Piece;
 
-// Sizes of the library's own fixed tables: results of one look-up in the rules and among the user
-// defined pieces. It reads past their end when there are more.
-constexpr size_t max_rule_bytes = 32;
+// The size of the library's own table for the results of one look-up among the user defined pieces.
+// It reads past its end when there are more.
 constexpr size_t max_nested_user_defined = 64;
-
-constexpr size_t max_charsmap_bytes = 1 << 20;
-constexpr size_t max_rule_expansion = 64;
 
 // Field numbers of sentencepiece_model.proto.
 namespace field {
@@ -47,135 +43,6 @@ enum Normalizer : uint32_t {
 };
 }  // namespace field
 
-// ---- protobuf
-
-enum class Wire : uint32_t { varint = 0, fixed64 = 1, bytes = 2, fixed32 = 5 };
-
-/// Reads the fields of one message in turn.
-class ProtoReader {
- public:
-  ProtoReader(std::string_view bytes, std::string where)
-      : bytes_(bytes), where_(std::move(where)) {}
-
-  const std::string& where() const { return where_; }
-  uint32_t field() const { return field_; }
-
-  /// Moves to the next field and reads its value; false at the end of the message.
-  bool next() {
-    if (bytes_.empty()) return false;
-    const uint64_t key = take_varint();
-    field_ = static_cast<uint32_t>(key >> 3);
-    wire_ = static_cast<Wire>(key & 7);
-    if (key >> 32 != 0 || field_ == 0) fail("has an invalid field number");
-    switch (wire_) {
-      case Wire::varint:
-        number_ = take_varint();
-        break;
-      case Wire::fixed64:
-        take(8);
-        break;
-      case Wire::bytes:
-        value_ = take(take_varint());
-        break;
-      case Wire::fixed32:
-        value_ = take(4);
-        break;
-      default:
-        fail("has unknown wire type " + std::to_string(key & 7));
-    }
-    return true;
-  }
-
-  uint64_t number() const {
-    expect(Wire::varint, "a number");
-    return number_;
-  }
-  /// proto's int32: negative numbers are stored as 64 bits.
-  int32_t int32() const { return static_cast<int32_t>(static_cast<uint32_t>(number())); }
-  bool boolean() const { return number() != 0; }
-  float real() const {
-    expect(Wire::fixed32, "a float");
-    float value = 0;
-    std::memcpy(&value, value_.data(), sizeof value);
-    return value;
-  }
-  std::string_view bytes() const {
-    expect(Wire::bytes, "bytes");
-    return value_;
-  }
-
- private:
-  [[noreturn]] void fail(const std::string& what) const {
-    throw Error(where_, "field " + std::to_string(field_) + " " + what);
-  }
-
-  void expect(Wire wire, const char* wanted) const {
-    if (wire_ != wire) {
-      fail("wanted " + std::string(wanted) + ", found wire type " +
-           std::to_string(static_cast<uint32_t>(wire_)));
-    }
-  }
-
-  uint64_t take_varint() {
-    uint64_t value = 0;
-    for (unsigned shift = 0; shift < 64; shift += 7) {
-      if (bytes_.empty()) throw Error(where_, "cut off inside a number");
-      const auto byte = static_cast<unsigned char>(bytes_[0]);
-      bytes_.remove_prefix(1);
-      value |= uint64_t{byte & 0x7Fu} << shift;
-      if (byte < 0x80) return value;
-    }
-    throw Error(where_, "a number is longer than 10 bytes");
-  }
-
-  std::string_view take(uint64_t n) {
-    if (n > bytes_.size()) {
-      fail("wants " + std::to_string(n) + " bytes, " + std::to_string(bytes_.size()) + " are left");
-    }
-    const std::string_view taken = bytes_.substr(0, n);
-    bytes_.remove_prefix(n);
-    return taken;
-  }
-
-  std::string_view bytes_;
-  std::string where_;
-  uint32_t field_ = 0;
-  Wire wire_ = Wire::varint;
-  uint64_t number_ = 0;
-  std::string_view value_;
-};
-
-class ProtoWriter {
- public:
-  void number(uint32_t field, uint64_t value) {
-    key(field, Wire::varint);
-    varint(value);
-  }
-  void real(uint32_t field, float value) {
-    key(field, Wire::fixed32);
-    std::array<char, sizeof value> raw;
-    std::memcpy(raw.data(), &value, sizeof value);
-    out_.append(raw.data(), raw.size());
-  }
-  void bytes(uint32_t field, std::string_view value) {
-    key(field, Wire::bytes);
-    varint(value.size());
-    out_ += value;
-  }
-  std::string take() { return std::move(out_); }
-
- private:
-  void key(uint32_t field, Wire wire) { varint(field << 3 | static_cast<uint32_t>(wire)); }
-  void varint(uint64_t value) {
-    for (; value >= 0x80; value >>= 7) out_.push_back(static_cast<char>(value | 0x80));
-    out_.push_back(static_cast<char>(value));
-  }
-
-  std::string out_;
-};
-
-// ---- validation
-
 /// The byte that "<0x0A>" stands for; nullopt for anything but SentencePiece's exact spelling.
 std::optional<uint8_t> byte_of_piece(std::string_view text) {
   if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>') return std::nullopt;
@@ -186,78 +53,6 @@ std::optional<uint8_t> byte_of_piece(std::string_view text) {
     value = value * 16 + static_cast<uint32_t>(digit ? c - '0' : c - 'A' + 10);
   }
   return static_cast<uint8_t>(value);
-}
-
-/// One unit of a darts-clone double array, as the library decodes it.
-struct TrieUnit {
-  uint32_t bits;
-  bool has_leaf() const { return (bits >> 8 & 1) != 0; }
-  uint32_t value() const { return bits & 0x7FFFFFFF; }
-  uint32_t label() const { return bits & 0x800000FF; }
-  uint32_t offset() const { return (bits >> 10) << ((bits & 1u << 9) >> 6); }
-};
-
-/// Walks every path of the rules' trie, level by level, so that the library can walk it unchecked.
-/// Returns the most bytes a rule makes of one byte, spaces counted as the "▁" they become.
-size_t check_charsmap(std::string_view blob, const std::string& where) {
-  if (blob.size() > max_charsmap_bytes) {
-    throw Error(where, "wanted at most " + std::to_string(max_charsmap_bytes) + " bytes, found " +
-                           std::to_string(blob.size()));
-  }
-  uint32_t trie_bytes = 0;
-  if (blob.size() < sizeof trie_bytes) throw Error(where, "too small");
-  std::memcpy(&trie_bytes, blob.data(), sizeof trie_bytes);
-  blob.remove_prefix(sizeof trie_bytes);
-  if (trie_bytes % 4 != 0 || trie_bytes >= blob.size()) {
-    throw Error(where, "a trie of " + std::to_string(trie_bytes) + " bytes does not fit into " +
-                           std::to_string(blob.size()));
-  }
-  if (trie_bytes == 0) throw Error(where, "its trie is empty");
-  std::vector<TrieUnit> units(trie_bytes / 4);
-  std::memcpy(units.data(), blob.data(), trie_bytes);
-  const std::string_view texts = blob.substr(trie_bytes);
-  if (texts.back() != '\0') throw Error(where, "its last replacement is not terminated");
-
-  size_t expansion = 1;
-  // Where the children of a node lie; each may be looked up with any byte.
-  const auto children_of = [&](uint32_t node) {
-    const uint32_t base = node ^ units[node].offset();
-    if ((base | 0xFF) >= units.size()) throw Error(where, "its trie points outside itself");
-    return base;
-  };
-  std::vector<uint32_t> bases = {children_of(0)};
-  std::vector<size_t> seen_at(units.size(), 0);
-  for (size_t depth = 1; !bases.empty(); ++depth) {
-    std::vector<uint32_t> next;
-    for (const uint32_t base : bases) {
-      for (uint32_t c = 0; c < 256; ++c) {
-        const uint32_t node = base ^ c;
-        if (units[node].label() != c) continue;
-        if (depth > max_rule_bytes) {
-          throw Error(where, "rules for more than " + std::to_string(max_rule_bytes) +
-                                 " bytes are not supported");
-        }
-        const uint32_t children = children_of(node);
-        if (units[node].has_leaf()) {
-          const uint32_t at = units[children].value();
-          if (at >= texts.size()) throw Error(where, "a replacement lies outside it");
-          const std::string_view text = texts.substr(at, texts.find('\0', at) - at);
-          if (!is_utf8(text)) throw Error(where, "a replacement is not UTF-8");
-          const size_t bytes = text.size() + 2 * static_cast<size_t>(std::ranges::count(text, ' '));
-          expansion = std::max(expansion, (bytes + depth - 1) / depth);
-        }
-        if (seen_at[children] == depth) continue;
-        seen_at[children] = depth;
-        next.push_back(children);
-      }
-    }
-    bases = std::move(next);
-  }
-  if (expansion > max_rule_expansion) {
-    throw Error(where, "makes " + std::to_string(expansion) + " bytes of one, wanted at most " +
-                           std::to_string(max_rule_expansion));
-  }
-  return expansion;
 }
 
 /// `sorted` holds the user defined pieces in order: prefixes come right before what they begin.
@@ -351,8 +146,6 @@ bool is_between_words(std::string_view text, size_t at) {
   const std::string_view before = text.substr(0, at);
   return before.back() != ' ' && !before.ends_with(space_symbol);
 }
-
-// ---- tokenizer.model
 
 Piece parse_piece(std::string_view bytes, const std::string& where) {
   Piece piece;
