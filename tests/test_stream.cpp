@@ -191,6 +191,18 @@ TEST_F(StreamProgram, PlotAndTables) {
   EXPECT_EQ(table.find('\x1b'), std::string::npos);
 }
 
+TEST_F(StreamProgram, APlotIsWholeWhateverTheModelsName) {
+  image_.set("general.name", std::string(1100, 'x') + " <&> \xFF\x1B");
+  directory_.write("tiny.gguf", image_.bytes());
+  const auto plot = directory_.path() / "plot.svg";
+  const Outcome outcome = run(text(300) + "-w 30 --plot '" + plot.string() + "'");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  const std::string svg = read_text(plot);
+  EXPECT_NE(svg.find("xx &lt;&amp;> \\xFF\\x1B: perplexity so far, window of 30 tokens</text>\n"),
+            std::string::npos)
+      << svg.substr(0, 2000);
+}
+
 TEST_F(StreamProgram, SaysWhatIsWrong) {
   const auto says = [&](const std::string& arguments, const std::string& what) {
     const Outcome outcome = run(arguments);
