@@ -9,8 +9,6 @@
 namespace vga {
 namespace {
 
-constexpr std::string_view replacement_character = "\uFFFD";
-
 /// A longer word is merged in stretches of this size, so that memory stays small whatever the text.
 constexpr size_t max_word_bytes = 1 << 20;
 constexpr uint32_t none = UINT32_MAX;
@@ -55,17 +53,6 @@ bool for_each_spelled_byte(std::string_view spelling, Byte&& byte) {
 void spell(std::string_view bytes, std::string& out) {
   out.clear();
   for (const char c : bytes) append_utf8(out, code_of_byte[static_cast<unsigned char>(c)]);
-}
-
-std::string replace_invalid(std::string_view text) {
-  std::string out;
-  while (!text.empty()) {
-    const int length = utf8_length(text);
-    const size_t used = length > 0 ? static_cast<size_t>(length) : 1;
-    out += length > 0 ? text.substr(0, used) : replacement_character;
-    text.remove_prefix(used);
-  }
-  return out;
 }
 
 uint64_t pair_key(Token left, Token right) {
@@ -202,8 +189,11 @@ void ByteBpe::append_bytes(Token token, std::string& out) const {
 }
 
 void ByteBpe::encode(std::string_view text, std::vector<Token>& out) const {
-  std::string replaced;
-  if (!is_utf8(text)) text = replaced = replace_invalid(text);
+  std::string repaired;
+  if (!is_utf8(text)) {
+    append_repaired(repaired, text, true);
+    text = repaired;
+  }
   Scratch scratch;
   pretokenizer_->split(text, [&](std::string_view word) {
     if (pretokenizer_->keeps_whole_words() && word.size() <= max_text_) {

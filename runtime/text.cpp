@@ -31,6 +31,18 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
+size_t append_repaired(std::string& out, std::string_view text, bool everything) {
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const int length = utf8_length(rest);
+    if (length == 0 && !everything) break;
+    const size_t used = length > 0 ? static_cast<size_t>(length) : 1;
+    out += length > 0 ? rest.substr(0, used) : "\uFFFD";
+    rest.remove_prefix(used);
+  }
+  return text.size() - rest.size();
+}
+
 void append_utf8(std::string& text, uint32_t c) {
   const auto put = [&](uint32_t byte) { text.push_back(static_cast<char>(byte)); };
   if (c < 0x80) {

@@ -14,6 +14,10 @@ int utf8_length(std::string_view text);
 
 bool is_utf8(std::string_view text);
 
+/// Appends `text` to `out` with U+FFFD for each byte that no character starts with; returns how many
+/// bytes that were. An unfinished character at the end of `text` is left, unless `everything`.
+size_t append_repaired(std::string& out, std::string_view text, bool everything);
+
 /// Appends code point `c` (at most 0x10FFFF) as UTF-8.
 void append_utf8(std::string& text, uint32_t c);
 

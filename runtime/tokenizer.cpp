@@ -19,7 +19,6 @@ namespace {
 
 /// SentencePiece needs some 200 bytes for each byte of what it encodes at once.
 constexpr size_t part_bytes = 1 << 16;
-constexpr std::string_view replacement_character = "\uFFFD";
 
 std::string with_spaces(std::string_view piece) {
   std::string text;
@@ -316,15 +315,8 @@ StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool continues)
     : tokenizer_(&tokenizer), at_start_(!continues) {}
 
 void StreamDecoder::flush(std::string& text, bool everything) {
-  std::string_view rest = pending_;
-  while (!rest.empty()) {
-    const int length = utf8_length(rest);
-    if (length == 0 && !everything) break;
-    // SentencePiece replaces each byte that no character starts with, one by one.
-    text += length > 0 ? rest.substr(0, static_cast<size_t>(length)) : replacement_character;
-    rest.remove_prefix(length > 0 ? static_cast<size_t>(length) : 1);
-  }
-  pending_.erase(0, pending_.size() - rest.size());
+  // SentencePiece, too, replaces bytes one by one.
+  pending_.erase(0, append_repaired(text, pending_, everything));
 }
 
 std::string StreamDecoder::add(Token token) {

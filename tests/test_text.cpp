@@ -56,6 +56,15 @@ TEST(Text, IsUtf8) {
   EXPECT_FALSE(is_utf8("\xFF in front"));
 }
 
+TEST(Text, RepairsWhatIsNotUtf8) {
+  std::string out = "> ";
+  EXPECT_EQ(append_repaired(out, "grün\xFF\xED\xA0\x80 \xE2\x82(\xF0\x9F\xA6", false), 13u);
+  EXPECT_EQ(out, "> grün\uFFFD\uFFFD\uFFFD\uFFFD \uFFFD\uFFFD(");
+  out.clear();
+  EXPECT_EQ(append_repaired(out, "a\xF0\x9F\xA6", true), 4u);
+  EXPECT_EQ(out, "a\uFFFD\uFFFD\uFFFD");
+}
+
 TEST(Text, PrintableKeepsTextAndEscapesTheRest) {
   EXPECT_EQ(printable("grün 🦊"), "grün 🦊");
   EXPECT_EQ(printable("two\nlines"), "two\\nlines");
