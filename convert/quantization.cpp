@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "error.h"
+#include "text.h"
 
 namespace vga {
 namespace {
@@ -67,9 +68,7 @@ Quantization quantization_from_name(std::string_view name) {
 }
 
 std::string quantization_names() {
-  std::string names;
-  for (const Quantization& q : all) names += (names.empty() ? "" : ", ") + std::string(q.name);
-  return names;
+  return names_of(all);
 }
 
 DType storable(DType wanted, size_t cols) {

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "error.h"
+#include "text.h"
 
 namespace vga {
 namespace {
@@ -176,12 +177,7 @@ std::optional<ChatFormat> chat_format_from_name(std::string_view name) {
 }
 
 std::string chat_format_names() {
-  std::string names;
-  for (const Markers& format : formats) {
-    if (!names.empty()) names += ", ";
-    names += format.name;
-  }
-  return names;
+  return names_of(formats);
 }
 
 ChatFormat recognise_chat_template(std::string_view jinja, std::string_view where) {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "blocks.h"
+#include "text.h"
 
 namespace vga {
 namespace {
@@ -51,12 +52,7 @@ std::string_view name(DType type) {
   return info(type).name;
 }
 std::string dtype_names() {
-  std::string names;
-  for (const DTypeInfo& type : dtypes) {
-    if (!names.empty()) names += ", ";
-    names += type.name;
-  }
-  return names;
+  return names_of(dtypes);
 }
 
 size_t block_elements(DType type) {

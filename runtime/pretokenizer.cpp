@@ -10,6 +10,7 @@
 #include <pcre2.h>
 
 #include "error.h"
+#include "text.h"
 
 namespace vga {
 namespace {
@@ -159,12 +160,7 @@ std::optional<Pretokenizer> Pretokenizer::find(std::string_view name) {
 }
 
 std::string Pretokenizer::names() {
-  std::string names;
-  for (const Rules& rules : known) {
-    if (!names.empty()) names += ", ";
-    names += rules.name;
-  }
-  return names;
+  return names_of(known);
 }
 
 void Pretokenizer::split(std::string_view text,

@@ -14,8 +14,8 @@ int utf8_length(std::string_view text);
 
 bool is_utf8(std::string_view text);
 
-/// Appends `text` to `out` with U+FFFD for each byte that no character starts with; returns how many
-/// bytes that were. An unfinished character at the end of `text` is left, unless `everything`.
+/// Appends `text` to `out` with U+FFFD for each byte that no character starts with; returns how
+/// many bytes that were. An unfinished character at the end of `text` is left, unless `everything`.
 size_t append_repaired(std::string& out, std::string_view text, bool everything);
 
 /// Appends code point `c` (at most 0x10FFFF) as UTF-8.
@@ -24,6 +24,17 @@ void append_utf8(std::string& text, uint32_t c);
 /// `text` fit for one line of a terminal or a log: control characters and bytes that are not UTF-8
 /// become `\xNN`, line breaks `\n`, so that a file's strings cannot move the cursor.
 std::string printable(std::string_view text);
+
+/// The names of what a table holds, for messages: "f32, f16, q8_0".
+template <class Table>
+std::string names_of(const Table& table) {
+  std::string names;
+  for (const auto& entry : table) {
+    if (!names.empty()) names += ", ";
+    names += entry.name;
+  }
+  return names;
+}
 
 /// "1.5 MiB", "312 bytes".
 std::string human_bytes(uint64_t bytes);
