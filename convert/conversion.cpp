@@ -5,6 +5,7 @@
 #include <map>
 
 #include "error.h"
+#include "text.h"
 #include "vocabulary.h"
 
 namespace vga {
@@ -41,16 +42,10 @@ FoundTensors match_names(const Checkpoint& checkpoint, const std::vector<Rename>
   return found;
 }
 
-std::string shape_text(const WeightSpec& spec) {
-  const std::string cols = std::to_string(spec.cols) + ")";
-  return "(" + (spec.is_vector ? cols : std::to_string(spec.rows) + ", " + cols);
-}
-
 void check_tensor(const WeightSpec& spec, const SourceTensor& tensor, const std::string& where) {
-  const bool fits = spec.is_vector ? tensor.shape == std::vector<uint64_t>{spec.cols}
-                                   : tensor.shape == std::vector<uint64_t>{spec.rows, spec.cols};
-  if (!fits) {
-    throw Error(where, "wanted shape " + shape_text(spec) + ", found " + tensor.shape_text());
+  if (tensor.shape != spec.shape()) {
+    throw Error(where,
+                "wanted shape " + shape_text(spec.shape()) + ", found " + shape_text(tensor.shape));
   }
   if (!tensor.type) {
     throw Error(where, "wanted f32, f16 or bf16 values, found " + tensor.type_name);
@@ -96,7 +91,7 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
     if (at == found.end()) {
       throw Error(checkpoint.path,
                   "tensor '" + hugging_face_name(spec.name) + "' is missing, wanted " +
-                      shape_text(spec) +
+                      shape_text(spec.shape()) +
                       (spec.name == "output.weight" ? "; or is tie_word_embeddings true?" : ""));
     }
     const auto& [source_name, tensor] = at->second;
@@ -113,7 +108,8 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
   }
   if (!found.empty()) {
     const auto& left = found.begin()->second;
-    throw Error(checkpoint.path, "tensor '" + *left.source_name + "' " + left.tensor->shape_text() +
+    throw Error(checkpoint.path, "tensor '" + *left.source_name + "' " +
+                                     shape_text(left.tensor->shape) +
                                      " belongs to no part of the model that config.json describes");
   }
   return conversion;

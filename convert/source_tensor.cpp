@@ -6,12 +6,6 @@
 
 namespace vga {
 
-std::string SourceTensor::shape_text() const {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  return text + ")";
-}
-
 void SourceTensor::read_row(size_t row, std::span<float> out) const {
   assert(type && !shape.empty() && shape.size() <= 2 && out.size() == shape.back());
   const size_t size = row_bytes(*type, 1);

@@ -22,8 +22,6 @@ struct SourceTensor {
   std::vector<uint64_t> strides;    // in elements, one per dimension
   const std::byte* data = nullptr;  // the first element
 
-  /// "(4096, 256)".
-  std::string shape_text() const;
   /// Row `row` of a matrix, or a whole vector (row 0), as float32; out.size() is the last
   /// dimension. Needs a type and one or two dimensions.
   void read_row(size_t row, std::span<float> out) const;

@@ -27,14 +27,6 @@ struct Flags {
   bool dry_run = false;
 };
 
-std::string shape(const vga::PlannedTensor& tensor) {
-  std::string text;
-  for (const uint64_t size : tensor.source->shape) {
-    text += (text.empty() ? "" : " x ") + std::to_string(size);
-  }
-  return text;
-}
-
 void print_table(const vga::Conversion& conversion) {
   uint64_t elements = 0;
   uint64_t bytes = 0;
@@ -42,7 +34,7 @@ void print_table(const vga::Conversion& conversion) {
   for (const vga::PlannedTensor& tensor : conversion.tensors) {
     const std::string note = vga::fallback_note(tensor.wanted, tensor.type);
     std::printf("%-28s %-16s %-16s -> %-5s %14s%s%s\n", tensor.spec.name.c_str(),
-                shape(tensor).c_str(), tensor.source->type_name.c_str(),
+                vga::joined(tensor.source->shape, " x ").c_str(), tensor.source->type_name.c_str(),
                 std::string(name(tensor.type)).c_str(), vga::with_commas(tensor.bytes()).c_str(),
                 note.empty() ? "" : "  ", note.c_str());
     elements += tensor.spec.rows * tensor.spec.cols;

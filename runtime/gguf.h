@@ -49,6 +49,9 @@ struct GgufTensor {
   uint32_t n_dims;
   std::array<uint64_t, 4> dims;
   std::span<const std::byte> data;
+
+  /// The dimensions in use, outermost first: (rows, cols).
+  std::vector<uint64_t> shape() const { return {dims.rend() - n_dims, dims.rend()}; }
 };
 
 /// A GGUF v2 or v3 file, fully validated when opened: every count, length, offset and size is

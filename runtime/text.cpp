@@ -87,6 +87,19 @@ std::string printable(std::string_view text) {
   return out;
 }
 
+std::string joined(std::span<const uint64_t> numbers, std::string_view separator) {
+  std::string text;
+  for (const uint64_t number : numbers) {
+    if (!text.empty()) text += separator;
+    text += std::to_string(number);
+  }
+  return text;
+}
+
+std::string shape_text(std::span<const uint64_t> shape) {
+  return "(" + joined(shape, ", ") + ")";
+}
+
 std::string human_bytes(uint64_t bytes) {
   if (bytes < 1024) return std::to_string(bytes) + " bytes";
   constexpr std::array units = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -35,6 +36,12 @@ std::string names_of(const Table& table) {
   }
   return names;
 }
+
+/// A list of numbers: "576 x 1536".
+std::string joined(std::span<const uint64_t> numbers, std::string_view separator);
+
+/// A shape in a message: "(4096, 256)".
+std::string shape_text(std::span<const uint64_t> shape);
 
 /// "1.5 MiB", "312 bytes".
 std::string human_bytes(uint64_t bytes);

@@ -5,25 +5,30 @@
 #include <set>
 
 #include "error.h"
+#include "text.h"
 
 namespace vga {
 namespace {
 
 enum class Role { vector, gate, matrix };
 
-/// Names every weight of a model once: visit(name, tensor, rows, cols, role).
+/// Describes every weight of a model once: visit(spec, tensor).
 template <class Visit>
 void visit_weights(Weights& w, const Config& c, Visit&& visit) {
+  const auto weight = [&](std::string name, Tensor& tensor, size_t rows, size_t cols, Role role) {
+    visit(WeightSpec{std::move(name), rows, cols, role == Role::vector, role != Role::matrix},
+          tensor);
+  };
   if (c.rope_factors) {
-    visit("rope_freqs.weight", w.rope_factors, 1, c.rope_dim / 2, Role::vector);
+    weight("rope_freqs.weight", w.rope_factors, 1, c.rope_dim / 2, Role::vector);
   }
-  visit("token_embd.weight", w.token_embd, c.vocab_size, c.hidden_size, Role::matrix);
+  weight("token_embd.weight", w.token_embd, c.vocab_size, c.hidden_size, Role::matrix);
   w.blocks.resize(c.n_layers);
   for (size_t i = 0; i < c.n_layers; ++i) {
     BlockWeights& b = w.blocks[i];
     const auto in_block = [&](std::string_view name, Tensor& tensor, size_t rows, size_t cols,
                               Role role) {
-      visit("blk." + std::to_string(i) + "." + std::string(name), tensor, rows, cols, role);
+      weight("blk." + std::to_string(i) + "." + std::string(name), tensor, rows, cols, role);
     };
     in_block("attn_norm.weight", b.attn_norm, 1, c.hidden_size, Role::vector);
     in_block("attn_q.weight", b.attn_q, c.q_size(), c.hidden_size, Role::matrix);
@@ -39,21 +44,10 @@ void visit_weights(Weights& w, const Config& c, Visit&& visit) {
     in_block("ffn_up.weight", b.ffn_up, c.ffn_size, c.hidden_size, Role::matrix);
     in_block("ffn_down.weight", b.ffn_down, c.hidden_size, c.ffn_size, Role::matrix);
   }
-  visit("output_norm.weight", w.output_norm, 1, c.hidden_size, Role::vector);
+  weight("output_norm.weight", w.output_norm, 1, c.hidden_size, Role::vector);
   if (!c.tied_embeddings) {
-    visit("output.weight", w.output, c.vocab_size, c.hidden_size, Role::matrix);
+    weight("output.weight", w.output, c.vocab_size, c.hidden_size, Role::matrix);
   }
-}
-
-std::string shape_text(uint64_t rows, uint64_t cols, bool vector) {
-  if (vector) return "(" + std::to_string(cols) + ")";
-  return "(" + std::to_string(rows) + ", " + std::to_string(cols) + ")";
-}
-
-std::string shape_text(const GgufTensor& t) {
-  std::string text = "(";
-  for (uint32_t d = t.n_dims; d-- > 0;) text += std::to_string(t.dims[d]) + (d > 0 ? ", " : ")");
-  return text;
 }
 
 /// Frequencies that old converters stored with each block; they follow from rope_theta.
@@ -61,27 +55,22 @@ bool is_ignored(std::string_view name) {
   return name.ends_with("attn_rot_embd");
 }
 
-Tensor bind(const Gguf& gguf, const std::string& name, size_t rows, size_t cols, Role role) {
-  const std::string where = gguf.file_name() + ": tensor '" + name + "'";
-  const GgufTensor* found = gguf.find_tensor(name);
-  const bool vector = role == Role::vector;
-  if (found == nullptr) {
-    throw Error(where, "is missing, wanted " + shape_text(rows, cols, vector));
-  }
-  const bool fits = found->n_dims == (vector ? 1u : 2u) && found->dims[0] == cols &&
-                    (vector || found->dims[1] == rows);
-  if (!fits) {
-    throw Error(where,
-                "wanted shape " + shape_text(rows, cols, vector) + ", found " + shape_text(*found));
+Tensor bind(const Gguf& gguf, const WeightSpec& spec) {
+  const std::string where = gguf.file_name() + ": tensor '" + spec.name + "'";
+  const GgufTensor* found = gguf.find_tensor(spec.name);
+  if (found == nullptr) throw Error(where, "is missing, wanted " + shape_text(spec.shape()));
+  if (found->shape() != spec.shape()) {
+    throw Error(where, "wanted shape " + shape_text(spec.shape()) + ", found " +
+                           shape_text(found->shape()));
   }
   const auto type = dtype_from_gguf(found->type);
   if (!type) {
     throw Error(where, "wanted one of " + dtype_names() + ", found " + gguf_type_name(found->type));
   }
-  if (vector && *type != DType::f32) {
-    throw Error(where, "a vector must be f32, found " + std::string(vga::name(*type)));
+  if (spec.is_vector && *type != DType::f32) {
+    throw Error(where, "a vector must be f32, found " + std::string(name(*type)));
   }
-  return {*type, rows, cols, found->data.data()};
+  return {*type, spec.rows, spec.cols, found->data.data()};
 }
 
 void check_rope_factors(const Tensor& factors, const std::string& file) {
@@ -104,26 +93,23 @@ std::array<Tensor*, 8> matrices(BlockWeights& b) {
 std::vector<WeightSpec> weight_specs(const Config& config) {
   std::vector<WeightSpec> specs;
   Weights unused;
-  visit_weights(
-      unused, config, [&](std::string name, Tensor&, size_t rows, size_t cols, Role role) {
-        specs.push_back({std::move(name), rows, cols, role == Role::vector, role != Role::matrix});
-      });
+  visit_weights(unused, config,
+                [&](WeightSpec spec, Tensor&) { specs.push_back(std::move(spec)); });
   return specs;
 }
 
 Weights bind_weights(const Gguf& gguf, const Config& config) {
   Weights weights;
   std::set<std::string, std::less<>> known;
-  visit_weights(weights, config,
-                [&](const std::string& name, Tensor& tensor, size_t rows, size_t cols, Role role) {
-                  tensor = bind(gguf, name, rows, cols, role);
-                  known.insert(name);
-                });
+  visit_weights(weights, config, [&](const WeightSpec& spec, Tensor& tensor) {
+    tensor = bind(gguf, spec);
+    known.insert(spec.name);
+  });
   // A tensor we do not know may change what the model computes (a bias, a gate): never ignore it.
   for (const GgufTensor& tensor : gguf.tensors()) {
     if (!known.contains(tensor.name) && !is_ignored(tensor.name)) {
       throw Error(gguf.file_name(), "tensor '" + std::string(tensor.name) + "' " +
-                                        shape_text(tensor) +
+                                        shape_text(tensor.shape()) +
                                         " belongs to no part of this model as its metadata "
                                         "describes it");
     }

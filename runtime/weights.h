@@ -42,6 +42,10 @@ struct WeightSpec {
   size_t cols;
   bool is_vector;   // of one dimension
   bool keep_float;  // vectors and gates: stored as f32, never quantized
+
+  std::vector<uint64_t> shape() const {
+    return is_vector ? std::vector<uint64_t>{cols} : std::vector<uint64_t>{rows, cols};
+  }
 };
 std::vector<WeightSpec> weight_specs(const Config& config);
 
