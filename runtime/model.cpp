@@ -46,12 +46,14 @@ std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
     const std::vector<vulkan::DeviceInfo> devices = vulkan::devices();
     const size_t index = choose_device(devices, device);
     const size_t wanted = std::min<size_t>(options.device_layers, config.n_layers);
-    const std::vector<Tensor*> tensors = device_tensors(weights, wanted);
+    Weights placed = weights;  // as they are, should there be no room
+    const std::vector<Tensor*> tensors = device_tensors(placed, wanted);
     auto loaded = vulkan::load(index, tensors, session_bytes(config, options.session, wanted),
                                options.progress);
-    if (wanted == config.n_layers && !weights.output.on_device) {
-      weights.output.on_device = weights.token_embd.on_device;
+    if (wanted == config.n_layers && !placed.output.on_device) {
+      placed.output.on_device = placed.token_embd.on_device;
     }
+    weights = std::move(placed);
     n_layers = wanted;
     return loaded;
   } catch (const Error& error) {
