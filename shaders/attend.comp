@@ -30,8 +30,8 @@ layout(binding = 2) readonly buffer KeyWords {
   uint key_words[];
 };
 #endif
-layout(binding = 4) readonly buffer Rows {
-  Row rows[];
+layout(binding = 4) readonly buffer Views {
+  View views[];
 };
 layout(binding = 5) readonly buffer Tiles {
   Tile tiles[];
@@ -54,9 +54,9 @@ shared float total[n_queries];
 shared float rescale[n_queries];
 
 // The part of a span that a row sees.
-uvec2 visible(Row row, uint span_index, bool kept) {
-  const uint begin = kept ? 0 : row.begin;
-  const uint end = kept ? row.kept_end : row.end;
+uvec2 visible(View view, uint span_index, bool kept) {
+  const uint begin = kept ? 0 : view.begin;
+  const uint end = kept ? view.kept_end : view.end;
   const uint first = span_index * span;
   return uvec2(max(begin, first), max(min(end, first + span), first)) - first;
 }
@@ -94,10 +94,9 @@ void main() {
   const Item item = item_at(group_index());
   const Tile tile = tiles[item.tile];
   const uint used_queries = tile.n_rows * item.query_heads;
-  const Row first_row = rows[tile.first_row];
-  const Row last_row = rows[tile.first_row + tile.n_rows - 1];
-  const uint lane_spans =
-      (item.kv_head * n_lanes + first_row.lane) * (kept_spans + ring_spans);
+  const View first_view = views[tile.first_row];
+  const View last_view = views[tile.first_row + tile.n_rows - 1];
+  const uint lane_spans = (item.kv_head * n_lanes + tile.lane) * (kept_spans + ring_spans);
 
   const uint spans = tile.kept_spans + tile.ring_spans;
   const uint first_span = gl_WorkGroupID.z * spans / n_splits;
@@ -122,8 +121,8 @@ void main() {
     const uint place =
         lane_spans + (kept ? s : kept_spans + (tile.ring_start + counted) % ring_spans);
     // What any of the rows sees.
-    const uint begin = visible(first_row, counted, kept).x;
-    const uint end = visible(last_row, counted, kept).y;
+    const uint begin = visible(first_view, counted, kept).x;
+    const uint end = visible(last_view, counted, kept).y;
 
     // Scores; a lane takes positions.
     for (uint p = lane_index(); p < span; p += workgroup_size) {
@@ -157,7 +156,7 @@ void main() {
       }
       for (uint i = 0; i < n_queries; ++i) {
         const uint row = tile.first_row + min(i / item.query_heads, tile.n_rows - 1);
-        const uvec2 seen = visible(rows[row], counted, kept);
+        const uvec2 seen = visible(views[row], counted, kept);
         const bool sees = i < used_queries && p >= seen.x && p < seen.y;
         weights[i * (span / 4) + p / 4][p % 4] = sees ? scores[i] : lowest;
       }

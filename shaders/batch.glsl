@@ -3,8 +3,12 @@
 struct Row {
   uint token;
   uint lane;
-  uint slot;      // of its lane, where its keys and values lie
-  uint kept_end;  // it sees the kept positions [0, kept_end)
+  uint slot;  // of its lane, where its keys and values lie
+};
+
+// What a row sees.
+struct View {
+  uint kept_end;  // the kept positions [0, kept_end)
   // and of its tile's part of the ring these, counted from the first position of its first span
   uint begin;
   uint end;
@@ -14,6 +18,7 @@ struct Row {
 struct Tile {
   uint first_row;
   uint n_rows;
+  uint lane;
   uint kept_spans;  // spans of kept positions that any of them sees
   uint ring_spans;  // the same of the ring
   uint ring_start;  // where in the ring the first of those lies

@@ -16,11 +16,10 @@ layout(binding = 2) writeonly buffer Out {
 layout(push_constant) uniform Push {
   uint n_rows;
   uint cols;
-  uint wanted_base;
 };
 
 void main() {
   const uint stride = padded(cols) / 4;
   const uint i = thread_index();
-  if (i < n_rows * stride) y[i] = x[wanted[wanted_base + i / stride] * stride + i % stride];
+  if (i < n_rows * stride) y[i] = x[wanted[i / stride] * stride + i % stride];
 }

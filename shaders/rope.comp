@@ -20,7 +20,6 @@ layout(push_constant) uniform Push {
   uint head_dim;
   uint n_pairs;
   uint half_split;  // pairs are (i, i + n_pairs), else (2i, 2i + 1)
-  uint angle_base;  // of the first row, in pairs
 };
 
 void main() {
@@ -36,7 +35,7 @@ void main() {
   }
   const uint first = at + (half_split != 0 ? i : 2 * i);
   const uint second = first + (half_split != 0 ? n_pairs : 1);
-  const vec2 angle = cos_sin[angle_base + row * n_pairs + i];
+  const vec2 angle = cos_sin[row * n_pairs + i];
   const float a = x[first];
   const float b = x[second];
   y[first] = a * angle.x - b * angle.y;

@@ -34,7 +34,6 @@ float f16_at(uint at) {
 
 #if defined(WEIGHT_F32) || defined(WEIGHT_F16) || defined(WEIGHT_BF16)
 
-const uint block_elements = 1;
 const uint pair_distance = 4;
 
 uint first_column(uint unit) {
@@ -93,7 +92,6 @@ void decode(uint row, uint unit, uint cols, out vec4 a, out vec4 b) {
 
 #elif defined(WEIGHT_Q8_0)
 
-const uint block_elements = 32;
 const uint block_halves = 17;
 const uint pair_distance = 4;
 
@@ -124,7 +122,6 @@ const uint high_halves = 2;
 const uint high_halves = 0;
 #endif
 
-const uint block_elements = 32;
 const uint block_halves = scale_halves + high_halves + 8;
 const uint pair_distance = 16;
 
@@ -170,7 +167,6 @@ const uint high_words = 8;
 const uint high_words = 0;
 #endif
 
-const uint block_elements = 256;
 const uint block_halves = 2 * (4 + high_words + 32);
 const uint pair_distance = 32;
 
@@ -216,7 +212,6 @@ void decode(uint row, uint unit, uint cols, out vec4 a, out vec4 b) {
 
 #elif defined(WEIGHT_Q6_K)
 
-const uint block_elements = 256;
 const uint block_halves = 105;
 const uint pair_distance = 64;
 

@@ -30,6 +30,16 @@ layout(push_constant) uniform Push {
   uint are_values;
 };
 
+// Rounded to what a half can hold, the nearest, ties to even: packHalf2x16 may cut off instead.
+float nearest_half(float x) {
+  const uint bits = floatBitsToUint(x);
+  const bool finite = (bits >> 23 & 0xFF) != 0xFF;
+  return finite ? uintBitsToFloat((bits + 0xFFF + (bits >> 13 & 1)) & ~0x1FFFu) : x;
+}
+uint pack_halves(vec2 x) {
+  return packHalf2x16(vec2(nearest_half(x.x), nearest_half(x.y)));
+}
+
 // Elements i and i + 1 of a head that begins at `head`.
 vec2 two_elements(uint head, uint i) {
   return vec2(i < head_dim ? x[head + i] : 0, i + 1 < head_dim ? x[head + i + 1] : 0);
@@ -79,12 +89,12 @@ void main() {
     const uint word = scale_word(at_span, i / 32, position);
     const uint bit = scale_bit(position);
     atomicAnd(cache_words[word], ~(0xFFFFu << bit));
-    atomicOr(cache_words[word], packHalf2x16(vec2(step_size, 0)) << bit);
+    atomicOr(cache_words[word], pack_halves(vec2(step_size, 0)) << bit);
   }
 #elif defined(CACHE_F16)
   const uvec4 packed = uvec4(
-      packHalf2x16(two_elements(from, i)), packHalf2x16(two_elements(from, i + 2)),
-      packHalf2x16(two_elements(from, i + 4)), packHalf2x16(two_elements(from, i + 6)));
+      pack_halves(two_elements(from, i)), pack_halves(two_elements(from, i + 2)),
+      pack_halves(two_elements(from, i + 4)), pack_halves(two_elements(from, i + 6)));
 #else
   const uvec4 packed =
       floatBitsToUint(vec4(two_elements(from, i), two_elements(from, i + 2)));

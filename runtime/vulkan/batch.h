@@ -11,8 +11,12 @@ namespace vga::vulkan {
 struct GpuRow {
   uint32_t token;
   uint32_t lane;
-  uint32_t slot;      // of its lane, where its keys and values lie
-  uint32_t kept_end;  // it sees the kept positions [0, kept_end)
+  uint32_t slot;  // of its lane, where its keys and values lie
+};
+
+/// What a row sees.
+struct GpuView {
+  uint32_t kept_end;  // the kept positions [0, kept_end)
   // and these of the ring, counted from the first position of its tile's first span
   uint32_t begin;
   uint32_t end;
@@ -22,13 +26,17 @@ struct GpuRow {
 struct GpuTile {
   uint32_t first_row;
   uint32_t n_rows;
+  uint32_t lane;
   uint32_t kept_spans;  // that any of them sees
   uint32_t ring_spans;
   uint32_t ring_start;  // where in the ring the first of those lies
 };
 
-/// Fills `rows`, and `tiles` of at most `tile_rows` rows.
-void plan_batch(std::span<const BatchRow> batch, const CacheShape& shape, size_t tile_rows,
-                std::vector<GpuRow>& rows, std::vector<GpuTile>& tiles);
+/// Fills `rows`.
+void plan_rows(std::span<const BatchRow> batch, const CacheShape& shape, std::vector<GpuRow>& rows);
+
+/// Fills `views` of the rows, and `tiles` of at most `tile_rows` of them.
+void plan_tiles(std::span<const BatchRow> batch, const CacheShape& shape, size_t tile_rows,
+                std::vector<GpuView>& views, std::vector<GpuTile>& tiles);
 
 }  // namespace vga::vulkan

@@ -12,6 +12,7 @@ namespace {
 
 constexpr uint32_t max_sets = 512;   // dispatches of a piece, without push descriptors
 constexpr uint32_t first_sets = 16;  // of the first piece, so that the device begins early
+constexpr double piece_seconds = 0.05;
 
 bool overlaps(const Range& a, const Range& b) {
   return a.buffer == b.buffer && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
@@ -56,9 +57,28 @@ void wait_until(Commands& c, uint64_t value) {
   c.waited += now - std::exchange(c.busy_since, now);
 }
 
+uint32_t first_time(const Commands& c, const Commands::Piece& piece) {
+  return static_cast<uint32_t>(2 * (&piece - c.pieces.data()));
+}
+
+/// Learns from a piece that is done how much the next ones may hold. Small ones tell little.
+void learn_cost(Commands& c, const Commands::Piece& piece) {
+  if (c.times == VK_NULL_HANDLE || piece.cost < c.max_cost / 4) return;
+  std::array<uint64_t, 2> times;  // begin, end
+  if (vkGetQueryPoolResults(c.device.handle, c.times, first_time(c, piece), 2, sizeof times,
+                            times.data(), sizeof times[0], VK_QUERY_RESULT_64_BIT) != VK_SUCCESS) {
+    return;
+  }
+  const uint64_t ticks = std::max<uint64_t>((times[1] - times[0]) & c.device.clock_mask, 1);
+  const double seconds = static_cast<double>(ticks) * c.device.tick * 1e-9;
+  c.max_cost = std::clamp(std::min(piece.cost * piece_seconds / seconds, 2 * c.max_cost),
+                          c.device.limits.least_cost, c.device.limits.most_cost);
+}
+
 /// Takes back what a piece held once the device is done with it.
 void empty(Commands& c, Commands::Piece& piece) {
   wait_until(c, piece.finished_at);
+  learn_cost(c, piece);
   VK(vkResetCommandPool(c.device.handle, piece.pool, 0));
   if (piece.descriptors != VK_NULL_HANDLE) {
     VK(vkResetDescriptorPool(c.device.handle, piece.descriptors, 0));
@@ -71,14 +91,19 @@ VkCommandBuffer start(Commands& c) {
   if (c.recording) return piece.buffer;
   if (!piece.empty) empty(c, piece);
   piece.empty = false;
+  piece.cost = 0;
   VkCommandBufferBeginInfo info = {};
   info.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO;
   info.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT;
   VK(vkBeginCommandBuffer(piece.buffer, &info));
   c.recording = true;
   c.n_sets = 0;
-  c.cost = 0;
   barrier(c);  // also against the piece before
+  if (c.times != VK_NULL_HANDLE) {
+    vkCmdResetQueryPool(piece.buffer, c.times, first_time(c, piece), 2);
+    vkCmdWriteTimestamp(piece.buffer, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, c.times,
+                        first_time(c, piece));
+  }
   return piece.buffer;
 }
 
@@ -109,6 +134,13 @@ Commands::Commands(Device& on) : Commands(on, nullptr) {
       VK(vkCreateDescriptorPool(device.handle, &sets, nullptr, &piece.descriptors));
     }
   }
+  if (device.clock_mask != 0 && device.limits.least_cost < device.limits.most_cost) {
+    VkQueryPoolCreateInfo queries = {};
+    queries.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO;
+    queries.queryType = VK_QUERY_TYPE_TIMESTAMP;
+    queries.queryCount = static_cast<uint32_t>(2 * pieces.size());
+    VK(vkCreateQueryPool(device.handle, &queries, nullptr, &times));
+  }
   VkSemaphoreTypeCreateInfo type = {};
   type.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO;
   type.semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE;
@@ -121,6 +153,7 @@ Commands::Commands(Device& on) : Commands(on, nullptr) {
 Commands::~Commands() {
   wait_idle(*this);
   vkDestroySemaphore(device.handle, finished, nullptr);
+  vkDestroyQueryPool(device.handle, times, nullptr);
   for (const Piece& piece : pieces) {
     vkDestroyCommandPool(device.handle, piece.pool, nullptr);
     vkDestroyDescriptorPool(device.handle, piece.descriptors, nullptr);
@@ -139,12 +172,12 @@ void dispatch(Commands& c, const Device::Pipeline& p, std::initializer_list<Rang
                              "; wanted a smaller batch");
   }
   const bool idle = c.done == c.submitted;
-  if (c.recording && (c.cost + cost > max_cost(c.device) || c.n_sets == max_sets ||
+  if (c.recording && (c.pieces[c.current].cost + cost > c.max_cost || c.n_sets == max_sets ||
                       (idle && c.n_sets == first_sets))) {
     submit(c);
   }
   VkCommandBuffer commands = start(c);
-  c.cost += cost;
+  c.pieces[c.current].cost += cost;
   ++c.n_sets;
   const std::span<const Range> all(buffers.begin(), buffers.size());
   order(c, all.first(all.size() - 1), all.back());
@@ -219,6 +252,10 @@ uint64_t submit(Commands& c) {
   memory.dstAccessMask = VK_ACCESS_HOST_READ_BIT;
   vkCmdPipelineBarrier(piece.buffer, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0,
                        1, &memory, 0, nullptr, 0, nullptr);
+  if (c.times != VK_NULL_HANDLE) {
+    vkCmdWriteTimestamp(piece.buffer, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, c.times,
+                        first_time(c, piece) + 1);
+  }
   VK(vkEndCommandBuffer(piece.buffer));
   c.recording = false;
   const uint64_t value = c.submitted + 1;

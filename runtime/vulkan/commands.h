@@ -18,12 +18,13 @@ struct Commands {
   Commands& operator=(const Commands&) = delete;
   ~Commands();
 
-  /// Handed over at once, at most max_cost() of work.
+  /// Handed over at once, at most max_cost of work.
   struct Piece {
     VkCommandPool pool = VK_NULL_HANDLE;
     VkCommandBuffer buffer = VK_NULL_HANDLE;
     VkDescriptorPool descriptors = VK_NULL_HANDLE;  // none with push descriptors
     uint64_t finished_at = 0;                       // what `finished` counts to when it is done
+    double cost = 0;                                // of what it holds
     bool empty = false;                             // its pools are reset
   };
 
@@ -31,8 +32,11 @@ struct Commands {
   std::array<Piece, 8> pieces;
   size_t current = 0;  // the piece that is being recorded, or will be next
   bool recording = false;
-  uint32_t n_sets = 0;                    // descriptor sets taken in this piece
-  double cost = 0;                        // of what this piece holds
+  uint32_t n_sets = 0;  // descriptor sets taken in this piece
+  // Multiply-adds that one dispatch, and one piece, should not exceed: as many as this device does
+  // in 50 ms, as far as is known. No driver's watchdog is near, the desktop can draw in between.
+  double max_cost;
+  VkQueryPool times = VK_NULL_HANDLE;     // (pieces, 2) begin and end; none without a clock
   VkSemaphore finished = VK_NULL_HANDLE;  // counts pieces done
   uint64_t submitted = 0;                 // pieces handed over
   uint64_t done = 0;                      // of those, as far as they were waited for
@@ -44,14 +48,8 @@ struct Commands {
   std::chrono::steady_clock::time_point busy_since;
 
  private:
-  Commands(Device& on, std::nullptr_t) : device(on) {}
+  Commands(Device& on, std::nullptr_t) : device(on), max_cost(on.limits.least_cost) {}
 };
-
-/// Multiply-adds that one dispatch, and one piece, should not exceed: some tens of milliseconds on
-/// a slow chip of the device's kind.
-inline double max_cost(const Device& device) {
-  return device.info.type == DeviceInfo::Type::discrete ? 4e9 : 5e8;
-}
 
 /// Runs a pipeline over `groups` workgroups after everything that it depends on. `buffers` are its
 /// bindings, of which the last one is written; `cost` is in multiply-adds.

@@ -51,6 +51,17 @@ void write_cache_file(const std::filesystem::path& file, std::span<const std::by
   }
 }
 
+/// Whether a shader asks for subgroup operations: what it asks for comes first in SPIR-V.
+bool uses_subgroups(std::span<const uint32_t> code) {
+  constexpr size_t header = 5;
+  constexpr uint32_t capability = 2 << 16 | 17;  // OpCapability, two words
+  constexpr uint32_t arithmetic = 63;            // GroupNonUniformArithmetic
+  for (size_t i = header; i + 1 < code.size() && code[i] == capability; i += 2) {
+    if (code[i + 1] == arithmetic) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 void set_name(const Device& device, VkObjectType type, uint64_t object, const char* name) {
@@ -70,6 +81,11 @@ Device::Device(size_t index) : Device(physical_devices().at(index)) {
   if (!info.unfit.empty()) throw Error(info.name, info.unfit);
   limits = limits_of(p);
   queue_family = p.queue_family;
+  tick = p.base.limits.timestampPeriod;
+  // A CPU has no watchdog, and lavapipe waits for all work before it tells the time.
+  if (p.timestamp_bits > 0 && info.type != DeviceInfo::Type::cpu) {
+    clock_mask = UINT64_MAX >> (64 - p.timestamp_bits);
+  }
   memory_types = p.memory;
 
   std::vector<const char*> extensions;
@@ -187,7 +203,8 @@ const Device::Pipeline& pipeline(Device& device, const Shader& shader, uint32_t 
   VkPipelineShaderStageRequiredSubgroupSizeCreateInfoEXT size = {};
   size.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO_EXT;
   size.requiredSubgroupSize = device.limits.subgroup_size;
-  if (device.limits.subgroup_size > 1) {
+  // Others take the size that suits them: where it is wide, registers are few.
+  if (device.limits.subgroup_size > 1 && uses_subgroups(code)) {
     info.stage.pNext = &size;
     info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT;
   }

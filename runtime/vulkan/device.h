@@ -48,6 +48,8 @@ struct Device {
   VkDevice handle = VK_NULL_HANDLE;
   VkQueue queue;
   uint32_t queue_family;
+  double tick = 0;          // nanoseconds of the clock that pieces of work are timed by
+  uint64_t clock_mask = 0;  // bits that count; 0: there is no clock
   VkPhysicalDeviceMemoryProperties memory_types;
   std::atomic<uint64_t> taken = 0;  // bytes of its memory, by all sessions
   std::mutex mutex;

@@ -20,51 +20,82 @@ std::string mebibytes(uint64_t bytes) {
   return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB";
 }
 
-/// Rows of a slice.
-uint64_t rows_of_slice(const Tensor& t, uint64_t limit) {
-  const uint64_t rows = limit / row_bytes(t.type, t.cols);
-  if (rows == 0) {
-    throw Error("Vulkan", "a row of " + std::to_string(row_bytes(t.type, t.cols)) +
-                              " bytes is more than this device can bind");
+/// Rows of a tensor that are bound together.
+struct Part {
+  Weight* weight;
+  const std::byte* data;
+  uint64_t bytes;
+  uint64_t first_row;
+  uint64_t n_rows;
+
+  const std::byte* end() const { return data + bytes; }
+};
+
+/// Cuts tensors into what the device can bind, and orders the parts as they lie in memory.
+std::vector<Part> cut(DeviceWeights& to, std::span<Tensor* const> tensors) {
+  const Limits& limits = to.device.limits;
+  // A part used in place begins and ends anywhere in a page.
+  const uint64_t limit = std::min(limits.storage_range - limits.storage_alignment,
+                                  limits.allocation - 2 * limits.import_alignment);
+  std::vector<Part> parts;
+  for (Tensor* t : tensors) {
+    Weight& weight = to.weights.emplace_back();
+    t->on_device = &weight;
+    const uint64_t bytes_of_row = row_bytes(t->type, t->cols);
+    const uint64_t step = limit / bytes_of_row;
+    if (step == 0) {
+      throw Error("Vulkan", "a row of " + std::to_string(bytes_of_row) +
+                                " bytes is more than this device can bind");
+    }
+    for (uint64_t row = 0; row < t->rows; row += step) {
+      const uint64_t n_rows = std::min(step, t->rows - row);
+      parts.push_back({&weight, t->row(row), n_rows * bytes_of_row, row, n_rows});
+    }
   }
-  return std::min<uint64_t>(rows, t.rows);
+  std::ranges::sort(parts, {}, &Part::data);
+  return parts;
 }
 
-/// A slice whose bytes begin `offset` into a buffer, bound from the aligned place before.
-Weight::Slice slice_at(const Limits& limits, VkBuffer buffer, uint64_t offset, uint64_t bytes,
-                       uint64_t first_row, uint64_t n_rows) {
+/// Where a part is found: `offset` bytes into a buffer, bound from the aligned place before.
+void place(const Limits& limits, const Part& part, VkBuffer buffer, uint64_t offset) {
   const uint64_t start = offset / limits.storage_alignment * limits.storage_alignment;
-  return {.range = {buffer, start, align_up(offset + bytes - start, 4)},
-          .base = static_cast<uint32_t>((offset - start) / 2),
-          .first_row = static_cast<uint32_t>(first_row),
-          .n_rows = static_cast<uint32_t>(n_rows)};
+  part.weight->slices.push_back({.range = {buffer, start, align_up(offset + part.bytes - start, 4)},
+                                 .base = static_cast<uint32_t>((offset - start) / 2),
+                                 .first_row = static_cast<uint32_t>(part.first_row),
+                                 .n_rows = static_cast<uint32_t>(part.n_rows)});
 }
 
-/// Uses the tensor where the host has it; false if the driver does not take it, or the shaders,
-/// which read words.
-bool use_in_place(DeviceWeights& to, const Tensor& t, Weight& weight) {
+/// Lets the device read the parts where the host has them, neighbours in one piece of memory. False
+/// if the driver does not take them all, or the shaders, which read words.
+bool use_in_place(DeviceWeights& to, std::span<const Part> parts) {
   const Limits& limits = to.device.limits;
   const uint64_t page = limits.import_alignment;
-  if (page == 0 || reinterpret_cast<uintptr_t>(t.data) % 4 != 0) return false;
-  const uint64_t limit =
-      std::min(limits.storage_range - limits.storage_alignment, limits.allocation - 2 * page);
-  const uint64_t step = rows_of_slice(t, limit);
-  const size_t n_memory = to.memory.size();
-  for (uint64_t row = 0; row < t.rows; row += step) {
-    const uint64_t n_rows = std::min(step, t.rows - row);
-    const uint64_t bytes = n_rows * row_bytes(t.type, t.cols);
-    const auto address = reinterpret_cast<uintptr_t>(t.row(row));
-    const uint64_t before = address % page;
-    Memory memory = Memory::import(to.device, t.row(row) - before, align_up(before + bytes, page),
-                                   "weights in place");
-    if (memory.buffer == VK_NULL_HANDLE) {
-      to.memory.resize(n_memory);
-      weight.slices.clear();
+  const auto address = [](const Part& p) { return reinterpret_cast<uintptr_t>(p.data); };
+  if (page == 0 || std::ranges::any_of(parts, [&](auto& p) { return address(p) % 4 != 0; })) {
+    return false;
+  }
+  std::vector<Memory> pieces;
+  for (size_t first = 0, end = 0; first < parts.size(); first = end) {
+    const std::byte* start = parts[first].data - address(parts[first]) % page;
+    const auto bytes_to = [&](const Part& last) {
+      return align_up(static_cast<uint64_t>(last.end() - start), page);
+    };
+    // Between neighbours there is no page that is not theirs.
+    for (end = first + 1; end < parts.size(); ++end) {
+      const auto gap = static_cast<uint64_t>(parts[end].data - parts[end - 1].end());
+      if (gap >= page || bytes_to(parts[end]) > limits.allocation) break;
+    }
+    Memory piece = Memory::import(to.device, start, bytes_to(parts[end - 1]), "weights in place");
+    if (piece.buffer == VK_NULL_HANDLE) {
+      for (const Part& part : parts) part.weight->slices.clear();
       return false;
     }
-    weight.slices.push_back(slice_at(limits, memory.buffer, before, bytes, row, n_rows));
-    to.memory.push_back(std::move(memory));
+    for (const Part& part : parts.subspan(first, end - first)) {
+      place(limits, part, piece.buffer, static_cast<uint64_t>(part.data - start));
+    }
+    pieces.push_back(std::move(piece));
   }
+  std::ranges::move(pieces, std::back_inserter(to.memory));
   return true;
 }
 
@@ -72,13 +103,14 @@ bool use_in_place(DeviceWeights& to, const Tensor& t, Weight& weight) {
 class Uploader {
  public:
   explicit Uploader(Device& device)
-      : halves_{Memory(device, staging_bytes, Memory::Kind::upload, "staging"),
-                Memory(device, staging_bytes, Memory::Kind::upload, "staging")},
+      : half_bytes_(std::min(staging_bytes, device.limits.allocation)),
+        halves_{Memory(device, half_bytes_, Memory::Kind::upload, "staging"),
+                Memory(device, half_bytes_, Memory::Kind::upload, "staging")},
         commands_(device) {}
 
   void copy_to(const Memory& to, uint64_t offset, std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
-      const uint64_t n = std::min<uint64_t>(bytes.size(), staging_bytes);
+      const uint64_t n = std::min<uint64_t>(bytes.size(), half_bytes_);
       wait(commands_, submitted_[turn_]);
       std::memcpy(halves_[turn_].mapped, bytes.data(), n);
       copy(commands_, {halves_[turn_].buffer, 0, n}, {to.buffer, offset, n});
@@ -91,6 +123,7 @@ class Uploader {
   void finish() { wait(commands_, submit(commands_)); }
 
  private:
+  uint64_t half_bytes_;
   std::array<Memory, 2> halves_;
   std::array<uint64_t, 2> submitted_{};
   size_t turn_ = 0;
@@ -102,43 +135,32 @@ class Uploader {
 void load(DeviceWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
           const std::function<void(uint64_t, uint64_t)>& progress) {
   const Limits& limits = to.device.limits;
-  const bool unified = to.device.info.type == DeviceInfo::Type::integrated ||
-                       to.device.info.type == DeviceInfo::Type::cpu;
-  // A slice that is to be copied, and where to.
+  const DeviceInfo& device = to.device.info;
+  const bool unified =
+      device.type == DeviceInfo::Type::integrated || device.type == DeviceInfo::Type::cpu;
+  const std::vector<Part> parts = cut(to, tensors);
+  const bool in_place = unified && use_in_place(to, parts);
+
+  // Where copies go.
   struct Copy {
-    const std::byte* from;
+    const Part& part;
     size_t chunk;
     uint64_t offset;
-    uint64_t bytes;
   };
   std::vector<Copy> copies;
-  std::vector<uint64_t> chunks;                    // bytes of each
-  std::vector<std::pair<Weight*, size_t>> copied;  // with the index of its first copy
+  std::vector<uint64_t> chunks;  // bytes of each piece of memory
   uint64_t total = 0;
-  for (Tensor* t : tensors) {
-    Weight& weight = to.weights.emplace_back();
-    t->on_device = &weight;
-    if (unified && use_in_place(to, *t, weight)) continue;
-    copied.emplace_back(&weight, copies.size());
-    const uint64_t step = rows_of_slice(*t, std::min(limits.storage_range, limits.allocation) - 4);
-    for (uint64_t row = 0; row < t->rows; row += step) {
-      const uint64_t n_rows = std::min(step, t->rows - row);
-      const uint64_t bytes = n_rows * row_bytes(t->type, t->cols);
-      uint64_t offset = chunks.empty() ? 0 : align_up(chunks.back(), limits.storage_alignment);
-      if (chunks.empty() || offset + bytes + 4 > std::min(chunk_bytes, limits.allocation)) {
-        chunks.push_back(0);
-        offset = 0;
-      }
-      chunks.back() = offset + align_up(bytes, 4);
-      copies.push_back({t->row(row), chunks.size() - 1, offset, bytes});
-      weight.slices.push_back({.range = {VK_NULL_HANDLE, offset, align_up(bytes, 4)},
-                               .base = 0,
-                               .first_row = static_cast<uint32_t>(row),
-                               .n_rows = static_cast<uint32_t>(n_rows)});
-      total += bytes;
+  for (const Part& part : in_place ? std::span<const Part>() : parts) {
+    uint64_t offset = chunks.empty() ? 0 : align_up(chunks.back(), limits.storage_alignment);
+    if (chunks.empty() ||
+        offset + align_up(part.bytes, 4) > std::min(chunk_bytes, limits.allocation)) {
+      chunks.push_back(0);
+      offset = 0;
     }
+    chunks.back() = offset + align_up(part.bytes, 4);
+    copies.push_back({part, chunks.size() - 1, offset});
+    total += part.bytes;
   }
-  const DeviceInfo& device = to.device.info;
   const uint64_t need = std::accumulate(chunks.begin(), chunks.end(), besides + margin);
   if (need > device.free) {
     throw Error(device.name, "needs " + mebibytes(need) + ", has " + mebibytes(device.free) +
@@ -150,16 +172,13 @@ void load(DeviceWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
   for (const uint64_t bytes : chunks) {
     to.memory.emplace_back(to.device, bytes, Memory::Kind::device, "weights");
   }
-  for (const auto& [weight, first_copy] : copied) {
-    for (size_t i = 0; i < weight->slices.size(); ++i) {
-      weight->slices[i].range.buffer = to.memory[first_chunk + copies[first_copy + i].chunk].buffer;
-    }
-  }
   Uploader uploader(to.device);
   uint64_t done = 0;
   for (const Copy& c : copies) {
-    uploader.copy_to(to.memory[first_chunk + c.chunk], c.offset, {c.from, c.bytes});
-    done += c.bytes;
+    const Memory& chunk = to.memory[first_chunk + c.chunk];
+    place(limits, c.part, chunk.buffer, c.offset);
+    uploader.copy_to(chunk, c.offset, {c.part.data, c.part.bytes});
+    done += c.part.bytes;
     if (progress) progress(done, total);
   }
   uploader.finish();

@@ -1,7 +1,12 @@
 #include "memory.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
+
+#include <sys/mman.h>
+
+#include "../error.h"
 
 namespace vga::vulkan {
 namespace {
@@ -32,6 +37,11 @@ VkBuffer new_vk_buffer(const Device& device, uint64_t bytes, const void* next, c
 
 Memory::Memory(Device& on, uint64_t size, Kind kind, const char* name)
     : device(&on), bytes(std::max<uint64_t>(size, 4)) {
+  if (bytes > on.limits.allocation) {
+    throw Error("Vulkan", std::string(name) + ": wanted " + std::to_string(bytes) +
+                              " bytes at once, the device gives " +
+                              std::to_string(on.limits.allocation));
+  }
   // A half-made Memory is destroyed like a whole one.
   Memory made;
   made.device = device;
@@ -44,6 +54,8 @@ Memory::Memory(Device& on, uint64_t size, Kind kind, const char* name)
   uint32_t type = UINT32_MAX;
   if (kind == Kind::device) {
     type = find_type(on, needs.memoryTypeBits, VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT);
+  } else if (kind == Kind::shared) {
+    type = find_type(on, needs.memoryTypeBits, seen | VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT);
   } else if (kind == Kind::readback) {
     type = find_type(on, needs.memoryTypeBits, seen | VK_MEMORY_PROPERTY_HOST_CACHED_BIT);
   }
@@ -73,6 +85,9 @@ Memory Memory::import(Device& on, const std::byte* host, uint64_t bytes, const c
   constexpr VkExternalMemoryHandleTypeFlagBits type =
       VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT;
   auto* pointer = const_cast<std::byte*>(host);  // Vulkan has no pointer to what it only reads
+  // Nor has Linux: i915 takes pages that may not be written, and loses the device when it uses
+  // them. A mapped file is a private mapping, of which a copy is written if any.
+  if (::mprotect(pointer, bytes, PROT_READ | PROT_WRITE) != 0) return {};
   VkMemoryHostPointerPropertiesEXT allowed = {};
   allowed.sType = VK_STRUCTURE_TYPE_MEMORY_HOST_POINTER_PROPERTIES_EXT;
   if (vkGetMemoryHostPointerPropertiesEXT(on.handle, type, pointer, &allowed) != VK_SUCCESS) {

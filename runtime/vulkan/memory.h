@@ -8,7 +8,8 @@ namespace vga::vulkan {
 struct Memory {
   enum class Kind {
     device,    // fast for the device
-    upload,    // the host writes, the device reads
+    upload,    // the host writes, the device reads once
+    shared,    // the host writes, the device reads time and again
     readback,  // the device writes, the host reads
   };
   Memory() = default;

@@ -19,7 +19,9 @@ namespace {
 ///   range=N allocation=N       bytes of a binding, of a piece of memory
 ///   memory=N                   bytes of the device that are free
 ///   alignment=N                of a binding's offset
+///   cost=N                     multiply-adds of a piece of work, whatever it takes
 ///   no-push-descriptors no-import
+///   discrete                   taken for a discrete GPU, whatever it is
 ///   lose=N                     the device is lost N calls after it was opened
 void apply_forced_limits(Limits& limits) {
   const char* variable = std::getenv("VGA_VULKAN_LIMITS");
@@ -46,6 +48,8 @@ void apply_forced_limits(Limits& limits) {
       limits.push_descriptors = false;
     } else if (key == "no-import") {
       limits.import_alignment = 0;
+    } else if (key == "discrete") {
+      limits.type = DeviceInfo::Type::discrete;
     } else if (value > 0 && key == "subgroup") {
       lower(limits.subgroup_size);
     } else if (value > 0 && key == "range") {
@@ -54,6 +58,9 @@ void apply_forced_limits(Limits& limits) {
       lower(limits.allocation);
     } else if (value > 0 && key == "memory") {
       lower(limits.memory);
+    } else if (value > 0 && key == "cost") {
+      limits.most_cost = static_cast<double>(value);
+      limits.least_cost = limits.most_cost;
     } else if (value > 0 && key == "lose") {
       limits.calls = value;
     } else if (value > 0 && key == "alignment") {
@@ -69,8 +76,8 @@ uint32_t subgroup_size(const Properties& p) {
   const bool sure = p.size_control.subgroupSizeControl == VK_TRUE &&
                     p.size_control.computeFullSubgroups == VK_TRUE &&
                     (p.sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
-  const uint32_t size =
-      std::clamp(p.subgroup.subgroupSize, p.sizes.minSubgroupSize, p.sizes.maxSubgroupSize);
+  // Sixteen where there is a choice: Intel's registers are too few for wider ones.
+  const uint32_t size = std::clamp(16u, p.sizes.minSubgroupSize, p.sizes.maxSubgroupSize);
   const bool enough =
       size > 0 && Limits::workgroup_size / size <= p.sizes.maxComputeWorkgroupSubgroups;
   return sure && enough && size <= Limits::workgroup_size ? size : 1;
@@ -180,15 +187,20 @@ Properties::Properties(VkPhysicalDevice physical) {
   vkGetPhysicalDeviceQueueFamilyProperties(physical, &n_families, nullptr);
   std::vector<VkQueueFamilyProperties> families(n_families);
   vkGetPhysicalDeviceQueueFamilyProperties(physical, &n_families, families.data());
-  for (uint32_t i = n_families; i-- > 0;) {
-    if ((families[i].queueFlags & VK_QUEUE_COMPUTE_BIT) != 0) queue_family = i;
+  // The first that computes, better one that does not draw: what draws is the desktop's, too.
+  bool draws = true;
+  for (uint32_t i = 0; i < n_families && draws; ++i) {
+    if ((families[i].queueFlags & VK_QUEUE_COMPUTE_BIT) == 0) continue;
+    draws = (families[i].queueFlags & VK_QUEUE_GRAPHICS_BIT) != 0;
+    if (!draws || queue_family == UINT32_MAX) queue_family = i;
   }
-  if (queue_family == n_families) queue_family = UINT32_MAX;
+  if (queue_family != UINT32_MAX) timestamp_bits = families[queue_family].timestampValidBits;
 }
 
 Limits limits_of(const Properties& p) {
   const VkPhysicalDeviceLimits& base = p.base.limits;
   Limits limits = {
+      .type = type_of(p.base.deviceType),
       .subgroup_size = subgroup_size(p),
       // Some drivers name four GiB and cannot do it.
       .storage_range = std::min<uint64_t>(base.maxStorageBufferRange, 1u << 31),
@@ -199,20 +211,23 @@ Limits limits_of(const Properties& p) {
                               ? p.host_memory.minImportedHostPointerAlignment
                               : 0,
       .push_descriptors = p.has(VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME),
+      .least_cost = 5e8,
+      .most_cost = 1e11,
       .calls = UINT64_MAX};
   apply_forced_limits(limits);
   if (limits.subgroup_size < p.sizes.minSubgroupSize) limits.subgroup_size = 1;
-  limits.allocation = std::max(limits.allocation, limits.storage_range);
+  limits.storage_range = std::min(limits.storage_range, limits.allocation);
   return limits;
 }
 
 DeviceInfo info_of(VkPhysicalDevice physical, const Properties& p) {
   const bool budget = p.has(VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+  const Limits limits = limits_of(p);
   return {.name = p.base.deviceName,
-          .type = type_of(p.base.deviceType),
+          .type = limits.type,
           .driver = std::string(p.driver.driverName) + " " + p.driver.driverInfo,
           .memory = p.memory.memoryHeaps[own_heap(p.memory)].size,
-          .free = std::min(free_bytes(physical, budget), limits_of(p).memory),
+          .free = std::min(free_bytes(physical, budget), limits.memory),
           .unfit = unfit(p)};
 }
 

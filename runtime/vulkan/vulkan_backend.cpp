@@ -83,45 +83,55 @@ const VulkanBuffer& on_device(const Buffer& buffer) {
   return static_cast<const VulkanBuffer&>(buffer);
 }
 
-/// Keys and values of each layer in a buffer each, as shaders/cache.glsl says.
+/// Keys and values of each layer, head by head, as shaders/cache.glsl says; in as few pieces of
+/// memory as the device allows.
 class VulkanCache : public Cache {
  public:
   VulkanCache(Commands& commands, const CacheShape& shape) : Cache(shape), commands_(commands) {
-    Device& device = commands.device;
-    for (size_t i = 0; i < 2 * shape.n_layers; ++i) {
-      sides_.emplace_back(device, head_bytes() * shape.n_kv_heads, Memory::Kind::device, "cache");
-    }
-    heads_at_once_ =
-        std::min<uint64_t>(shape.n_kv_heads, device.limits.storage_range / head_bytes());
+    const Limits& limits = commands.device.limits;
+    heads_at_once_ = limits.storage_range / head_bytes();
     if (heads_at_once_ == 0) {
-      throw Error("cache",
-                  "one head takes " + std::to_string(head_bytes()) + " bytes, the device binds " +
-                      std::to_string(device.limits.storage_range) + "; wanted a shorter context");
+      throw Error("cache", "one head takes " + std::to_string(head_bytes()) +
+                               " bytes, the device binds " + std::to_string(limits.storage_range) +
+                               "; wanted a shorter context");
     }
-    // A range of heads begins where the device lets a binding begin.
-    while (heads_at_once_ < shape.n_kv_heads &&
-           head_bytes() * heads_at_once_ % device.limits.storage_alignment != 0) {
-      --heads_at_once_;
+    heads_of_memory_ = limits.allocation / head_bytes();
+    const size_t n_heads = 2 * shape.n_layers * shape.n_kv_heads;
+    for (size_t head = 0; head < n_heads; head += heads_of_memory_) {
+      const size_t n = std::min(heads_of_memory_, n_heads - head);
+      memory_.emplace_back(commands.device, n * head_bytes(), Memory::Kind::device, "cache");
     }
-    assert(heads_at_once_ > 0);  // a head is a multiple of 512 bytes, alignments are up to 256
   }
 
   ~VulkanCache() override { finish(commands_); }
 
   enum Side : size_t { keys, values };
+  /// n KV heads from `first` on, as many as heads_from() allows. Where they begin is a multiple of
+  /// 512 bytes, and no device asks for more than 256.
   Range heads(size_t layer, Side side, size_t first, size_t n) const {
-    return {sides_[2 * layer + side].buffer, first * head_bytes(), n * head_bytes()};
+    const size_t head = index(layer, side, first);
+    return {memory_[head / heads_of_memory_].buffer, head % heads_of_memory_ * head_bytes(),
+            n * head_bytes()};
   }
-  /// KV heads that can be bound together.
-  size_t heads_at_once() const { return heads_at_once_; }
-  std::span<const Memory> memories() const { return sides_; }
+  /// How many KV heads from `first` on can be bound at once, with their keys and with their values.
+  size_t heads_from(size_t layer, size_t first) const {
+    size_t n = std::min(heads_at_once_, shape().n_kv_heads - first);
+    for (const Side side : {keys, values}) {
+      n = std::min(n, heads_of_memory_ - index(layer, side, first) % heads_of_memory_);
+    }
+    return n;
+  }
 
  private:
   uint64_t head_bytes() const { return shape().n_lanes * shape().n_spans() * shape().span_bytes(); }
+  size_t index(size_t layer, Side side, size_t head) const {
+    return (2 * layer + side) * shape().n_kv_heads + head;
+  }
 
-  Commands& commands_;         // that use it
-  std::vector<Memory> sides_;  // (n_layers, 2)
-  size_t heads_at_once_;
+  Commands& commands_;          // that use it
+  std::vector<Memory> memory_;  // (n_layers, 2, n_kv_heads) heads
+  size_t heads_at_once_;        // that can be bound
+  size_t heads_of_memory_;
 };
 
 class VulkanBackend : public Backend {
@@ -163,8 +173,8 @@ class VulkanBackend : public Backend {
     wait(commands_, s.last_use);
     // What a workgroup takes is known once the number of query heads is: attend() makes tiles.
     rows_of_batch_.assign(batch.rows.begin(), batch.rows.end());
-    plan_batch(rows_of_batch_, shape_, 1, gpu_rows_, gpu_tiles_);
     tile_rows_ = 0;
+    plan_rows(rows_of_batch_, shape_, gpu_rows_);
     const uint64_t alignment = device_.limits.storage_alignment;
     uint64_t bytes = 0;
     const auto place = [&](uint64_t size) {
@@ -173,12 +183,13 @@ class VulkanBackend : public Backend {
       return Range{VK_NULL_HANDLE, at, std::max<uint64_t>(size, 4)};
     };
     s.rows = place(n_rows_ * sizeof(GpuRow));
+    s.views = place(n_rows_ * sizeof(GpuView));
     s.tiles = place(n_rows_ * sizeof(GpuTile));
     s.angles = place(batch.angles.size_bytes());
     s.kept_angles = place(batch.kept_angles.size_bytes());
     s.wanted = place(batch.wanted.size_bytes());
-    if (s.memory.bytes < bytes) s.memory = Memory(device_, bytes, Memory::Kind::upload, "batch");
-    for (Range* range : {&s.rows, &s.tiles, &s.angles, &s.kept_angles, &s.wanted}) {
+    if (s.memory.bytes < bytes) s.memory = Memory(device_, bytes, Memory::Kind::shared, "batch");
+    for (Range* range : {&s.rows, &s.views, &s.tiles, &s.angles, &s.kept_angles, &s.wanted}) {
       range->buffer = s.memory.buffer;
     }
     fill(s.angles, std::as_bytes(batch.angles));
@@ -254,9 +265,9 @@ class VulkanBackend : public Backend {
     const CacheShape& s = c.shape();
     const auto& p = pipeline(device_, {"write_cache", s.type, {u32(s.head_dim)}}, 3);
     const size_t pieces = s.padded_dim() / piece_elements(s.type);
-    for (const auto& [side, x] : {std::pair(VulkanCache::keys, &k), {VulkanCache::values, &v}}) {
-      for (size_t head = 0; head < s.n_kv_heads; head += c.heads_at_once()) {
-        const size_t n = std::min(c.heads_at_once(), s.n_kv_heads - head);
+    for (size_t head = 0, n = 0; head < s.n_kv_heads; head += n) {
+      n = c.heads_from(layer, head);
+      for (const auto& [side, x] : {std::pair(VulkanCache::keys, &k), {VulkanCache::values, &v}}) {
         dispatch(commands_, p, {slots_[slot_].rows, current(*x), c.heads(layer, side, head, n)},
                  Push{u32(n_rows_), u32(s.n_kv_heads), u32(head), u32(n), u32(s.n_lanes),
                       u32(s.n_spans()), u32(side)},
@@ -274,8 +285,16 @@ class VulkanBackend : public Backend {
     const size_t longest = std::ranges::max(gpu_tiles_, {}, &GpuTile::n_rows).n_rows;
     const size_t n_queries = std::min(n_queries_, group * longest);
     const size_t blocks = (group - 1) / n_queries + 1;
-    for (size_t head = 0; head < s.n_kv_heads; head += c.heads_at_once()) {
-      const size_t n_heads = std::min(c.heads_at_once(), s.n_kv_heads - head);
+    // What a tile costs for one KV head, in multiply-adds, and how many heads one dispatch may
+    // take.
+    const auto cost_of = [&](const GpuTile& t) {
+      return 2.0 * static_cast<double>((t.kept_spans + t.ring_spans) * cache_span * blocks *
+                                       n_queries * s.head_dim);
+    };
+    const double worst = cost_of(*std::ranges::max_element(gpu_tiles_, {}, cost_of));
+    const auto heads_of_dispatch = static_cast<size_t>(std::max(1.0, commands_.max_cost / worst));
+    for (size_t head = 0, n_heads = 0; head < s.n_kv_heads; head += n_heads) {
+      n_heads = std::min(c.heads_from(layer, head), heads_of_dispatch);
       for (size_t first = 0; first < gpu_tiles_.size();) {
         // As many tiles as one dispatch may take.
         double cost = 0;
@@ -283,16 +302,13 @@ class VulkanBackend : public Backend {
         size_t end = first;
         for (; end < gpu_tiles_.size(); ++end) {
           const GpuTile& t = gpu_tiles_[end];
-          const size_t n_spans = t.kept_spans + t.ring_spans;
-          const double tile_cost = 2.0 * static_cast<double>(n_spans * cache_span * n_heads *
-                                                             blocks * n_queries * s.head_dim);
-          if (end > first && cost + tile_cost > max_cost(device_)) break;
+          const double tile_cost = static_cast<double>(n_heads) * cost_of(t);
+          if (end > first && cost + tile_cost > commands_.max_cost) break;
           cost += tile_cost;
-          spans = std::max(spans, n_spans);
+          spans = std::max<size_t>(spans, t.kept_spans + t.ring_spans);
         }
         attend(q, q_kept, c, layer, out,
                {.first_tile = first,
-                .n_tiles = end - first,
                 .head = head,
                 .n_heads = n_heads,
                 .group = group,
@@ -310,12 +326,11 @@ class VulkanBackend : public Backend {
 
   void keep_wanted(const Buffer& x, Buffer& out) override {
     struct Push {
-      uint32_t n_rows, cols, wanted_base;
+      uint32_t n_rows, cols;
     };
     dispatch(commands_, pipeline(device_, {"copy_rows"}, 3),
              {current(x), slots_[slot_].wanted, on_device(out).rows_from(0, n_wanted_)},
-             Push{u32(n_wanted_), u32(x.cols()), 0},
-             threads(n_wanted_ * padded_cols(x.cols()) / 4));
+             Push{u32(n_wanted_), u32(x.cols())}, threads(n_wanted_ * padded_cols(x.cols()) / 4));
     n_rows_ = n_wanted_;
   }
 
@@ -402,13 +417,12 @@ class VulkanBackend : public Backend {
   /// the device works on this one.
   struct Slot {
     Memory memory;
-    Range rows, tiles, angles, kept_angles, wanted;
+    Range rows, views, tiles, angles, kept_angles, wanted;
     uint64_t last_use = 0;  // the submission that a batch ended with, or a later one
   };
 
   struct AttendPart {
     size_t first_tile;
-    size_t n_tiles;
     size_t head;
     size_t n_heads;
     size_t group;  // query heads of a KV head
@@ -480,13 +494,12 @@ class VulkanBackend : public Backend {
   void rotate(const Buffer& x, const Range& angles, size_t head_dim, bool half_split,
               const Buffer& out) {
     struct Push {
-      uint32_t n_rows, n_heads, head_dim, n_pairs, half_split, angle_base;
+      uint32_t n_rows, n_heads, head_dim, n_pairs, half_split;
     };
     const size_t n_heads = x.cols() / head_dim;
-    dispatch(
-        commands_, pipeline(device_, {"rope"}, 3), {current(x), angles, current(out)},
-        Push{u32(n_rows_), u32(n_heads), u32(head_dim), u32(n_pairs_), half_split ? 1u : 0u, 0},
-        threads(n_rows_ * n_heads * (head_dim - n_pairs_)));
+    dispatch(commands_, pipeline(device_, {"rope"}, 3), {current(x), angles, current(out)},
+             Push{u32(n_rows_), u32(n_heads), u32(head_dim), u32(n_pairs_), half_split ? 1u : 0u},
+             threads(n_rows_ * n_heads * (head_dim - n_pairs_)));
   }
 
   void project(const Buffer& x, const Projection& p, const Weight::Slice& slice) {
@@ -497,9 +510,11 @@ class VulkanBackend : public Backend {
     const size_t at_once = rows_at_once(p.out);
     for (size_t row = 0; row < n_rows_; row += at_once) {
       const size_t n_rows = std::min(at_once, n_rows_ - row);
-      const auto per_output = static_cast<double>(n_rows * x.cols());
-      const size_t outputs_at_once =
-          std::max<size_t>(tile, static_cast<size_t>(max_cost(device_) / per_output) / tile * tile);
+      // Multiply-adds, or bytes where those take longer.
+      const auto per_output = static_cast<double>(
+          std::max<uint64_t>(n_rows * x.cols(), row_bytes(p.weight.type, x.cols())));
+      const size_t outputs_at_once = std::max<size_t>(
+          tile, static_cast<size_t>(commands_.max_cost / per_output) / tile * tile);
       const size_t team_outputs = n_rows > 4 ? 1 : 2;
       const Shader shader =
           few ? Shader{"matvec", p.weight.type, {u32(team_outputs), u32(std::bit_ceil(n_rows))}}
@@ -528,8 +543,8 @@ class VulkanBackend : public Backend {
   void make_tiles(size_t tile_rows) {
     if (tile_rows_ == tile_rows) return;
     tile_rows_ = tile_rows;
-    plan_batch(rows_of_batch_, shape_, tile_rows, gpu_rows_, gpu_tiles_);
-    fill(slots_[slot_].rows, std::as_bytes(std::span(gpu_rows_)));
+    plan_tiles(rows_of_batch_, shape_, tile_rows, gpu_views_, gpu_tiles_);
+    fill(slots_[slot_].views, std::as_bytes(std::span(gpu_views_)));
     fill(slots_[slot_].tiles, std::as_bytes(std::span(gpu_tiles_)));
   }
 
@@ -558,7 +573,7 @@ class VulkanBackend : public Backend {
     dispatch(commands_, pipeline(device_, {"attend", s.type, constants}, 7),
              {current(q), q_kept != nullptr ? current(*q_kept) : current(q),
               c.heads(layer, VulkanCache::keys, part.head, part.n_heads),
-              c.heads(layer, VulkanCache::values, part.head, part.n_heads), slot.rows, slot.tiles,
+              c.heads(layer, VulkanCache::values, part.head, part.n_heads), slot.views, slot.tiles,
               n_splits > 1 ? whole(partials_) : current(out)},
              push, grid(part.n_items, n_splits), part.cost);
     if (n_splits == 1) return;
@@ -584,6 +599,7 @@ class VulkanBackend : public Backend {
   size_t tile_rows_ = 0;  // that gpu_tiles_ is made for
   std::vector<BatchRow> rows_of_batch_;
   std::vector<GpuRow> gpu_rows_;
+  std::vector<GpuView> gpu_views_;
   std::vector<GpuTile> gpu_tiles_;
 };
 
