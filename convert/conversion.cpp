@@ -45,7 +45,7 @@ FoundTensors match_names(const Checkpoint& checkpoint, const std::vector<Rename>
 void check_tensor(const WeightSpec& spec, const SourceTensor& tensor, const std::string& where) {
   if (tensor.shape != spec.shape()) {
     throw Error(where,
-                "wanted shape " + shape_text(spec.shape()) + ", found " + shape_text(tensor.shape));
+                "wanted shape " + bracketed(spec.shape()) + ", found " + bracketed(tensor.shape));
   }
   if (!tensor.type) {
     throw Error(where, "wanted f32, f16 or bf16 values, found " + tensor.type_name);
@@ -91,7 +91,7 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
     if (at == found.end()) {
       throw Error(checkpoint.path,
                   "tensor '" + hugging_face_name(spec.name) + "' is missing, wanted " +
-                      shape_text(spec.shape()) +
+                      bracketed(spec.shape()) +
                       (spec.name == "output.weight" ? "; or is tie_word_embeddings true?" : ""));
     }
     const auto& [source_name, tensor] = at->second;
@@ -109,7 +109,7 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
   if (!found.empty()) {
     const auto& left = found.begin()->second;
     throw Error(checkpoint.path, "tensor '" + *left.source_name + "' " +
-                                     shape_text(left.tensor->shape) +
+                                     bracketed(left.tensor->shape) +
                                      " belongs to no part of the model that config.json describes");
   }
   return conversion;

@@ -96,8 +96,8 @@ std::string joined(std::span<const uint64_t> numbers, std::string_view separator
   return text;
 }
 
-std::string shape_text(std::span<const uint64_t> shape) {
-  return "(" + joined(shape, ", ") + ")";
+std::string bracketed(std::span<const uint64_t> numbers) {
+  return "(" + joined(numbers, ", ") + ")";
 }
 
 std::string human_bytes(uint64_t bytes) {

@@ -40,8 +40,8 @@ std::string names_of(const Table& table) {
 /// A list of numbers: "576 x 1536".
 std::string joined(std::span<const uint64_t> numbers, std::string_view separator);
 
-/// A shape in a message: "(4096, 256)".
-std::string shape_text(std::span<const uint64_t> shape);
+/// The same as messages have a shape: "(4096, 256)".
+std::string bracketed(std::span<const uint64_t> numbers);
 
 /// "1.5 MiB", "312 bytes".
 std::string human_bytes(uint64_t bytes);

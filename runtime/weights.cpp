@@ -58,10 +58,10 @@ bool is_ignored(std::string_view name) {
 Tensor bind(const Gguf& gguf, const WeightSpec& spec) {
   const std::string where = gguf.file_name() + ": tensor '" + spec.name + "'";
   const GgufTensor* found = gguf.find_tensor(spec.name);
-  if (found == nullptr) throw Error(where, "is missing, wanted " + shape_text(spec.shape()));
+  if (found == nullptr) throw Error(where, "is missing, wanted " + bracketed(spec.shape()));
   if (found->shape() != spec.shape()) {
-    throw Error(where, "wanted shape " + shape_text(spec.shape()) + ", found " +
-                           shape_text(found->shape()));
+    throw Error(where,
+                "wanted shape " + bracketed(spec.shape()) + ", found " + bracketed(found->shape()));
   }
   const auto type = dtype_from_gguf(found->type);
   if (!type) {
@@ -109,7 +109,7 @@ Weights bind_weights(const Gguf& gguf, const Config& config) {
   for (const GgufTensor& tensor : gguf.tensors()) {
     if (!known.contains(tensor.name) && !is_ignored(tensor.name)) {
       throw Error(gguf.file_name(), "tensor '" + std::string(tensor.name) + "' " +
-                                        shape_text(tensor.shape()) +
+                                        bracketed(tensor.shape()) +
                                         " belongs to no part of this model as its metadata "
                                         "describes it");
     }

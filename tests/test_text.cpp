@@ -90,8 +90,8 @@ TEST(Text, Numbers) {
   EXPECT_EQ(with_commas(1000), "1,000");
   EXPECT_EQ(with_commas(12810240), "12,810,240");
   EXPECT_EQ(joined(std::array<uint64_t, 3>{576, 0, 1536}, " x "), "576 x 0 x 1536");
-  EXPECT_EQ(shape_text(std::array<uint64_t, 2>{4096, 256}), "(4096, 256)");
-  EXPECT_EQ(shape_text({}), "()");
+  EXPECT_EQ(bracketed(std::array<uint64_t, 2>{4096, 256}), "(4096, 256)");
+  EXPECT_EQ(bracketed({}), "()");
 }
 
 }  // namespace
