@@ -1,11 +1,14 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "candidate.h"
+#include "checked.h"
 #include "tensor.h"
 #include "token.h"
 
@@ -58,7 +61,12 @@ struct CacheShape {
   }
   /// Bytes of the keys, or of the values, of one head in one span.
   size_t span_bytes() const { return cache_span * row_bytes(type, padded_dim()); }
-  size_t bytes() const { return 2 * n_layers * n_lanes * n_kv_heads * n_spans() * span_bytes(); }
+  /// nullopt if no number holds them; no Session has such a cache.
+  std::optional<uint64_t> checked_bytes() const {
+    return checked_product(
+        std::array<uint64_t, 6>{2, n_layers, n_lanes, n_kv_heads, n_spans(), span_bytes()});
+  }
+  size_t bytes() const { return checked_bytes().value(); }
 };
 
 class Cache {

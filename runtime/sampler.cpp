@@ -39,7 +39,12 @@ Token Sampler::sample(std::span<const float> logits) {
   if (options_.repeat_penalty != 1) {
     penalized_.assign(logits.begin(), logits.end());
     for (const Token token : std::set(recent_.begin(), recent_.end())) {
-      float& logit = penalized_[static_cast<size_t>(token)];
+      const auto i = static_cast<size_t>(token);
+      if (i >= penalized_.size()) {
+        throw Error("token to penalize", "wanted 0 to " + std::to_string(penalized_.size() - 1) +
+                                             ", found " + std::to_string(token));
+      }
+      float& logit = penalized_[i];
       logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
     }
     logits = penalized_;

@@ -33,7 +33,8 @@ class Sampler {
   const SamplerOptions& options() const { return options_; }
   /// How many of the likeliest tokens the choice depends on; 0: on all logits.
   size_t n_candidates() const;
-  /// Chooses from logits (vocab_size); ties go to the lower id. Does not remember the choice.
+  /// Chooses from logits (vocab_size); ties go to the lower id. Does not remember the choice. An
+  /// Error if a token to be penalized is not of the vocabulary.
   Token sample(std::span<const float> logits);
   /// The same from the likeliest tokens alone, in the order of find_likeliest(): n_candidates() of
   /// them, or all there are.

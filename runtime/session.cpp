@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "cpu/cpu_backend.h"
+#include "cpu/threads.h"
 #include "forward.h"
 #include "kv_window.h"
 #include "model.h"
@@ -54,7 +55,7 @@ void validate(const SessionOptions& o, const Config& config) {
                             " tokens, found " + std::to_string(o.keep));
   }
   in_range("sequences", o.n_sequences, 1, 4096);
-  in_range("threads", o.n_threads, 0, 1024);
+  in_range("threads", o.n_threads, 0, cpu::max_threads);
   in_range("batch", o.max_batch, 1, 1 << 16);
   if (o.cache_type != DType::f16 && o.cache_type != DType::f32 && o.cache_type != DType::q8_0) {
     throw Error("cache type", "wanted f16, f32 or q8_0, found " + std::string(name(o.cache_type)));
@@ -63,6 +64,7 @@ void validate(const SessionOptions& o, const Config& config) {
     throw Error("cache type", "q8_0 wants heads of a multiple of 32 elements, this model's have " +
                                   std::to_string(config.head_dim));
   }
+  cache_bytes(config, o);
 }
 
 /// Brings what an Observer wants to see to host memory, and back what it changed.
@@ -91,7 +93,14 @@ std::span<const float> rope_factors(const Weights& weights) {
 }  // namespace
 
 uint64_t cache_bytes(const Config& config, const SessionOptions& options) {
-  return cache_shape(config, options).bytes();
+  const CacheShape shape = cache_shape(config, options);
+  const std::optional<uint64_t> bytes = shape.checked_bytes();
+  if (!bytes) {
+    throw Error("cache", "wanted less than 2^64 bytes, found " + std::to_string(shape.n_lanes) +
+                             " sequences of " + std::to_string(shape.n_kept + shape.n_ring) +
+                             " tokens");
+  }
+  return *bytes;
 }
 
 uint64_t session_bytes(const Config& c, const SessionOptions& options, size_t n_layers) {

@@ -32,12 +32,15 @@
 namespace vga {
 
 struct SessionOptions {
-  size_t context = 0;      // tokens a sequence can hold; 0 is what the model was trained for
-  size_t window = 0;       // instead of a context: how far a token sees; 0 is without a window
+  size_t context = 0;      // tokens a sequence can hold, up to 2^28; 0 is what the model was
+                           // trained for
+  size_t window = 0;       // instead of a context: how far a token sees, up to 2^28; 0 is without
+                           // a window
   size_t keep = 0;         // with a window: the first tokens that stay in sight, less than window
-  size_t n_sequences = 1;  // independent sequences, each with `context` tokens
-  size_t n_threads = 0;    // 0 is one per physical core
-  size_t max_batch = 256;  // rows computed at once: bounds scratch memory, sets prefill chunks
+  size_t n_sequences = 1;  // independent sequences, each with `context` tokens; up to 4096
+  size_t n_threads = 0;    // up to 1023; 0 is one per physical core
+  size_t max_batch = 256;  // rows computed at once: bounds scratch memory, sets prefill chunks; 1
+                           // to 65536
   DType cache_type = DType::f16;  // f16, f32 or q8_0
 };
 
@@ -60,14 +63,19 @@ struct ModelOptions {
 /// sessions and threads may share it. Must outlive its sessions.
 class Model {
  public:
+  /// An Error, which names the file and what is wrong in it, if it cannot be read, is no GGUF file,
+  /// or holds no model that this runtime computes exactly; also if options.device is none that
+  /// there is or has no room.
   static Model load(const std::filesystem::path& path, const ModelOptions& options = {});
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
   ~Model();
 
+  /// The numbers that define it, all in range.
   const Config& config() const;
   /// An Error if the file has none: such a model takes token ids alone.
   const Tokenizer& tokenizer() const;
+  /// The path as given, for messages.
   const std::string& file_name() const;
   /// The chat template's Jinja text as the file has it; empty if it has none.
   std::string_view chat_template() const;
@@ -76,6 +84,7 @@ class Model {
   uint64_t bytes_per_token() const;
   /// Bytes of all weights.
   uint64_t weight_bytes() const;
+  /// Numbers in its weights; an embedding that doubles as the output matrix counts once.
   uint64_t parameters() const;
   /// "llama 135M Q8_0": architecture, parameters, and the type that most of them have.
   std::string description() const;
@@ -118,6 +127,8 @@ class ContextFull : public Error {
 /// the window shorter than the context that the model was trained for.
 class Session {
  public:
+  /// An empty session. An Error naming the option that is out of range, does not go with another
+  /// one or with this model; std::bad_alloc if there is no memory for the cache.
   explicit Session(const Model& model, const SessionOptions& options = {});
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
@@ -128,6 +139,7 @@ class Session {
   /// Whether a window slides, and how many tokens it keeps for good.
   bool slides() const;
   size_t keep() const;
+  /// Rows that it computes at once.
   size_t max_batch() const;
   /// Where and how it computes: "cpu avx2, 2 threads".
   std::string description() const;
@@ -187,7 +199,8 @@ class Session {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Bytes of KV cache that a session with these options needs on this model.
+/// Bytes of KV cache that a session with these options needs on this model; an Error if no number
+/// holds them.
 uint64_t cache_bytes(const Config& config, const SessionOptions& options);
 
 /// Bytes that `n_layers` of a session take on a device at most, for keys, values, activations and,

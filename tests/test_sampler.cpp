@@ -147,6 +147,14 @@ TEST(Sampler, RepeatPenaltyLooksBackAsFarAsAsked) {
   EXPECT_EQ(sampler.sample(logits), 1);
 }
 
+TEST(Sampler, RefusesToPenalizeWhatIsNoToken) {
+  for (const Token bad : {-1, static_cast<Token>(logits.size()), 1 << 30}) {
+    Sampler sampler({.temperature = 0, .repeat_penalty = 2});
+    sampler.accept(bad);
+    EXPECT_THROW(sampler.sample(logits), Error) << bad;
+  }
+}
+
 TEST(Sampler, TheSameSeedDrawsTheSame) {
   for (const uint64_t seed : {0ull, 1ull, 12345678901ull}) {
     Sampler a({.seed = seed});

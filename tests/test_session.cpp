@@ -216,9 +216,20 @@ TEST_F(SessionErrors, NamesWhatIsOutOfRange) {
   EXPECT_EQ(session.length(), 0);
   EXPECT_THROW(Session(model_, {.context = size_t{1} << 60}), Error);
   EXPECT_THROW(Session(model_, {.n_sequences = 0}), Error);
+  EXPECT_THROW(Session(model_, {.n_threads = 1024}), Error);
   EXPECT_THROW(Session(model_, {.cache_type = DType::bf16}), Error);
   // The tiny model's heads are shorter than a block.
   EXPECT_THROW(Session(model_, {.cache_type = DType::q8_0}), Error);
+}
+
+TEST_F(SessionErrors, ACacheWhoseSizeNoNumberHolds) {
+  Config config = model_.config();
+  config.n_layers = 1024;
+  config.n_kv_heads = 1024;
+  SessionOptions options{.context = 208'083'200, .n_sequences = 660, .cache_type = DType::f32};
+  EXPECT_GT(cache_bytes(config, options), uint64_t{1} << 63);
+  options.n_sequences = 1321;  // a little more than 2 * 2^64 bytes
+  EXPECT_THROW(cache_bytes(config, options), Error);
 }
 
 TEST_F(SessionErrors, PrefillStopsWhenAsked) {

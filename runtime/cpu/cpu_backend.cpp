@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
-#include <utility>
 #include <vector>
 
 #include "../decode.h"
@@ -69,6 +68,7 @@ class CpuBackend : public Backend {
   }
 
   void project(const Buffer& x, std::span<const Projection> projections) override {
+    for (Prepared& form : prepared_) form.valid = false;
     size_t n_outputs = 0;
     for (const Projection& p : projections) {
       n_outputs += padded_rows(p);
@@ -89,7 +89,6 @@ class CpuBackend : public Backend {
         end -= last;
       }
     });
-    for (Prepared& form : prepared_) form.valid = false;
   }
 
   void rope(Buffer& x, size_t head_dim, bool half_split) override {
@@ -191,19 +190,20 @@ class CpuBackend : public Backend {
   /// Activations in the form in which plain, or quantized, weights are multiplied by them.
   struct Prepared {
     std::vector<float> x;
-    bool valid = false;  // during project(), once it is filled
+    bool valid = false;  // for the project() in progress
   };
 
   Prepared& prepared(DType type) { return prepared_[is_plain(type) ? 0 : 1]; }
 
   void prepare(const CpuBuffer& x, DType type) {
     Prepared& form = prepared(type);
-    if (std::exchange(form.valid, true)) return;
+    if (form.valid) return;
     form.x.resize(std::max(form.x.size(), prepared_size(n_rows_, x.cols())));
     const size_t groups = grain_for(x.cols() * prepare_group);
     threads_.run(n_rows_, groups * prepare_group, [&](size_t begin, size_t end, size_t) {
       kernels_.prepare(type, x.row(0), begin, end, x.cols(), form.x.data());
     });
+    form.valid = true;
   }
 
   /// Outputs of a projection, so that the next one begins with a group.

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "../decode.h"
 #include "../encode.h"
@@ -10,8 +9,7 @@
 namespace vga::cpu {
 namespace {
 
-double dot(const float* a, const float* b, size_t n) {
-  double sum = 0;
+double dot(const float* a, const float* b, size_t n, double sum = 0) {
   for (size_t i = 0; i < n; ++i) sum += double{a[i]} * double{b[i]};
   return sum;
 }
@@ -41,11 +39,24 @@ void prepare(DType type, const float* x, size_t begin, size_t end, size_t cols, 
 
 void project(const Tensor& w, size_t first_row, size_t end_row, const float* x, size_t n_tokens,
              float* out, size_t out_stride) {
-  std::vector<float> row(w.cols);
+  // A piece of a row at a time, for some tokens: this must not allocate.
+  constexpr size_t piece = 256;  // whole blocks of any type
+  constexpr size_t group = 16;
   for (size_t r = first_row; r < end_row; ++r) {
-    decode_row(w.type, w.row(r), row);
-    for (size_t t = 0; t < n_tokens; ++t) {
-      out[t * out_stride + r] = static_cast<float>(dot(row.data(), x + t * w.cols, w.cols));
+    for (size_t first = 0; first < n_tokens; first += group) {
+      const size_t n = std::min(group, n_tokens - first);
+      double sums[group] = {};
+      for (size_t c = 0; c < w.cols; c += piece) {
+        float row[piece];
+        const size_t n_cols = std::min(piece, w.cols - c);
+        decode_row(w.type, w.row(r) + row_bytes(w.type, c), {row, n_cols});
+        for (size_t t = 0; t < n; ++t) {
+          sums[t] = dot(row, x + (first + t) * w.cols + c, n_cols, sums[t]);
+        }
+      }
+      for (size_t t = 0; t < n; ++t) {
+        out[(first + t) * out_stride + r] = static_cast<float>(sums[t]);
+      }
     }
   }
 }

@@ -12,11 +12,10 @@
 namespace vga::cpu {
 namespace {
 
-constexpr uint32_t member = 1;       // one worker that takes part
-constexpr uint32_t members = 0x3FF;  // all of them
+constexpr uint32_t member = 1;             // one worker that takes part
+constexpr uint32_t members = max_threads;  // all of them: the bits below the next one
 constexpr uint32_t open_bit = 0x400;
 constexpr uint32_t loop_shift = 11;
-constexpr size_t max_threads = members;
 
 /// Chunks per thread: more balance the load better, fewer are handed out faster.
 constexpr size_t chunks_per_thread = 4;

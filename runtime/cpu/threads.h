@@ -9,6 +9,8 @@
 
 namespace vga::cpu {
 
+constexpr size_t max_threads = 0x3FF;
+
 /// A pool of threads that runs one parallel loop at a time. Waiting threads spin for a few
 /// microseconds, since the next loop of a forward pass is usually that close, then sleep in the
 /// kernel, so an idle session costs nothing and an oversubscribed machine is not fought over.
@@ -17,7 +19,7 @@ namespace vga::cpu {
 /// system runs something else on its core, finds the work done instead of holding everybody up.
 class ThreadPool {
  public:
-  /// The calling thread included; at least 1, at most 1023.
+  /// The calling thread included; at least 1, at most max_threads.
   explicit ThreadPool(size_t n_threads);
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
