@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "error.h"
+#include "gguf.h"
 #include "text.h"
 
 namespace vga {

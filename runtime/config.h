@@ -4,9 +4,10 @@
 #include <string>
 #include <string_view>
 
-#include "gguf.h"
-
 namespace vga {
+
+class Gguf;
+class GgufWriter;
 
 /// Value-State Gated Attention and its relatives (arXiv 2510.09017): g = sigmoid(W s + b) scales
 /// what a head delivers.

@@ -9,6 +9,7 @@
 
 #include "byte_bpe.h"
 #include "error.h"
+#include "gguf.h"
 #include "hash_index.h"
 #include "sentencepiece_model.h"
 #include "text.h"

@@ -8,10 +8,11 @@
 #include <string_view>
 #include <vector>
 
-#include "gguf.h"
 #include "token.h"
 
 namespace vga {
+
+class Gguf;
 
 /// Text to tokens and back. Immutable, shared by all sessions of a model, usable from many threads.
 /// SentencePiece does the work for its own models, and ids equal those of `spm_encode` on any text;

@@ -23,6 +23,7 @@
 
 #include "candidate.h"
 #include "config.h"
+#include "dtype.h"
 #include "error.h"
 #include "observer.h"
 #include "sampler.h"

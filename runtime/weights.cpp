@@ -5,6 +5,7 @@
 #include <set>
 
 #include "error.h"
+#include "gguf.h"
 #include "text.h"
 
 namespace vga {

@@ -5,6 +5,7 @@
 #include <exception>
 
 #include "file.h"
+#include "gguf.h"
 #include "tokenizer.h"
 
 int main(int argc, char** argv) {
