@@ -263,6 +263,7 @@ int perplexity(Flags flags) {
     options.cache_type = vga::DType::f32;
   }
   const vga::Model model = flags.model.load();
+  vga::check_tokens("--tokens", flags.tokens, model);
   if (by_default) options.context = std::min(options.context, model.config().context_length);
   vga::Session session(model, options);
   if (!session.slides() && session.context() < 4) {

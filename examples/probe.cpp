@@ -84,6 +84,8 @@ std::vector<vga::HeadName> choose_heads(const Flags& flags, const vga::ModelProb
 
 int probe(const Flags& flags) {
   const vga::Model model = flags.model.load();
+  vga::check_tokens("--tokens", flags.tokens, model);
+  vga::check_tokens("--leave-out", flags.left_out, model);
   const auto blocks = cut(flags, model);
   std::optional<vga::OutputFile> page;  // before the text is read
   if (!flags.html.empty()) {

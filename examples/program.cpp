@@ -188,6 +188,16 @@ std::string TextFlags::read() const {
   return read_text("/dev/stdin");
 }
 
+void check_tokens(std::string_view flag, std::span<const Token> tokens, const Model& model) {
+  const auto n = static_cast<Token>(model.config().vocab_size);
+  for (const Token token : tokens) {
+    if (token < 0 || token >= n) {
+      throw Error(flag, "wanted ids from 0 to " + std::to_string(n - 1) + ", found " +
+                            std::to_string(token));
+    }
+  }
+}
+
 int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
   std::signal(SIGBUS, on_bus_error);
   try {

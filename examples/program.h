@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -57,6 +58,9 @@ struct TextFlags {
   /// An Error if there is none.
   std::string read() const;
 };
+
+/// An Error naming `flag` unless all of these are tokens of the model.
+void check_tokens(std::string_view flag, std::span<const Token> tokens, const Model& model);
 
 /// Parses the command line and runs `body`, whose result is the exit status. Errors, wrong usage
 /// among them, end as one line on stderr and status 1.

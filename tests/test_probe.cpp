@@ -266,7 +266,12 @@ TEST_F(ProbeProgram, SaysWhatIsWrong) {
   says("vga-probe", text(100) + "-c 1", "--context");
   says("vga-probe", text(100) + "--heads 2.0", "from 0.0 to 1.3, found 2.0");
   says("vga-probe", text(100) + "--heads 1", "LAYER.HEAD");
-  says("vga-probe", "--tokens 3,4,99", "token: wanted 0 to 31, found 99");
+  // Also the last one, which is only predicted, or not looked at.
+  for (const char* program : {"vga-probe", "vga-perplexity -c 4", "vga-perplexity --window 2"}) {
+    says(program, "--tokens 3,4,5,99", "--tokens: wanted ids from 0 to 31, found 99");
+    says(program, "--tokens 3,4,5,-1", "--tokens: wanted ids from 0 to 31, found -1");
+  }
+  says("vga-probe", "--tokens 3,4 --leave-out 32", "--leave-out: wanted ids from 0 to 31");
   says("vga-probe", text(100) + "--html /nowhere/page.html", "/nowhere");
   says("vga-probe", text(100) + "--html '" + model_.string() + "'", "is the input itself");
   says("vga-perplexity", text(100) + "--w8a8 --window 20", "--window");
