@@ -14,8 +14,6 @@
 
 namespace {
 
-constexpr int interrupted_status = 130;  // as shells report a SIGINT
-
 struct Flags {
   std::string checkpoint;
   std::string output;
@@ -80,7 +78,7 @@ int convert(const Flags& flags) {
   vga::check_output(flags.output, inputs);
   if (!write(conversion, flags)) {
     std::cerr << "vga-convert: interrupted, nothing was written\n";
-    return interrupted_status;
+    return vga::interrupted_status();
   }
   print_table(conversion);
   std::cout << "wrote " << vga::printable(flags.output) << '\n';

@@ -281,6 +281,6 @@ int main(int argc, char** argv) {
     report.finish();
     also.finish();
     if (!done) std::cerr << "interrupted: these are the tests done so far\n";
-    return done ? 0 : 130;
+    return done ? 0 : vga::interrupted_status();
   });
 }

@@ -71,6 +71,7 @@ class Chat {
       } catch (const vga::Error& error) {
         notice(error.what());
       }
+      if (vga::terminated()) break;
       // Ctrl-C in the middle of an answer has done its work.
       vga::clear_interrupt();
     }
@@ -271,7 +272,7 @@ int chat(const Flags& flags) {
   const size_t by_default = conversation.format() ? SIZE_MAX : 120;
   vga::catch_interrupts();
   Chat(model, std::move(conversation), flags.n_predict > 0 ? flags.n_predict : by_default).run();
-  return 0;
+  return vga::interrupted() ? vga::interrupted_status() : 0;
 }
 
 }  // namespace

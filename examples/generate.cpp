@@ -117,7 +117,7 @@ int generate(const Flags& flags) {
   }
   if (!std::cout) throw vga::Error("stdout", "cannot write");
   if (!flags.quiet) print(stats, model, session, sampling.seed, why_it_stopped);
-  return vga::interrupted() ? 130 : 0;
+  return vga::interrupted() ? vga::interrupted_status() : 0;
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ struct LineEditor::Impl {
     if (typed == nullptr || length <= 0) {
       std::cout << std::endl;
       const bool was_empty = el_line(editor)->lastchar == el_line(editor)->buffer;
-      const bool dropped = interrupted() && !was_empty;
+      const bool dropped = interrupted() && !terminated() && !was_empty;
       clear_interrupt();
       return dropped ? Line::dropped : Line::end;
     }

@@ -21,7 +21,8 @@ class LineEditor {
   ~LineEditor();
 
   /// The next message without its final line break; nullopt at the end of the input (Ctrl-D) or
-  /// after Ctrl-C on an empty line. Ctrl-C on a line with text drops the message and asks again.
+  /// after SIGTERM or Ctrl-C on an empty line. Ctrl-C on a line with text drops the message and
+  /// asks again.
   std::optional<std::string> read(const std::string& prompt);
 
  private:

@@ -287,7 +287,7 @@ int perplexity(Flags flags) {
     const vga::Score rounded = score_w8a8(flags, model, chunks);
     if (!vga::interrupted()) print_w8a8(flags, score, rounded);
   }
-  return vga::interrupted() ? 130 : 0;
+  return vga::interrupted() ? vga::interrupted_status() : 0;
 }
 
 }  // namespace

@@ -104,7 +104,7 @@ int probe(const Flags& flags) {
             << std::flush;
   if (!std::cout) throw vga::Error("stdout", "cannot write");
   if (vga::interrupted()) std::cerr << "interrupted: these are the blocks so far\n";
-  return vga::interrupted() ? 130 : 0;
+  return vga::interrupted() ? vga::interrupted_status() : 0;
 }
 
 }  // namespace

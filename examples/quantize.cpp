@@ -20,8 +20,6 @@
 
 namespace {
 
-constexpr int interrupted_status = 130;  // as shells report a SIGINT
-
 struct Flags {
   std::string input;
   std::string output;
@@ -196,7 +194,7 @@ int quantize(const Flags& flags) {
   }
   if (!write(plan, input, flags)) {
     std::cerr << "vga-quantize: interrupted, nothing was written\n";
-    return interrupted_status;
+    return vga::interrupted_status();
   }
   print_table(plan, input);
   std::cout << "wrote " << vga::printable(flags.output) << '\n';

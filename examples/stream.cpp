@@ -220,7 +220,7 @@ int stream(Flags flags) {
   if (!std::cout) throw vga::Error("stdout", "cannot write");
   if (vga::interrupted()) {
     std::cerr << "interrupted: this is the state so far\n";
-    return 130;
+    return vga::interrupted_status();
   }
   using Verdict = vga::StreamVerdict::Kind;
   switch (vga::judge(policies, window).kind) {

@@ -12,10 +12,11 @@ namespace vga {
 namespace {
 
 std::atomic<bool> interrupt_flag{false};
+std::atomic<bool> terminate_flag{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may touch nothing else");
 
-void on_interrupt(int signal) {
-  if (interrupt_flag.exchange(true)) {
+void on_signal(int signal) {
+  if ((signal == SIGTERM ? terminate_flag : interrupt_flag).exchange(true)) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
   }
@@ -56,16 +57,22 @@ void Progress::update(uint64_t done, std::string_view note) {
 
 void catch_interrupts() {
   struct sigaction action {};
-  action.sa_handler = on_interrupt;  // no SA_RESTART: a read that waits for a line must wake up
+  action.sa_handler = on_signal;  // no SA_RESTART: a read that waits for a line must wake up
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
 }
 
 bool interrupted() {
-  return interrupt_flag;
+  return interrupt_flag || terminate_flag;
+}
+bool terminated() {
+  return terminate_flag;
 }
 void clear_interrupt() {
   interrupt_flag = false;
+}
+int interrupted_status() {
+  return 128 + (terminate_flag ? SIGTERM : SIGINT);
 }
 
 }  // namespace vga
