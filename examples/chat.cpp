@@ -96,6 +96,8 @@ class Chat {
               << std::endl;
   }
 
+  static bool keep_going() { return !vga::interrupted(); }
+
   void greet() const {
     const vga::Config& config = model_.config();
     const std::string& name = config.model_name.empty() ? model_.file_name() : config.model_name;
@@ -115,7 +117,7 @@ class Chat {
     if (colour_) std::cout << "\x1b[36m";
     const auto answer = conversation_.ask(
         message, max_answer_, [](std::string_view text) { std::cout << text << std::flush; },
-        [] { return !vga::interrupted(); });
+        keep_going);
     if (colour_) std::cout << "\x1b[0m";
     std::cout << std::endl;
     if (!std::cout) throw vga::Error("stdout", "cannot write");
@@ -123,7 +125,10 @@ class Chat {
     stats_.tokens += answer.tokens;
     stats_.prefill_seconds += answer.prefill_seconds;
     stats_.decode_seconds += answer.decode_seconds;
-    if (vga::interrupted()) notice("stopped");
+    if (vga::interrupted()) {
+      notice(answer.taken_back ? "stopped; the message was not read to its end and does not count"
+                               : "stopped");
+    }
     if (answer.context_full) {
       notice(conversation_.session().slides() ? "this turn alone fills the window, so it ends here"
                                               : "the context is full; /clear starts over");
@@ -210,8 +215,9 @@ class Chat {
     } catch (const nlohmann::json::exception& error) {
       throw vga::Error(file, std::string("is no saved conversation: ") + error.what());
     }
-    conversation_.replay(system, turns);
-    notice("loaded " + std::to_string(turns.size()) + " turns");
+    notice(conversation_.replay(system, turns, keep_going)
+               ? "loaded " + std::to_string(turns.size()) + " turns"
+               : "stopped; the conversation is empty");
   }
 
   void show_stats() const {

@@ -109,9 +109,29 @@ bool Conversation::make_room(int64_t n_tokens) {
   return std::max(begins_.front(), keep) >= first;
 }
 
-/// Feeds what stands before an answer and enters the turn. Throws ContextFull before anything is
-/// changed.
-void Conversation::begin_turn(const std::string& user, std::span<const Token> prompt) {
+/// False if `keep_going` ended it before all tokens were read.
+bool Conversation::read(std::span<const Token> tokens, const std::function<bool()>& keep_going) {
+  size_t done = 0;
+  session_->prefill(tokens, 0, [&](size_t n) {
+    done = n;
+    return keep_going();
+  });
+  return done == tokens.size();
+}
+
+/// Cuts the text to its length before the last turn, of which nothing else is left.
+void Conversation::take_back(int64_t length) {
+  try {
+    session_->truncate(length);
+  } catch (const Error&) {
+    start_over(system_);
+  }
+}
+
+/// Feeds what stands before an answer and enters the turn; false if `keep_going` ended that, and
+/// then it is taken back. Throws ContextFull before anything is changed.
+bool Conversation::begin_turn(const std::string& user, std::span<const Token> prompt,
+                              const std::function<bool()>& keep_going) {
   if (prompt.empty()) throw Error("message", "is empty, wanted at least one token");
   const int64_t length = session_->length();
   // Where the turn comes into view. Kept tokens that are not the opening know of no marker.
@@ -132,11 +152,18 @@ void Conversation::begin_turn(const std::string& user, std::span<const Token> pr
                       std::to_string(room));
   }
   // The end of the last turn belongs to that one.
-  if (begin > 0) session_->prefill(prompt.first(begin));
+  if (begin > 0 && !read(prompt.first(begin), keep_going)) {
+    take_back(length);
+    return false;
+  }
   turns_.push_back({user, ""});
   begins_.push_back(length + static_cast<int64_t>(begin));
   make_room(length + static_cast<int64_t>(prompt.size()));
-  session_->prefill(prompt.subspan(begin));
+  if (read(prompt.subspan(begin), keep_going)) return true;
+  turns_.pop_back();
+  begins_.pop_back();
+  take_back(length);
+  return false;
 }
 
 Conversation::Answer Conversation::ask(const std::string& user, size_t max_tokens,
@@ -147,7 +174,10 @@ Conversation::Answer Conversation::ask(const std::string& user, size_t max_token
   Answer answer;
   answer.prompt_tokens = prompt.size();
   auto start = Clock::now();
-  begin_turn(user, prompt);
+  if (!begin_turn(user, prompt, keep_going)) {
+    answer.taken_back = true;
+    return answer;
+  }
   for (const Token token : prompt) sampler_.accept(token);
   session_->wait();
   answer.prefill_seconds = seconds_since(start);
@@ -187,7 +217,8 @@ void Conversation::set_system(const std::string& system) {
   start_over(system);
 }
 
-void Conversation::replay(const std::string& system, const std::vector<Turn>& turns) {
+bool Conversation::replay(const std::string& system, const std::vector<Turn>& turns,
+                          const std::function<bool()>& keep_going) {
   if (system.empty()) {
     start_over("");
   } else {
@@ -195,19 +226,26 @@ void Conversation::replay(const std::string& system, const std::vector<Turn>& tu
   }
   try {
     for (const Turn& turn : turns) {
-      begin_turn(turn.user, render(session_->length() == 0, system_, turn.user));
+      if (!begin_turn(turn.user, render(session_->length() == 0, system_, turn.user), keep_going)) {
+        clear();
+        return false;
+      }
       turns_.back().answer = turn.answer;
       const std::vector<Token> answer = model_->tokenizer().encode(turn.answer);
       if (!make_room(session_->length() + static_cast<int64_t>(answer.size()))) {
         throw ContextFull("a turn of the saved conversation is longer than the " +
                           std::string(session_->slides() ? "window" : "context has room for"));
       }
-      if (!answer.empty()) session_->prefill(answer);
+      if (!answer.empty() && !read(answer, keep_going)) {
+        clear();
+        return false;
+      }
     }
-  } catch (const ContextFull&) {
+  } catch (...) {
     clear();
     throw;
   }
+  return true;
 }
 
 }  // namespace vga

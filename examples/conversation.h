@@ -41,10 +41,12 @@ class Conversation {
     double decode_seconds = 0;
     bool context_full = false;  // the answer was cut: no room in the context, or the turn alone
                                 // fills the window
+    bool taken_back = false;    // `keep_going` ended it before all of `user` was read
   };
   /// Feeds `user` and generates until the model ends its turn, `keep_going` returns false, or
   /// max_tokens are out. `on_text` gets the answer piece by piece, whole characters only.
-  /// What was generated stays in the conversation however it ended.
+  /// What was generated stays in the conversation however it ended. A turn that was not read to its
+  /// end is taken back; where a window has slid too far for that, all is forgotten.
   /// Throws ContextFull before anything is changed if `user` does not fit, not even alone into the
   /// window.
   Answer ask(const std::string& user, size_t max_tokens,
@@ -56,9 +58,10 @@ class Conversation {
   /// Sets the system prompt and forgets all turns. An Error if the format has no place for one, or
   /// if it leaves no room in the window; the conversation stays as it was then.
   void set_system(const std::string& system);
-  /// Replaces the conversation by a saved one. Throws ContextFull if it does not fit; then the
-  /// conversation is empty.
-  void replay(const std::string& system, const std::vector<Turn>& turns);
+  /// Replaces the conversation by a saved one. If that does not fit, has an empty turn or is ended
+  /// by `keep_going`, which makes it false, the conversation is empty.
+  bool replay(const std::string& system, const std::vector<Turn>& turns,
+              const std::function<bool()>& keep_going);
 
   const std::string& system() const { return system_; }
   /// The turns in view; those that left the window are gone.
@@ -74,7 +77,10 @@ class Conversation {
   std::vector<Token> render(bool first, const std::string& system, const std::string& user) const;
   size_t words_begin(bool first, const std::string& system, const std::string& user) const;
   void start_over(const std::string& system);
-  void begin_turn(const std::string& user, std::span<const Token> prompt);
+  bool begin_turn(const std::string& user, std::span<const Token> prompt,
+                  const std::function<bool()>& keep_going);
+  bool read(std::span<const Token> tokens, const std::function<bool()>& keep_going);
+  void take_back(int64_t length);
   bool make_room(int64_t n_tokens);
 
   const Model* model_;

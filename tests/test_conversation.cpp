@@ -151,10 +151,61 @@ TEST_P(ConversationTest, ASavedConversationMayBeLongerThanTheWindow) {
   Conversation chat = conversation();
   std::vector<Turn> turns;
   for (const std::string& message : messages) turns.push_back({message, "abc"});
-  chat.replay("be kind", turns);
+  EXPECT_TRUE(chat.replay("be kind", turns, [] { return true; }));
   EXPECT_GT(chat.forgotten_turns(), 0u);
   EXPECT_EQ(chat.turns().back().user, messages.back());
   EXPECT_EQ(chat.turns().back().answer, "abc");
+}
+
+// A message of several batches, stopped after each of them.
+TEST_P(ConversationTest, AMessageThatIsNotReadToItsEndIsTakenBack) {
+  const std::string message(100, 'a');
+  for (size_t n_before : {0, 1, 5}) {
+    bool stopped = true;
+    for (size_t n_batches = 1; stopped; ++n_batches) {
+      Conversation chat = conversation(window * 4);
+      for (size_t i = 0; i < n_before; ++i) ask(chat, messages[i], 3);
+      const int64_t length = chat.session().length();
+      size_t seen = 0;
+      const auto answer = chat.ask(
+          message, 3, [](std::string_view) {}, [&] { return ++seen < n_batches; });
+      stopped = answer.taken_back;
+      if (!stopped) continue;
+      EXPECT_EQ(answer.text, "");
+      EXPECT_EQ(chat.session().length(), length);
+      EXPECT_EQ(chat.turns().size(), n_before);
+      Conversation fresh = conversation(window * 4);
+      for (size_t i = 0; i < n_before; ++i) ask(fresh, messages[i], 3);
+      EXPECT_EQ(ask(chat, "go on", 6), ask(fresh, "go on", 6));
+    }
+  }
+}
+
+// Also in a window so short that turns had to go for it, and again and again.
+TEST_P(ConversationTest, WhatWentForAMessageThatIsTakenBackStaysForgotten) {
+  Conversation chat = conversation(window + 80);
+  for (size_t i = 0; i < 30; ++i) {
+    ask(chat, messages[i % messages.size()], 0);
+    const auto answer = chat.ask(
+        std::string(70 + i, 'a'), 3, [](std::string_view) {}, [] { return false; });
+    EXPECT_TRUE(answer.taken_back);
+    EXPECT_EQ(chat.turns().size() + chat.forgotten_turns(), i + 1);
+  }
+  Conversation fresh = conversation();
+  for (const Turn& turn : chat.turns()) ask(fresh, turn.user, 0);
+  EXPECT_EQ(ask(chat, "one more", 6), ask(fresh, "one more", 6));
+}
+
+TEST_P(ConversationTest, ASavedConversationThatIsNotReadLeavesNothing) {
+  Conversation chat = conversation();
+  const std::string longer(100, 'a');
+  EXPECT_FALSE(chat.replay("", {{"who are you", "abc"}, {longer, "abc"}}, [] { return false; }));
+  EXPECT_EQ(chat.turns().size(), 0u);
+  EXPECT_EQ(chat.session().length(), 0);
+  EXPECT_THROW(chat.replay("", {{"who", "abc"}, {std::string(400, 'a'), ""}}, [] { return true; }),
+               ContextFull);
+  EXPECT_EQ(chat.turns().size(), 0u);
+  EXPECT_EQ(chat.session().length(), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, ConversationTest,
