@@ -70,6 +70,12 @@ void Conversation::start_over(const std::string& system) {
                                        " has no room for turns behind it");
     }
   }
+  if (session_ && session_->length() > 0) {
+    // Nothing is a repetition any more. Another seed: what comes is not to be what came first.
+    SamplerOptions sampler = sampler_.options();
+    ++sampler.seed;
+    sampler_ = Sampler(sampler);
+  }
   if (session_ && session_->keep() == options.keep) {
     session_->truncate(0);
   } else {

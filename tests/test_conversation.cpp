@@ -191,8 +191,9 @@ TEST_P(ConversationTest, WhatWentForAMessageThatIsTakenBackStaysForgotten) {
     EXPECT_TRUE(answer.taken_back);
     EXPECT_EQ(chat.turns().size() + chat.forgotten_turns(), i + 1);
   }
-  Conversation fresh = conversation();
+  Conversation fresh = conversation(window + 80);
   for (const Turn& turn : chat.turns()) ask(fresh, turn.user, 0);
+  EXPECT_GT(chat.forgotten_turns(), 0u);
   EXPECT_EQ(ask(chat, "one more", 6), ask(fresh, "one more", 6));
 }
 
@@ -206,6 +207,16 @@ TEST_P(ConversationTest, ASavedConversationThatIsNotReadLeavesNothing) {
                ContextFull);
   EXPECT_EQ(chat.turns().size(), 0u);
   EXPECT_EQ(chat.session().length(), 0);
+}
+
+// What was said before is no repetition any more.
+TEST_P(ConversationTest, ClearedIsAsGoodAsNew) {
+  const SamplerOptions sampler{.temperature = 0, .repeat_penalty = 3};
+  Conversation chat(model_, {.context = 400, .n_threads = 1}, sampler, GetParam());
+  const std::string first = ask(chat, "why", 12);
+  ask(chat, "tell me more", 8);
+  chat.clear();
+  EXPECT_EQ(ask(chat, "why", 12), first);
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, ConversationTest,
