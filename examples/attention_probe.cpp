@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "terminal.h"
+
 namespace vga {
 namespace {
 
@@ -133,6 +135,7 @@ std::vector<FirstTokenUse> probe_first_token(const Model& model,
   for (const std::vector<Token>& piece : pieces) {
     session.truncate(0);
     session.prefill(piece);
+    if (interrupted()) break;  // a first piece there is
   }
   std::vector<FirstTokenUse> use;
   for (const Sums& s : observer.sums) {

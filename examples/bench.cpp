@@ -101,8 +101,7 @@ class Runner {
       length = 0;
     }
     if (length < depth) {
-      session_.prefill(random_tokens(depth - length), 0,
-                       [](size_t) { return !vga::interrupted(); });
+      session_.prefill(random_tokens(depth - length), 0, go_on);
       session_.wait();
     }
     if (vga::interrupted()) return false;
@@ -110,17 +109,20 @@ class Runner {
     return true;
   }
 
-  /// Nanoseconds from the first token in to the likeliest one after the last.
+  /// Nanoseconds from the first token in to the likeliest one after the last; meaningless if
+  /// interrupted.
   uint64_t run(size_t n_prompt, size_t n_gen) {
     const std::vector<vga::Token> prompt = random_tokens(n_prompt);
     const std::vector<vga::Token> next = random_tokens(n_gen);
     const double waited = session_.device_wait_seconds();
     const auto start = Clock::now();
     for (size_t i = 0; i < n_prompt; i += n_batch_) {
-      session_.prefill(std::span(prompt).subspan(i, std::min(n_batch_, n_prompt - i)));
+      session_.prefill(std::span(prompt).subspan(i, std::min(n_batch_, n_prompt - i)), 0, go_on);
+      if (vga::interrupted()) break;
     }
     if (n_prompt > 0) session_.likeliest(1);
     for (const vga::Token token : next) {
+      if (vga::interrupted()) break;
       session_.append(token);
       session_.likeliest(1);
     }
@@ -134,6 +136,8 @@ class Runner {
   bool waits_for_device() const { return session_.device_wait_seconds() > 0; }
 
  private:
+  static bool go_on(size_t) { return !vga::interrupted(); }
+
   std::vector<vga::Token> random_tokens(size_t n) {
     std::uniform_int_distribution<vga::Token> any(0, static_cast<vga::Token>(vocab_size_ - 1));
     std::vector<vga::Token> tokens(n);

@@ -214,7 +214,9 @@ class TemporaryFile {
 vga::Score score_w8a8(const Flags& flags, const vga::Model& model, std::span<const Chunk> chunks) {
   constexpr size_t n_calibration = 16;
   const TemporaryFile file;
-  vga::write_int8_weights(flags.model.file, file.path(), flags.model.session.n_threads);
+  if (!vga::write_int8_weights(flags.model.file, file.path(), flags.model.session.n_threads)) {
+    return {};
+  }
   vga::ModelOptions options = flags.model.model;
   options.session = flags.model.session;
   const vga::Model rounded = vga::load_model(file.path(), options);
@@ -280,7 +282,9 @@ int perplexity(Flags flags) {
 
   vga::catch_interrupts();
   const vga::Score score = score_chunks(session, chunks);
-  if (!flags.w8a8) {
+  if (score.tokens == 0) {
+    std::cerr << "interrupted before any token was scored\n";
+  } else if (!flags.w8a8) {
     print(flags, score, chunks.size(), session);
     if (vga::interrupted()) std::cerr << "interrupted: this is the value so far\n";
   } else if (!vga::interrupted()) {

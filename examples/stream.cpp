@@ -163,6 +163,7 @@ void read(const Flags& flags, std::span<vga::Token> text, std::vector<vga::Strea
       // Written by the window that keeps the most.
       if (flags.generate > 0 && policy.kind() == Kind::window) text[end] = sampler.sample(logits);
     }
+    if (vga::interrupted()) break;  // a policy may not have read all of the chunk
     for (vga::StreamPolicy& policy : policies) policy.score(text, begin, end);
     run.tokens = end;
     if (run.memory_filled == 0 && begin >= 2 * window + rings_are_full) {
@@ -205,9 +206,12 @@ int stream(Flags flags) {
   vga::catch_interrupts();
   read(flags, text, policies, run);
   if (run.tokens < 2 * window) {
-    throw vga::Error("interrupted before two windows were read");
+    std::cerr << "interrupted before two windows were read\n";
+    return vga::interrupted_status();
   }
-  run.layers = probe(model, std::span(text).first(run.tokens), flags.model.session.n_threads);
+  // Nobody who interrupts waits for more.
+  if (!vga::interrupted())
+    run.layers = probe(model, std::span(text).first(run.tokens), flags.model.session.n_threads);
 
   if (plot) {
     plot->write(vga::svg_plot(run, policies));

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <numeric>
 
+#include "terminal.h"
+
 namespace vga {
 
 StreamPolicy::StreamPolicy(const Model& model, Kind kind, const SessionOptions& options,
@@ -46,7 +48,9 @@ std::span<const float> StreamPolicy::run(std::span<const Token> text, size_t beg
     for (size_t position = begin; position < end; ++position) {
       if (!is_sample(position)) continue;
       session_.truncate(0);
-      session_.prefill(text.subspan(position + 1 - window_, window_));
+      session_.prefill(text.subspan(position + 1 - window_, window_), 0,
+                       [](size_t) { return !interrupted(); });
+      if (interrupted()) break;
       const auto logits = session_.logits();
       sample_logits_.insert(sample_logits_.end(), logits.begin(), logits.end());
     }

@@ -28,7 +28,8 @@ class StreamPolicy {
                size_t n_tokens);
 
   /// Runs tokens [begin, end) of the text. Logits of all of them (end - begin, vocab_size), valid
-  /// until the next call; none if this policy needs none or is done.
+  /// until the next call; none if this policy needs none or is done. If interrupted they may be
+  /// fewer, and are not to be scored.
   std::span<const float> run(std::span<const Token> text, size_t begin, size_t end);
   /// Scores how tokens [begin + 1, end + 1) were predicted by the run before.
   void score(std::span<const Token> text, size_t begin, size_t end);

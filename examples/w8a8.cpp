@@ -8,6 +8,7 @@
 #include "decode.h"
 #include "file.h"
 #include "gguf.h"
+#include "terminal.h"
 #include "weights.h"
 
 namespace vga {
@@ -69,14 +70,14 @@ Int8Grid best_symmetric_grid(std::span<const float> weights, size_t n_threads) {
   std::vector<double> errors(n_candidates);
   cpu::ThreadPool threads(n_threads);
   threads.run(n_candidates, 1, [&](size_t begin, size_t end, size_t) {
-    for (size_t i = begin; i < end; ++i) {
+    for (size_t i = begin; i < end && !interrupted(); ++i) {
       for (const float w : weights) errors[i] += std::pow(w - grids[i].round(w), 2);
     }
   });
   return grids[static_cast<size_t>(std::ranges::min_element(errors) - errors.begin())];
 }
 
-void write_int8_weights(const std::filesystem::path& model_file,
+bool write_int8_weights(const std::filesystem::path& model_file,
                         const std::filesystem::path& out_file, size_t n_threads) {
   const Gguf input = Gguf::open(model_file);
   Config config = read_config(input);
@@ -88,9 +89,11 @@ void write_int8_weights(const std::filesystem::path& model_file,
   for (const WeightSpec& spec : specs) {
     writer.add_tensor(spec.name, DType::f32, spec.rows, spec.cols, spec.is_vector ? 1 : 2);
   }
+  Progress progress("rounding weights", writer.file_size());
   OutputFile out(out_file);
   writer.begin(out);
   for (const WeightSpec& spec : specs) {
+    progress.update(out.size(), spec.name);
     const bool is_output = spec.name == "output.weight";
     const bool tied = is_output && input.find_tensor(spec.name) == nullptr;
     const GgufTensor& from = *input.find_tensor(tied ? "token_embd.weight" : spec.name);
@@ -102,10 +105,12 @@ void write_int8_weights(const std::filesystem::path& model_file,
       const Int8Grid grid = best_symmetric_grid(values, n_threads);
       for (float& w : values) w = static_cast<float>(grid.round(w));
     }
+    if (interrupted()) return false;
     out.write(std::as_bytes(std::span(values)));
     writer.pad(out);
   }
   out.commit();
+  return true;
 }
 
 bool Int8Activations::wants(Site site) const {

@@ -27,12 +27,13 @@ struct Int8Grid {
   double round(double x) const;
 };
 
-/// Of 100 ranges up to half beyond the largest magnitude the one with the smallest squared error.
+/// Of 100 ranges up to half beyond the largest magnitude the one with the smallest squared error;
+/// any if interrupted.
 Int8Grid best_symmetric_grid(std::span<const float> weights, size_t n_threads);
 
 /// Writes `model_file` with rounded weights, as f32 and without a tokenizer. Gates and the matrix
-/// that makes the logits are left as they are.
-void write_int8_weights(const std::filesystem::path& model_file,
+/// that makes the logits are left as they are. False, and no file, if interrupted.
+bool write_int8_weights(const std::filesystem::path& model_file,
                         const std::filesystem::path& out_file, size_t n_threads);
 
 /// Rounds activations: what norms, projections, attention (scores, weights and what it mixed), the
