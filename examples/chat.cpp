@@ -1,5 +1,6 @@
 /// vga-chat: talk with a model, or write a story with it.
 
+#include <array>
 #include <cstdlib>
 #include <iostream>
 
@@ -197,6 +198,7 @@ class Chat {
     for (const vga::Turn& turn : conversation_.turns()) {
       out["turns"].push_back({{"user", turn.user}, {"answer", turn.answer}});
     }
+    vga::check_output(file, std::array{model_.file_name()});
     vga::OutputFile to(file);
     to.write(out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
     to.commit();

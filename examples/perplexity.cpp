@@ -51,21 +51,28 @@ bool each_logits(vga::Session& session, std::span<const vga::Token> tokens, size
   return true;
 }
 
-void save_logits(const vga::Model& model, vga::Session& session, std::span<const vga::Token> tokens,
-                 const std::string& path) {
+void save_logits(const Flags& flags, const vga::Model& model, vga::Session& session) {
+  vga::check_output(flags.save_logits, std::vector{flags.model.file, flags.text.file});
+  const std::vector<vga::Token> tokens =
+      !flags.tokens.empty() ? flags.tokens : model.tokenizer().encode_prompt(flags.text.read());
   const auto room = static_cast<size_t>(session.room());
   if (tokens.empty() || tokens.size() > room) {
     throw vga::Error("--save-logits", "wanted 1 to " + std::to_string(room) +
                                           " tokens (-c sets the context), found " +
                                           std::to_string(tokens.size()));
   }
-  vga::OutputFile out(path);
+  vga::OutputFile out(flags.save_logits);
   out.write(vga::npy_header(tokens.size(), model.config().vocab_size));
-  each_logits(session, tokens, 0,
-              [&](size_t, std::span<const float> logits) { out.write(std::as_bytes(logits)); });
+  const auto write = [&](size_t, std::span<const float> logits) {
+    out.write(std::as_bytes(logits));
+  };
+  if (!each_logits(session, tokens, 0, write)) {
+    std::cerr << "interrupted, nothing was written\n";
+    return;
+  }
   out.commit();
   std::cerr << "wrote float32 (" << tokens.size() << ", " << model.config().vocab_size << ") to "
-            << path << '\n';
+            << vga::printable(flags.save_logits) << '\n';
 }
 
 /// Something to score: `first` is the first token whose successor counts.
@@ -272,11 +279,9 @@ int perplexity(Flags flags) {
     throw vga::Error("--context", "wanted at least 4 tokens");
   }
   if (!flags.save_logits.empty()) {
-    save_logits(
-        model, session,
-        !flags.tokens.empty() ? flags.tokens : model.tokenizer().encode_prompt(flags.text.read()),
-        flags.save_logits);
-    return 0;
+    vga::catch_interrupts();
+    save_logits(flags, model, session);
+    return vga::interrupted() ? vga::interrupted_status() : 0;
   }
   const std::vector<Chunk> chunks = cut(flags, model, session);
 

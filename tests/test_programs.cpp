@@ -35,5 +35,29 @@ TEST_F(Programs, ChatEndsAtSigterm) {
   EXPECT_NE(outcome.errors.find("stopped"), std::string::npos) << outcome.errors;
 }
 
+TEST_F(Programs, InputsAndDevicesAreNotWrittenOver) {
+  const std::string before = read_text(model_);
+  const auto refused = [&](const Outcome& outcome, const std::string& says) {
+    EXPECT_NE(outcome.errors.find(says), std::string::npos) << outcome.errors;
+    EXPECT_EQ(read_text(model_), before);
+    EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  };
+  const std::string own = "is the input itself";
+  const std::string text = directory_.write("text", "abc").string();
+  const std::string model = model_.string();
+  for (const std::string& name : {model, text}) {
+    const Outcome outcome = run("vga-perplexity", "-f '" + text + "' --save-logits '" + name + "'");
+    EXPECT_EQ(outcome.status, 1);
+    refused(outcome, own);
+  }
+  EXPECT_EQ(read_text(text), "abc");
+  refused(run("vga-perplexity", "-p abc --save-logits /dev/null"), "not a regular file");
+  const auto script = directory_.write("script", "/save " + model + "\n/save /dev/null\n").string();
+  const Outcome chat = run("vga-chat", "", script);
+  EXPECT_EQ(chat.status, 0);
+  refused(chat, own);
+  refused(chat, "not a regular file");
+}
+
 }  // namespace
 }  // namespace vga::test
