@@ -231,6 +231,7 @@ bool bench(const vga::BenchFlags& flags, const vga::ModelOptions& options,
         result.samples_ns = measure(runner, test, flags, result.host_ns_per_token);
         if (vga::interrupted()) return false;
         report(result);
+        vga::check_stdout();
       }
     }
   }

@@ -72,6 +72,7 @@ class Chat {
       } catch (const vga::Error& error) {
         notice(error.what());
       }
+      vga::check_stdout();
       if (vga::terminated()) break;
       // Ctrl-C in the middle of an answer has done its work.
       vga::clear_interrupt();
@@ -97,7 +98,7 @@ class Chat {
               << std::endl;
   }
 
-  static bool keep_going() { return !vga::interrupted(); }
+  static bool keep_going() { return !vga::interrupted() && std::cout.good(); }
 
   void greet() const {
     const vga::Config& config = model_.config();
@@ -121,7 +122,6 @@ class Chat {
         keep_going);
     if (colour_) std::cout << "\x1b[0m";
     std::cout << std::endl;
-    if (!std::cout) throw vga::Error("stdout", "cannot write");
     stats_.prompt_tokens += answer.prompt_tokens;
     stats_.tokens += answer.tokens;
     stats_.prefill_seconds += answer.prefill_seconds;

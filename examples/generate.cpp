@@ -108,14 +108,14 @@ int generate(const Flags& flags) {
         why_it_stopped = "the model ended its text";
         break;
       }
-      std::cout << decoder.add(token) << std::flush;
+      std::cout << decoder.add(token);
+      vga::check_stdout();
       session.append(token);
       ++stats.new_tokens;
     }
     stats.decode_seconds = seconds_since(start);
     std::cout << decoder.finish();
   }
-  if (!std::cout) throw vga::Error("stdout", "cannot write");
   if (!flags.quiet) print(stats, model, session, sampling.seed, why_it_stopped);
   return vga::interrupted() ? vga::interrupted_status() : 0;
 }

@@ -100,9 +100,7 @@ int probe(const Flags& flags) {
     page->write(vga::html_report(model, found, heads));
     page->commit();
   }
-  std::cout << (flags.json ? vga::json_report(model, found) : vga::text_report(model, found))
-            << std::flush;
-  if (!std::cout) throw vga::Error("stdout", "cannot write");
+  std::cout << (flags.json ? vga::json_report(model, found) : vga::text_report(model, found));
   if (vga::interrupted()) std::cerr << "interrupted: these are the blocks so far\n";
   return vga::interrupted() ? vga::interrupted_status() : 0;
 }

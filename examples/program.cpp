@@ -198,11 +198,20 @@ void check_tokens(std::string_view flag, std::span<const Token> tokens, const Mo
   }
 }
 
+void check_stdout() {
+  // Some is written by printf().
+  if (!std::cout.flush() || std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    throw Error("stdout", "cannot write");
+  }
+}
+
 int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
   std::signal(SIGBUS, on_bus_error);
   try {
     app.parse(argc, argv);
-    return body();
+    const int status = body();
+    check_stdout();
+    return status;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help and its like
     std::cerr << app.get_name() << ": error: " << printable(error.what()) << "; see --help\n";

@@ -62,8 +62,12 @@ struct TextFlags {
 /// An Error naming `flag` unless all of these are tokens of the model.
 void check_tokens(std::string_view flag, std::span<const Token> tokens, const Model& model);
 
+/// An Error if something could not be written to stdout: for loops, as run_program() looks at the
+/// end.
+void check_stdout();
+
 /// Parses the command line and runs `body`, whose result is the exit status. Errors, wrong usage
-/// among them, end as one line on stderr and status 1.
+/// and that of check_stdout() among them, end as one line on stderr and status 1.
 int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body);
 
 /// "123" with as many digits as make sense: 3 significant ones, at least to the unit.

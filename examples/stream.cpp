@@ -219,9 +219,7 @@ int stream(Flags flags) {
   }
   std::cout << (flags.json  ? vga::json_report(run, policies)
                 : flags.csv ? vga::csv_report(policies)
-                            : vga::text_report(run, policies))
-            << std::flush;
-  if (!std::cout) throw vga::Error("stdout", "cannot write");
+                            : vga::text_report(run, policies));
   if (vga::interrupted()) {
     std::cerr << "interrupted: this is the state so far\n";
     return vga::interrupted_status();

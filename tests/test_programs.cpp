@@ -59,5 +59,25 @@ TEST_F(Programs, InputsAndDevicesAreNotWrittenOver) {
   refused(chat, "not a regular file");
 }
 
+// Also where a text has no end.
+TEST_F(Programs, EndWhenStdoutIsFull) {
+  const std::string text = directory_.write("text", std::string(300, 'a')).string();
+  const std::string script = directory_.write("script", "abc\nabc\nabc\n").string();
+  for (const std::string& arguments :
+       {std::string("vga-generate -p abc -n -1 --ignore-end --window 16"),
+        std::string("vga-chat --window 16 -n 1000000000"), "vga-perplexity -f '" + text + "'",
+        "vga-stream -w 16 -f '" + text + "'", "vga-probe -f '" + text + "'",
+        std::string("vga-bench -p 0 -n 1 -r 1 -d 0-400+1 -o jsonl")}) {
+    const Outcome outcome = run(arguments, ">/dev/full", script, "timeout 60");
+    EXPECT_EQ(outcome.status, 1) << arguments;
+    EXPECT_NE(outcome.errors.find("error: stdout: cannot write\n"), std::string::npos)
+        << outcome.errors;
+  }
+  for (const std::string& program : {"vga-inspect '" + model_.string() + "'",
+                                     "vga-quantize --dry-run '" + model_.string() + "' out q8_0"}) {
+    EXPECT_EQ(test::run(program + " >/dev/full").status, 1) << program;
+  }
+}
+
 }  // namespace
 }  // namespace vga::test
