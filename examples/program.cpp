@@ -180,7 +180,7 @@ void TextFlags::add_to(CLI::App& app, const std::string& what) {
 }
 
 std::string TextFlags::read() const {
-  if (!text.empty()) return text;
+  if (text) return *text;
   if (!file.empty() && file != "-") return read_text(file);
   if (file.empty() && is_terminal(STDIN_FILENO)) {
     throw Error("no text: give -p TEXT, -f FILE, or pipe it in");

@@ -51,7 +51,7 @@ struct SamplerFlags {
 
 /// Text from -p, else from the file -f ("-" is stdin), else from stdin if it is not a terminal.
 struct TextFlags {
-  std::string text;
+  std::optional<std::string> text;  // may be empty
   std::string file;
 
   void add_to(CLI::App& app, const std::string& what);

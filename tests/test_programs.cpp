@@ -79,5 +79,22 @@ TEST_F(Programs, EndWhenStdoutIsFull) {
   }
 }
 
+TEST_F(Programs, AnEmptyPromptIsOne) {
+  const auto piped = directory_.write("piped", "b").string();
+  const Outcome empty = run("vga-generate", "-p '' --temp 0 -n 8", piped);
+  EXPECT_EQ(empty.status, 0) << empty.errors;
+  EXPECT_NE(empty.errors.find("prefill 1 tokens"), std::string::npos) << empty.errors;
+  const Outcome none = run("vga-generate", "--temp 0 -n 8", piped);
+  EXPECT_NE(none.errors.find("prefill 3 tokens"), std::string::npos) << none.errors;
+
+  GgufImage image = tiny_model();
+  image.set("tokenizer.ggml.add_bos_token", GgufType::boolean, std::string(1, '\0'));
+  const auto no_bos = directory_.write("no_bos.gguf", image.bytes()).string();
+  const Outcome refused = test::run("vga-generate -p '' -m '" + no_bos + "'");
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_EQ(refused.errors,
+            "vga-generate: error: prompt: is empty, and this model starts with no <s>\n");
+}
+
 }  // namespace
 }  // namespace vga::test
