@@ -6,6 +6,7 @@
 #include <limits>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -486,6 +487,17 @@ TEST_P(BadModels, OneClearLine) {
   const Outcome outcome = run_generate(path);
   EXPECT_EQ(outcome.status, 1) << outcome.errors;
   EXPECT_EQ(outcome.errors, "vga-generate: error: " + message + "\n");
+
+  // What cannot be looked at either is an error, all else says why it cannot be run. That there is
+  // no tokenizer is no reason.
+  const Outcome inspected = run("vga-inspect --json '" + path.string() + "'");
+  if (inspected.status != 0) {
+    EXPECT_EQ(inspected.errors, "vga-inspect: error: " + message + "\n");
+  } else if (std::string_view(bad.name) != "TokenizerMissing") {
+    const auto report = nlohmann::json::parse(inspected.output);
+    EXPECT_EQ(report.at("runnable"), false);
+    EXPECT_EQ(report.value("problem", ""), message);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Gguf, BadModels, testing::ValuesIn(bad_models),
