@@ -14,6 +14,7 @@
 #include "memory_bandwidth.h"
 #include "program.h"
 #include "terminal.h"
+#include "text.h"
 
 namespace {
 
@@ -216,7 +217,8 @@ bool bench(const vga::BenchFlags& flags, const vga::ModelOptions& options,
         for (size_t i = 0; i < flags.delay && !vga::interrupted(); ++i) {
           std::this_thread::sleep_for(std::chrono::seconds(1));
         }
-        if (flags.progress) std::cerr << "vga-bench: " << load.file << ": " << test.name() << '\n';
+        if (flags.progress)
+          std::cerr << "vga-bench: " << vga::printable(load.file) << ": " << test.name() << '\n';
         vga::BenchResult result{load,
                                 model.description(),
                                 model.weight_bytes(),

@@ -1,15 +1,16 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdio>
 #include <string>
 
 namespace vga {
 
-/// snprintf as a string, for lines of up to a kilobyte.
+/// snprintf as a string.
 template <class... Arguments>
 std::string format(const char* pattern, Arguments... arguments) {
-  char text[1024];
-  std::snprintf(text, sizeof text, pattern, arguments...);
+  std::string text(static_cast<size_t>(std::snprintf(nullptr, 0, pattern, arguments...)), '\0');
+  std::snprintf(text.data(), text.size() + 1, pattern, arguments...);
   return text;
 }
 

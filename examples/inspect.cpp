@@ -85,7 +85,7 @@ size_t check_tensors(const vga::Gguf& gguf) {
     progress.update(done++, tensor.name);
     if (const size_t bad = count_non_finite(tensor)) {
       ++bad_tensors;
-      std::cerr << gguf.file_name() << ": tensor '" << tensor.name << "': " << bad
+      std::cerr << vga::printable(gguf.file_name()) << ": tensor '" << tensor.name << "': " << bad
                 << " values are NaN or infinite\n";
     }
   }
@@ -94,7 +94,7 @@ size_t check_tensors(const vga::Gguf& gguf) {
 
 void print_text(const vga::Gguf& gguf, const vga::Config* config, const std::string& problem,
                 size_t context) {
-  std::cout << gguf.file_name() << ": GGUF v" << gguf.version() << ", "
+  std::cout << vga::printable(gguf.file_name()) << ": GGUF v" << gguf.version() << ", "
             << vga::human_bytes(gguf.file_size()) << ", " << gguf.tensors().size() << " tensors\n";
   if (config != nullptr) {
     const Needs n = needs(gguf, *config, context);

@@ -9,6 +9,7 @@
 #include "probe_report.h"
 #include "program.h"
 #include "svg.h"
+#include "text.h"
 
 namespace vga {
 namespace {
@@ -272,8 +273,8 @@ std::string first_tokens(const Model& model, const ModelProbe& probe) {
   } catch (const Error&) {  // a model on bare token ids
     return "";
   }
-  return "<p class=\"note\">The " + std::to_string(n) + " tokens: &ldquo;" + escaped(text) +
-         "&rdquo;</p>\n";
+  return "<p class=\"note\">The " + std::to_string(n) + " tokens: &ldquo;" +
+         escaped(printable(text)) + "&rdquo;</p>\n";
 }
 
 }  // namespace
@@ -281,7 +282,7 @@ std::string first_tokens(const Model& model, const ModelProbe& probe) {
 std::string html_report(const Model& model, const ModelProbe& probe,
                         const std::vector<HeadName>& shown) {
   const Config& c = model.config();
-  const std::string title = escaped(title_of(model));
+  const std::string title = escaped(printable(title_of(model)));
   const auto tile = [](const std::string& value, const char* what) {
     return "<div class=\"tile\"><b>" + value + "</b><span>" + what + "</span></div>\n";
   };

@@ -7,6 +7,7 @@
 
 #include "format.h"
 #include "program.h"
+#include "text.h"
 
 namespace vga {
 namespace {
@@ -49,7 +50,7 @@ std::string gate_in_words(const Config& c) {
 std::string text_report(const Model& model, const ModelProbe& probe) {
   const bool gated = static_cast<bool>(model.config().gate);
   std::string text = format("%s, gate: %s\n%zu tokens in %zu blocks of %zu\n\n",
-                            title_of(model).c_str(), gate_in_words(model.config()).c_str(),
+                            printable(title_of(model)).c_str(), gate_in_words(model.config()).c_str(),
                             probe.tokens, probe.n_blocks, probe.block_tokens);
   text +=
       "        attention on the first token                         value norm  residual norm\n"

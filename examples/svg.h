@@ -6,12 +6,14 @@
 
 namespace vga {
 
-/// Text as SVG and HTML want it.
+/// Printable text as SVG and HTML want it.
 inline std::string escaped(std::string_view text) {
   std::string out;
   for (const char c : text) {
     if (c == '<') {
       out += "&lt;";
+    } else if (c == '>') {
+      out += "&gt;";
     } else if (c == '&') {
       out += "&amp;";
     } else {

@@ -96,5 +96,26 @@ TEST_F(Programs, AnEmptyPromptIsOne) {
             "vga-generate: error: prompt: is empty, and this model starts with no <s>\n");
 }
 
+// What a file is called neither moves the cursor nor ends a page or a picture early.
+TEST_F(Programs, NamesOfAnyLengthAndContent) {
+  GgufImage image = tiny_model();
+  image.set("general.name", "\x1b[2J<b>\x01\xff]]>" + std::string(3000, 'n'));
+  const auto model = directory_.write("named.gguf", image.bytes()).string();
+  const auto text = directory_.write("text", std::string(300, 'a')).string();
+  const auto page = (directory_.path() / "page.html").string();
+  const auto picture = (directory_.path() / "picture.svg").string();
+  for (const std::string& arguments :
+       {"vga-probe --html '" + page + "' -f '" + text + "'", std::string("vga-chat"),
+        "vga-stream -w 16 --plot '" + picture + "' -f '" + text + "'"}) {
+    const Outcome outcome = test::run(arguments + " -m '" + model + "'");
+    EXPECT_EQ(outcome.status, 0) << outcome.errors;
+    EXPECT_EQ((outcome.output + outcome.errors).find('\x1b'), std::string::npos) << arguments;
+  }
+  const std::string name = "\\x1B[2J&lt;b&gt;\\x01\\xFF]]&gt;" + std::string(3000, 'n');
+  EXPECT_NE(read_text(page).find("<h1>" + name + "</h1>"), std::string::npos);
+  EXPECT_NE(read_text(picture).find(name), std::string::npos);
+  EXPECT_TRUE(read_text(picture).ends_with("</svg>\n"));
+}
+
 }  // namespace
 }  // namespace vga::test

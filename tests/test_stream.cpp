@@ -198,8 +198,9 @@ TEST_F(StreamProgram, APlotIsWholeWhateverTheModelsName) {
   const Outcome outcome = run(text(300) + "-w 30 --plot '" + plot.string() + "'");
   ASSERT_EQ(outcome.status, 0) << outcome.errors;
   const std::string svg = read_text(plot);
-  EXPECT_NE(svg.find("xx &lt;&amp;> \\xFF\\x1B: perplexity so far, window of 30 tokens</text>\n"),
-            std::string::npos)
+  EXPECT_NE(
+      svg.find("xx &lt;&amp;&gt; \\xFF\\x1B: perplexity so far, window of 30 tokens</text>\n"),
+      std::string::npos)
       << svg.substr(0, 2000);
 }
 
