@@ -149,6 +149,7 @@ void read(const Flags& flags, std::span<vga::Token> text, std::vector<vga::Strea
           vga::StreamRun& run) {
   const size_t window = run.window;
   vga::Sampler sampler(flags.sampler.resolve());
+  sampler.accept(text[0]);
   LiveTable table;
   memory_bytes();  // what measuring itself takes is not to count as growth
   while (run.tokens < text.size() - 1 && !vga::interrupted()) {
@@ -158,12 +159,16 @@ void read(const Flags& flags, std::span<vga::Token> text, std::vector<vga::Strea
                            ? begin + 1
                            : std::min({begin + std::min(flags.batch, window), text.size() - 1,
                                        (begin / window + 1) * window});
+    std::span<const float> logits;  // of the window that keeps the most
     for (vga::StreamPolicy& policy : policies) {
-      const auto logits = policy.run(text, begin, end);
-      // Written by the window that keeps the most.
-      if (flags.generate > 0 && policy.kind() == Kind::window) text[end] = sampler.sample(logits);
+      const auto found = policy.run(text, begin, end);
+      if (policy.kind() == Kind::window) logits = found;
     }
     if (vga::interrupted()) break;  // a policy may not have read all of the chunk
+    if (flags.generate > 0) {
+      text[end] = sampler.sample(logits);
+      sampler.accept(text[end]);
+    }
     for (vga::StreamPolicy& policy : policies) policy.score(text, begin, end);
     run.tokens = end;
     if (run.memory_filled == 0 && begin >= 2 * window + rings_are_full) {

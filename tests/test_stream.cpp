@@ -235,6 +235,18 @@ TEST_F(StreamProgram, PerplexityReadsTheWholeTextThroughAWindow) {
   EXPECT_NEAR(window.at("perplexity"), ppl, 1e-9 + allowed_difference() * ppl);
 }
 
+TEST_F(StreamProgram, WhatItWritesIsSampledAsAsked) {
+  const auto perplexity = [&](const std::string& flags) {
+    const auto outcome = run("-w 16 --generate 200 --seed 1 --json " + flags);
+    EXPECT_EQ(outcome.status, 0) << outcome.errors;
+    return json::parse(outcome.output).at("policies")[0].at("ppl").get<double>();
+  };
+  const double plain = perplexity("");
+  EXPECT_EQ(perplexity(""), plain);
+  EXPECT_NE(perplexity("--repeat-penalty 2"), plain);
+  EXPECT_NE(perplexity("--repeat-penalty 2 --repeat-last 2"), perplexity("--repeat-penalty 2"));
+}
+
 TEST_F(StreamProgram, GenerateEndsWhenItIsTold) {
   const std::string endless = "-p abc --seed 1 --ignore-end ";
   const auto with = run("vga-generate", endless + "--window 16 --keep 2 -n 200");
