@@ -110,8 +110,7 @@ int main(int argc, char** argv) {
                      ". Vectors and gates stay f32; vga-quantize --help says more")
       ->capture_default_str()
       ->type_name("TYPE");
-  app.add_option("-t,--threads", flags.n_threads, "CPU threads (default: one per physical core)")
-      ->type_name("N");
+  vga::add_threads_to(app, flags.n_threads);
   app.add_option("--tokenizer", flags.tokenizer,
                  "SentencePiece model (default: tokenizer.model beside the weights)")
       ->type_name("FILE");

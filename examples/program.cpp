@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "cpu/kernels.h"
+#include "cpu/threads.h"
 #include "file.h"
 #include "terminal.h"
 #include "text.h"
@@ -51,8 +52,7 @@ void ModelFlags::add_to(CLI::App& app) {
   app.add_option("-c,--context", session.context,
                  "Tokens the KV cache holds (default: what the model was trained for)")
       ->type_name("N");
-  app.add_option("-t,--threads", session.n_threads, "CPU threads (default: one per physical core)")
-      ->type_name("N");
+  add_threads_to(app, session.n_threads);
   app.add_option_function<std::string>(
          "--cache-type",
          [this](const std::string& type) { session.cache_type = *dtype_from_name(type); },
@@ -99,6 +99,13 @@ Model ModelFlags::load() const {
               << " tokens at once; a window should be shorter, found " << session.window << '\n';
   }
   return loaded;
+}
+
+void add_threads_to(CLI::App& app, size_t& n_threads) {
+  n_threads = cpu::default_threads();
+  app.add_option("-t,--threads", n_threads, "CPU threads (default: one per physical core)")
+      ->check(CLI::Range(size_t{1}, cpu::max_threads))
+      ->type_name("N");
 }
 
 void add_device_to(CLI::App& app, ModelOptions& options) {

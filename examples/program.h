@@ -30,6 +30,9 @@ struct ModelFlags {
   Model load() const;
 };
 
+/// Adds -t, 1 to cpu::max_threads; without it `n_threads` is what a session would take.
+void add_threads_to(CLI::App& app, size_t& n_threads);
+
 /// Adds --device, --gpu-layers and --list-devices, which prints and ends the program.
 void add_device_to(CLI::App& app, ModelOptions& options);
 

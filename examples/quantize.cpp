@@ -238,8 +238,7 @@ int main(int argc, char** argv) {
       ->required()
       ->type_name("TYPE");
   app.add_flag("--pure", flags.pure, "The matrix that makes the logits has TYPE, too");
-  app.add_option("-t,--threads", flags.n_threads, "CPU threads (default: one per physical core)")
-      ->type_name("N");
+  vga::add_threads_to(app, flags.n_threads);
   app.add_flag("--dry-run", flags.dry_run, "Show what would be written, write nothing");
   return vga::run_program(app, argc, argv, [&] { return quantize(flags); });
 }

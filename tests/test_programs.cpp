@@ -117,5 +117,18 @@ TEST_F(Programs, NamesOfAnyLengthAndContent) {
   EXPECT_TRUE(read_text(picture).ends_with("</svg>\n"));
 }
 
+TEST_F(Programs, ThreadsAreOneTo1024) {
+  const std::string model = "'" + model_.string() + "'";
+  for (const std::string& program :
+       {"vga-generate -p a -m " + model, "vga-perplexity -p a -m " + model,
+        "vga-quantize " + model + " out.gguf q8_0", std::string("vga-convert nothing --dry-run")}) {
+    for (const char* n : {" -t 0", " -t 1025", " -t -1"}) {
+      const Outcome outcome = test::run(program + n);
+      EXPECT_EQ(outcome.status, 1) << program << n;
+      EXPECT_NE(outcome.errors.find("--threads"), std::string::npos) << outcome.errors;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace vga::test
