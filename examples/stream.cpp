@@ -39,6 +39,9 @@ struct Flags {
 /// A ring is somewhat longer than its window; so many tokens later all of it was written.
 constexpr size_t rings_are_full = 1024;
 
+/// 4 GB of them.
+constexpr int64_t max_text_tokens = 1'000'000'000;
+
 /// Bytes of memory that this process has for itself. Mapped files are not among them: a token that
 /// was never met before may read another page of the weights.
 uint64_t memory_bytes() {
@@ -266,6 +269,7 @@ int main(int argc, char** argv) {
       ->type_name("FILE...");
   app.add_option("--generate", flags.generate,
                  "Instead, let the model write N tokens and score those")
+      ->check(CLI::Range(int64_t{1}, max_text_tokens))
       ->type_name("N");
   app.add_option("-w,--window", flags.model.session.window,
                  "Tokens that a token sees, itself and the kept ones included (default: half of "
@@ -280,6 +284,7 @@ int main(int argc, char** argv) {
       ->type_name("N,...");
   app.add_option("-n,--tokens", flags.tokens,
                  "Score N tokens; a shorter text starts over (default: all of the text)")
+      ->check(CLI::Range(int64_t{1}, max_text_tokens))
       ->type_name("N");
   app.add_option("-b,--batch", flags.batch, "Tokens computed at once; changes speed alone")
       ->check(CLI::Range(int64_t{1}, int64_t{vga::max_context}))

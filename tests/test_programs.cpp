@@ -117,6 +117,16 @@ TEST_F(Programs, NamesOfAnyLengthAndContent) {
   EXPECT_TRUE(read_text(picture).ends_with("</svg>\n"));
 }
 
+TEST_F(Programs, StreamsAreUpToABillionTokens) {
+  const std::string text = "-f '" + directory_.write("text", std::string(300, 'a')).string() + "' ";
+  for (const std::string& flags : {text + "-n 18446744073709551615", text + "-n 1000000001",
+                                   std::string("--generate 18446744073709551615")}) {
+    const Outcome outcome = run("vga-stream", "-w 16 " + flags);
+    EXPECT_EQ(outcome.status, 1) << flags;
+    EXPECT_NE(outcome.errors.find("not in range"), std::string::npos) << outcome.errors;
+  }
+}
+
 TEST_F(Programs, ThreadsAreOneTo1024) {
   const std::string model = "'" + model_.string() + "'";
   for (const std::string& program :
