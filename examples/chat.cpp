@@ -50,7 +50,8 @@ class Chat {
         conversation_(std::move(conversation)),
         max_answer_(max_answer),
         on_terminal_(vga::is_terminal(STDIN_FILENO) && vga::is_terminal(STDOUT_FILENO)),
-        colour_(vga::wants_colour(STDOUT_FILENO) && on_terminal_) {}
+        colour_(vga::wants_colour(STDOUT_FILENO) && on_terminal_),
+        notice_colour_(vga::wants_colour(STDERR_FILENO)) {}
 
   void run() {
     greet();
@@ -67,7 +68,7 @@ class Chat {
       } catch (const vga::ContextFull& error) {
         notice(std::string(error.what()) + "; /clear starts over");
       } catch (const vga::DeviceLost&) {
-        std::cout << (colour_ ? "\x1b[0m" : "") << std::endl;  // the answer ends here
+        std::cout << std::endl;  // the answer ends here
         throw;
       } catch (const vga::Error& error) {
         notice(error.what());
@@ -94,8 +95,8 @@ class Chat {
   /// A remark of the program, not of the model.
   void notice(const std::string& text) const {
     std::cout << std::flush;
-    std::cerr << (colour_ ? "\x1b[2m" : "") << vga::printable(text) << (colour_ ? "\x1b[0m" : "")
-              << std::endl;
+    std::cerr << (notice_colour_ ? "\x1b[2m" : "") << vga::printable(text)
+              << (notice_colour_ ? "\x1b[0m" : "") << std::endl;
   }
 
   static bool keep_going() { return !vga::interrupted() && std::cout.good(); }
@@ -115,12 +116,28 @@ class Chat {
             : "no chat template: what you write is continued as it stands, /help for commands");
   }
 
-  void answer(const std::string& message) {
-    if (colour_) std::cout << "\x1b[36m";
-    const auto answer = conversation_.ask(
+  /// stdout in the colour of answers, however one ends.
+  struct AnswerColour {
+    explicit AnswerColour(bool on) : on_(on) {
+      if (on_) std::cout << "\x1b[36m";
+    }
+    AnswerColour(const AnswerColour&) = delete;
+    AnswerColour& operator=(const AnswerColour&) = delete;
+    ~AnswerColour() {
+      if (on_) std::cout << "\x1b[0m" << std::flush;
+    }
+    bool on_;
+  };
+
+  vga::Conversation::Answer ask(const std::string& message) {
+    const AnswerColour colour(colour_);
+    return conversation_.ask(
         message, max_answer_, [](std::string_view text) { std::cout << text << std::flush; },
         keep_going);
-    if (colour_) std::cout << "\x1b[0m";
+  }
+
+  void answer(const std::string& message) {
+    const auto answer = ask(message);
     std::cout << std::endl;
     stats_.prompt_tokens += answer.prompt_tokens;
     stats_.tokens += answer.tokens;
@@ -241,7 +258,8 @@ class Chat {
   vga::Conversation conversation_;
   size_t max_answer_;
   bool on_terminal_;
-  bool colour_;
+  bool colour_;         // of answers
+  bool notice_colour_;  // which go to stderr
   bool said_that_it_forgets_ = false;
   Stats stats_;
 };
