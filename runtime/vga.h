@@ -155,8 +155,9 @@ class Session {
   /// Tokens that still fit. With a window there is always room.
   int64_t room(uint32_t sequence = 0) const;
   /// Takes back everything from position `length` on. A window may have slid over what would come
-  /// into sight again: max_batch() tokens can always be taken back, all of them too, and beyond
-  /// that an Error says what is left. Nothing is changed then.
+  /// into sight again: max_batch() tokens can always be taken back, counted from the furthest one
+  /// since length() was last at most keep(), not from length(); all of them too; and beyond that an
+  /// Error says what is left. Nothing is changed then.
   void truncate(int64_t length, uint32_t sequence = 0);
   /// With a window: everything before `position` but the kept tokens leaves the sight of the tokens
   /// to come at once, which is how a chat forgets whole turns. An Error without a window, or if

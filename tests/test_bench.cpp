@@ -232,6 +232,14 @@ TEST_F(BenchTest, WindowBoundsWhatIsRead) {
   }
 }
 
+// Each a little less deep than the last: none is more than a batch from the one before.
+TEST_F(BenchTest, WindowGoesBackAnyWay) {
+  const Outcome outcome =
+      bench("-p 0 -n 1 -d 100,95,90,85,80 -t 1 -r 1 -ub 8 --no-warmup --window 9 -o jsonl");
+  EXPECT_EQ(outcome.status, 0) << outcome.errors;
+  EXPECT_EQ(std::ranges::count(outcome.output, '\n'), 5);
+}
+
 TEST_F(BenchTest, OneJsonValuePerLine) {
   const Outcome outcome = bench("-p 4 -n 2 -t 1 -r 1 -o jsonl --no-warmup -fa 1 -ngl 0");
   ASSERT_EQ(outcome.status, 0) << outcome.errors;
