@@ -37,10 +37,14 @@ void print_devices() {
   }
 }
 
+bool has_no_mmap = false;  // this program has a flag --no-mmap; written before the handler is set
+
 /// A mapped file that another program cut off: nothing can be saved, but it can be explained.
 void on_bus_error(int) {
-  constexpr std::string_view message =
-      "error: a mapped file became shorter while it was in use; --no-mmap avoids this\n";
+  const std::string_view message =
+      has_no_mmap
+          ? "error: a mapped file became shorter while it was in use; --no-mmap avoids this\n"
+          : "error: a mapped file became shorter while it was in use\n";
   [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, message.data(), message.size());
   ::_exit(1);
 }
@@ -213,6 +217,7 @@ void check_stdout() {
 }
 
 int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
+  has_no_mmap = app.get_option_no_throw("--no-mmap") != nullptr;
   std::signal(SIGBUS, on_bus_error);
   try {
     app.parse(argc, argv);
