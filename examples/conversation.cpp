@@ -2,16 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
+
+#include "clock.h"
 
 namespace vga {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Length of the longest common beginning.
 size_t common_prefix(std::span<const Token> a, std::span<const Token> b) {

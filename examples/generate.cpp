@@ -1,21 +1,15 @@
 /// vga-generate: continue a text.
 
-#include <chrono>
 #include <iostream>
 
 #include <unistd.h>
 
+#include "clock.h"
 #include "program.h"
 #include "terminal.h"
 #include "text.h"
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 struct Flags {
   vga::ModelFlags model;
@@ -66,10 +60,10 @@ int generate(const Flags& flags) {
   const auto sampling = flags.sampler.resolve();
   const std::string text = flags.prompt.read();
 
-  auto start = Clock::now();
+  auto start = vga::Clock::now();
   const vga::Model model = flags.model.load();
   vga::Session session(model, flags.model.session);
-  stats.load_seconds = seconds_since(start);
+  stats.load_seconds = vga::seconds_since(start);
 
   using Special = vga::Tokenizer::Special;
   const vga::Tokenizer& tokenizer = model.tokenizer();
@@ -79,7 +73,7 @@ int generate(const Flags& flags) {
   for (const vga::Token token : prompt) sampler.accept(token);
 
   vga::catch_interrupts();
-  start = Clock::now();
+  start = vga::Clock::now();
   {
     vga::Progress progress("prefill", prompt.size());
     session.prefill(prompt, 0, [&](size_t done) {
@@ -89,14 +83,14 @@ int generate(const Flags& flags) {
     session.wait();
   }
   stats.prompt_tokens = static_cast<size_t>(session.length());
-  stats.prefill_seconds = seconds_since(start);
+  stats.prefill_seconds = vga::seconds_since(start);
 
   std::string_view why_it_stopped;
   {
     const EndOfText end_of_text;
     if (!flags.no_echo) std::cout << text << std::flush;
     vga::StreamDecoder decoder(tokenizer, !text.empty());
-    start = Clock::now();
+    start = vga::Clock::now();
     while (true) {
       if (vga::interrupted()) why_it_stopped = "interrupted";
       if (static_cast<int64_t>(stats.new_tokens) == flags.n_predict) why_it_stopped = "-n reached";
@@ -113,7 +107,7 @@ int generate(const Flags& flags) {
       session.append(token);
       ++stats.new_tokens;
     }
-    stats.decode_seconds = seconds_since(start);
+    stats.decode_seconds = vga::seconds_since(start);
     std::cout << decoder.finish();
   }
   if (!flags.quiet) print(stats, model, session, sampling.seed, why_it_stopped);

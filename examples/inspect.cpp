@@ -24,14 +24,6 @@ struct Flags {
   bool check_tensors = false;
 };
 
-std::string shape(const vga::GgufTensor& tensor) {
-  std::string text;
-  for (uint32_t d = tensor.n_dims; d-- > 0;) {
-    text += std::to_string(tensor.dims[d]) + (d > 0 ? " x " : "");
-  }
-  return text;
-}
-
 uint64_t tensor_bytes(const vga::Gguf& gguf) {
   uint64_t bytes = 0;
   for (const auto& tensor : gguf.tensors()) bytes += tensor.data.size();
@@ -116,7 +108,8 @@ void print_text(const vga::Gguf& gguf, const vga::Config* config, const std::str
   std::cout << "\ntensors\n";
   for (const auto& tensor : gguf.tensors()) {
     std::printf("  %-30s %-8s %-16s %s\n", std::string(tensor.name).c_str(),
-                vga::gguf_type_name(tensor.type).c_str(), shape(tensor).c_str(),
+                vga::gguf_type_name(tensor.type).c_str(),
+                vga::joined(tensor.shape(), " x ").c_str(),
                 vga::human_bytes(tensor.data.size()).c_str());
   }
 }
@@ -150,11 +143,9 @@ void print_json(const vga::Gguf& gguf, const vga::Config* config, const std::str
         {"value", describe(value, 200)}};
   }
   for (const auto& tensor : gguf.tensors()) {
-    std::vector<uint64_t> dims(tensor.dims.begin(), tensor.dims.begin() + tensor.n_dims);
-    std::ranges::reverse(dims);
     out["tensors"].push_back({{"name", tensor.name},
                               {"type", vga::gguf_type_name(tensor.type)},
-                              {"shape", dims},
+                              {"shape", tensor.shape()},
                               {"bytes", tensor.data.size()}});
   }
   std::cout << out.dump(2, ' ', false, ordered_json::error_handler_t::replace) << '\n';

@@ -49,9 +49,9 @@ std::string gate_in_words(const Config& c) {
 
 std::string text_report(const Model& model, const ModelProbe& probe) {
   const bool gated = static_cast<bool>(model.config().gate);
-  std::string text = format("%s, gate: %s\n%zu tokens in %zu blocks of %zu\n\n",
-                            printable(title_of(model)).c_str(), gate_in_words(model.config()).c_str(),
-                            probe.tokens, probe.n_blocks, probe.block_tokens);
+  std::string text = format(
+      "%s, gate: %s\n%zu tokens in %zu blocks of %zu\n\n", printable(title_of(model)).c_str(),
+      gate_in_words(model.config()).c_str(), probe.tokens, probe.n_blocks, probe.block_tokens);
   text +=
       "        attention on the first token                         value norm  residual norm\n"
       "layer    mean   largest head   x gate   sink rate";

@@ -51,14 +51,6 @@ struct Plan {
   std::vector<PlannedTensor> tensors;  // in file order
 };
 
-std::string shape(const vga::GgufTensor& tensor) {
-  std::string text;
-  for (uint32_t d = tensor.n_dims; d-- > 0;) {
-    text += std::to_string(tensor.dims[d]) + (d > 0 ? " x " : "");
-  }
-  return text;
-}
-
 void plan_metadata(const vga::Gguf& input, const vga::Quantization& quantization,
                    vga::GgufWriter& writer) {
   for (const auto& [key, value] : input.values()) {
@@ -77,7 +69,7 @@ Plan make_plan(const vga::Gguf& input, const vga::Quantization& quantization) {
   Plan plan{vga::GgufWriter(input.alignment()), {}};
   plan_metadata(input, quantization, plan.writer);
   for (const vga::GgufTensor& tensor : input.tensors()) {
-    PlannedTensor planned{&tensor, shape(tensor), tensor.data.size(), {}, {}};
+    PlannedTensor planned{&tensor, vga::joined(tensor.shape(), " x "), tensor.data.size(), {}, {}};
     if (const auto at = matrices.find(tensor.name); at != matrices.end()) {
       const vga::WeightSpec& spec = at->second;
       const vga::DType from = vga::dtype_from_gguf(tensor.type).value();

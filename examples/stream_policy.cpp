@@ -1,9 +1,9 @@
 #include "stream_policy.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 
+#include "clock.h"
 #include "terminal.h"
 
 namespace vga {
@@ -41,7 +41,7 @@ bool StreamPolicy::is_sample(size_t position) const {
 }
 
 std::span<const float> StreamPolicy::run(std::span<const Token> text, size_t begin, size_t end) {
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   logits_ = {};
   if (kind_ == Kind::recompute) {
     sample_logits_.clear();
@@ -62,8 +62,7 @@ std::span<const float> StreamPolicy::run(std::span<const Token> text, size_t beg
     }
     if (!rows_.empty()) logits_ = session_.decode(rows_);
   }
-  seconds_[begin / window_] +=
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  seconds_[begin / window_] += seconds_since(start);
   return logits_;
 }
 
