@@ -144,14 +144,13 @@ vga::Score score_chunks(vga::Session& session, std::span<const Chunk> chunks) {
   for (const Chunk& chunk : chunks) {
     // The last token is only predicted: nothing comes after it.
     const auto inputs = std::span(chunk.tokens).first(chunk.tokens.size() - 1);
-    const bool complete =
-        each_logits(session, inputs, chunk.first, [&](size_t i, std::span<const float> logits) {
-          score.add(vga::negative_log_likelihood(logits, chunk.tokens[i + 1]));
-          progress.update(done + i, "perplexity " + vga::short_number(score.perplexity()) + " ± " +
-                                        vga::short_number(score.error()));
-        });
+    each_logits(session, inputs, chunk.first, [&](size_t i, std::span<const float> logits) {
+      score.add(vga::negative_log_likelihood(logits, chunk.tokens[i + 1]));
+      progress.update(done + i, "perplexity " + vga::short_number(score.perplexity()) + " ± " +
+                                    vga::short_number(score.error()));
+    });
     done += chunk.tokens.size();
-    if (!complete) break;
+    if (vga::interrupted()) break;
   }
   return score;
 }
@@ -240,7 +239,8 @@ vga::Score score_w8a8(const Flags& flags, const vga::Model& model, std::span<con
   session.observe(&activations);
   for (const Chunk& chunk : calibration) {
     // All rows want logits, as the last norm is seen for such rows alone.
-    if (!each_logits(session, chunk.tokens, 0, [](size_t, std::span<const float>) {})) break;
+    each_logits(session, chunk.tokens, 0, [](size_t, std::span<const float>) {});
+    if (vga::interrupted()) return {};
   }
   activations.calibrating = false;
   return score_chunks(session, chunks);
