@@ -2,8 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
 #include <numeric>
+#include <tuple>
+#include <vector>
 
+#include "attention_probe.h"
 #include "cpu/threads.h"
 #include "decode.h"
 #include "file.h"
@@ -19,6 +25,7 @@ constexpr double percentile = 0.99999;
 constexpr double momentum = 0.9;
 constexpr size_t n_candidates = 100;
 constexpr double range_margin = 0.5;
+constexpr size_t n_calibration = 16;  // chunks
 
 /// The value below which a share of `x` lies, between neighbours in proportion.
 double quantile(std::vector<float>& x, double share) {
@@ -39,7 +46,39 @@ std::vector<float> decoded(const Tensor& tensor) {
   return out;
 }
 
-}  // namespace
+/// A file of its own, gone at the end.
+class TemporaryFile {
+ public:
+  TemporaryFile() {
+    std::string path = (std::filesystem::temp_directory_path() / "vga-w8a8-XXXXXX").string();
+    if (::mkdtemp(path.data()) == nullptr) throw Error(path, "cannot make this folder");
+    folder_ = path;
+  }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  ~TemporaryFile() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  std::filesystem::path path() const { return folder_ / "model.gguf"; }
+
+ private:
+  std::filesystem::path folder_;
+};
+
+/// The scale and zero point of 8 bits, as numbers.
+struct Int8Grid {
+  double scale = 1;
+  double zero = 0;  // the integer that stands for 0
+  double lowest = 0;
+  double highest = 255;
+
+  /// 0 to 255 from `min` (or 0, if that is less) to `max`.
+  static Int8Grid asymmetric(double min, double max);
+  /// Zero stands for itself: -128 to 127, or 0 to 255 where nothing is negative.
+  static Int8Grid symmetric(double max, bool is_signed);
+  double round(double x) const;
+};
 
 Int8Grid Int8Grid::asymmetric(double min, double max) {
   min = std::min(min, 0.0);
@@ -59,6 +98,8 @@ double Int8Grid::round(double x) const {
   return scale * (std::clamp(std::nearbyint(x / scale) + zero, lowest, highest) - zero);
 }
 
+/// Of 100 ranges up to half beyond the largest magnitude the one with the smallest squared error;
+/// any if interrupted.
 Int8Grid best_symmetric_grid(std::span<const float> weights, size_t n_threads) {
   const auto [min, max] = std::ranges::minmax(weights);
   const bool is_signed = min < 0;
@@ -77,6 +118,8 @@ Int8Grid best_symmetric_grid(std::span<const float> weights, size_t n_threads) {
   return grids[static_cast<size_t>(std::ranges::min_element(errors) - errors.begin())];
 }
 
+/// Writes `model_file` with rounded weights, as f32 and without a tokenizer. Gates and the matrix
+/// that makes the logits are left as they are. False, and no file, if interrupted.
 bool write_int8_weights(const std::filesystem::path& model_file,
                         const std::filesystem::path& out_file, size_t n_threads) {
   const Gguf input = Gguf::open(model_file);
@@ -112,6 +155,36 @@ bool write_int8_weights(const std::filesystem::path& model_file,
   out.commit();
   return true;
 }
+
+/// Rounds activations: what norms, projections, attention (scores, weights and what it mixed), the
+/// MLP's product and the residual sums give. Gates, and values that a gate has scaled, are left as
+/// they are. While calibrating the ranges follow what is seen, the 0.001st and 99.999th percentile
+/// of each batch, with a momentum of 0.9. A batch is one text from its first token on.
+class Int8Activations : public Observer {
+ public:
+  explicit Int8Activations(const Config& config) : config_(config) {}
+
+  bool calibrating = true;
+
+  bool wants(Site site) const override;
+  bool see(Site site, size_t layer, std::span<float> values) override;
+
+ private:
+  /// Where a range belongs to: the attention has three at one site.
+  enum class Place { output, scores, weights };
+  struct Range {
+    double min = 0;
+    double max = 0;
+    bool seen = false;
+  };
+
+  void quantize(Site site, Place place, size_t layer, std::span<float> values);
+  void attend(size_t layer, std::span<float> mixed);
+
+  const Config& config_;
+  AttentionInputs in_;
+  std::map<std::tuple<size_t, Site, Place>, Range> ranges_;
+};
 
 bool Int8Activations::wants(Site site) const {
   return site != Site::attn_gate || config_.gate;
@@ -205,6 +278,27 @@ void Int8Activations::attend(size_t layer, std::span<float> mixed) {
       }
     }
   }
+}
+
+}  // namespace
+
+Score score_w8a8(const ModelFlags& flags, std::span<const Chunk> chunks,
+                 std::span<const Chunk> calibration) {
+  const TemporaryFile file;
+  if (!write_int8_weights(flags.file, file.path(), flags.session.n_threads)) return {};
+  ModelOptions options = flags.model;
+  options.session = flags.session;
+  const Model rounded = load_model(file.path(), options);
+  Session session(rounded, options.session);
+  Int8Activations activations(rounded.config());
+  session.observe(&activations);
+  for (const Chunk& chunk : calibration.first(std::min(calibration.size(), n_calibration))) {
+    // All rows want logits, as the last norm is seen for such rows alone.
+    each_logits(session, chunk.tokens, 0, [](size_t, std::span<const float>) {});
+    if (interrupted()) return {};
+  }
+  activations.calibrating = false;
+  return score_chunks(session, chunks);
 }
 
 }  // namespace vga
