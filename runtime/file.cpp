@@ -97,18 +97,22 @@ void MappedFile::release(std::span<const std::byte> part) const {
 
 OutputFile::OutputFile(const std::filesystem::path& path)
     : path_(path), buffer_(std::make_unique_for_overwrite<std::byte[]>(buffer_size)) {
-  std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) {
-    throw Error(path_.string(), "is a directory, wanted the name of a file to write");
+  struct stat old = {};
+  const bool replaces = ::stat(path.c_str(), &old) == 0;
+  if (replaces && !S_ISREG(old.st_mode)) {
+    throw Error(path_.string(),
+                std::string(S_ISDIR(old.st_mode) ? "is a directory" : "is no file") +
+                    ", wanted the name of a file to write");
   }
+  if (replaces) path_ = std::filesystem::canonical(path);
   std::string name = path_.string() + ".XXXXXX";
   descriptor_ = ::mkstemp(name.data());
   if (descriptor_ < 0) fail(path_.string(), "cannot create a temporary file beside it");
   temporary_ = name;
-  // mkstemp makes files private; give this one the permissions an ordinary new file has.
+  // mkstemp makes files private; an ordinary new file is not.
   const mode_t mask = ::umask(0);
   ::umask(mask);
-  ::fchmod(descriptor_, 0666 & ~mask);
+  ::fchmod(descriptor_, replaces ? old.st_mode & 07777 : 0666 & ~mask);
 }
 
 OutputFile::~OutputFile() {

@@ -614,6 +614,22 @@ TEST(ConvertOutput, AppearsWholeOrNotAtAll) {
   EXPECT_EQ(folder.n_files(), before) << "disk full";
 }
 
+TEST(ConvertOutput, KeepsLinksPermissionsAndDevices) {
+  const TemporaryDirectory directory;
+  const auto file = directory.write("file", "old");
+  std::filesystem::permissions(file, std::filesystem::perms::owner_read);
+  const auto link = directory.path() / "link";
+  std::filesystem::create_symlink("file", link);
+  OutputFile out(link);
+  out.write("new");
+  out.commit();
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_EQ(read_text(file), "new");
+  EXPECT_EQ(std::filesystem::status(file).permissions(), std::filesystem::perms::owner_read);
+  message_of([&] { const OutputFile device("/dev/null"); });
+  message_of([&] { const OutputFile folder(directory.path()); });
+}
+
 TEST(ConvertOutput, SparesItsInput) {
   const Folder folder(good_config(false));
   const std::vector<std::string> inputs = {folder.path() / "config.json",
