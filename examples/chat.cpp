@@ -74,7 +74,7 @@ class Chat {
         notice(error.what());
       }
       vga::check_stdout();
-      if (vga::terminated()) break;
+      if (vga::terminated() || (vga::interrupted() && !on_terminal_)) break;
       // Ctrl-C in the middle of an answer has done its work.
       vga::clear_interrupt();
     }

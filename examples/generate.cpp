@@ -58,7 +58,9 @@ void print(const Stats& s, const vga::Model& model, const vga::Session& session,
 int generate(const Flags& flags) {
   Stats stats;
   const auto sampling = flags.sampler.resolve();
-  const std::string text = flags.prompt.read();
+  std::string text = flags.prompt.read();
+  // Files and echo end with a line break that nobody means to say.
+  if (!flags.prompt.text && text.ends_with('\n')) text.pop_back();
 
   auto start = vga::Clock::now();
   const vga::Model model = flags.model.load();
@@ -128,7 +130,7 @@ int main(int argc, char** argv) {
   Flags flags;
   flags.model.add_to(app);
   flags.model.add_window_to(app);
-  flags.prompt.add_to(app, "Text to continue");
+  flags.prompt.add_to(app, "Text to continue; the line break at its end does not count in a file");
   app.add_option("-n,--predict", flags.n_predict,
                  "Tokens to generate at most; -1: until the text ends, or Ctrl-C")
       ->check(CLI::Range(int64_t{-1}, INT64_MAX))

@@ -46,7 +46,9 @@ struct LineEditor::Impl {
   /// One line without its line break.
   Line read_line(const std::string& line_prompt, std::string& line) {
     if (editor == nullptr) {
-      return std::getline(std::cin, line) ? Line::text : Line::end;
+      if (!std::getline(std::cin, line)) return Line::end;
+      if (line.ends_with('\r')) line.pop_back();
+      return Line::text;
     }
     prompt = line_prompt;
     el_resize(editor);

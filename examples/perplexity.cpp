@@ -162,6 +162,8 @@ int main(int argc, char** argv) {
       "vga-perplexity");
   Flags flags;
   flags.model.add_to(app);
+  app.get_option("--context")
+      ->description("Tokens of a chunk (default: 512, or what the model was trained for)");
   flags.model.add_window_to(app);
   flags.text.add_to(app, "Text to score");
   app.add_option("--tokens", flags.tokens, "Token ids instead of a text, separated by commas")

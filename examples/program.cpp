@@ -53,8 +53,13 @@ void on_bus_error(int) {
 
 void ModelFlags::add_to(CLI::App& app) {
   app.add_option("-m,--model", file, "GGUF file with the model")->required()->type_name("FILE");
-  app.add_option("-c,--context", session.context,
-                 "Tokens the KV cache holds (default: what the model was trained for)")
+  app.add_option_function<size_t>(
+         "-c,--context",
+         [this](size_t context) {
+           session.context = context;
+           context_given = true;
+         },
+         "Tokens the KV cache holds (default: what the model was trained for)")
       ->type_name("N");
   add_threads_to(app, session.n_threads);
   app.add_option_function<std::string>(
@@ -98,9 +103,13 @@ Model ModelFlags::load() const {
   ModelOptions options = model;
   options.session = session;
   Model loaded = load_model(file, options);
-  if (session.window >= loaded.config().context_length) {
-    std::cerr << "note: the model was trained on " << loaded.config().context_length
+  const size_t trained = loaded.config().context_length;
+  if (session.window >= trained) {
+    std::cerr << "note: the model was trained on " << trained
               << " tokens at once; a window should be shorter, found " << session.window << '\n';
+  } else if (context_given && session.context > trained) {
+    std::cerr << "note: the model was trained on " << trained << " tokens at once, not on "
+              << session.context << "; what it says beyond them may make no sense\n";
   }
   return loaded;
 }
@@ -171,14 +180,14 @@ void SamplerFlags::add_to(CLI::App& app) {
   app.add_option("--repeat-last", options.repeat_last, "Tokens the repetition penalty looks back")
       ->capture_default_str()
       ->group(group);
-  app.add_option("--seed", seed_, "The same seed gives the same text (default: random)")
+  app.add_option("--seed", seed_, "The same seed gives the same text; -1: random (default)")
       ->group(group);
 }
 
 SamplerOptions SamplerFlags::resolve() const {
   SamplerOptions resolved = options;
   // 32 bits are plenty and can be typed back from the statistics.
-  resolved.seed = seed_ ? *seed_ : std::random_device{}();
+  resolved.seed = seed_ >= 0 ? static_cast<uint64_t>(seed_) : std::random_device{}();
   validate(resolved);
   return resolved;
 }
@@ -219,6 +228,7 @@ void check_stdout() {
 int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
   has_no_mmap = app.get_option_no_throw("--no-mmap") != nullptr;
   std::signal(SIGBUS, on_bus_error);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of write()
   try {
     app.parse(argc, argv);
     const int status = body();

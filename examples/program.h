@@ -18,7 +18,8 @@ struct ModelFlags {
   std::string file;
   SessionOptions session;
   ModelOptions model;
-  bool keep_given = false;  // --keep was
+  bool keep_given = false;     // --keep was
+  bool context_given = false;  // -c was
 
   /// Adds -m, -c, -t, --cache-type, --no-mmap and add_device_to()'s.
   void add_to(CLI::App& app);
@@ -26,7 +27,7 @@ struct ModelFlags {
   /// what is kept without --keep.
   void add_window_to(CLI::App& app, const std::string& keep_by_default = "0");
   /// load_model(), for such a session; says on stderr if this CPU runs only the slow reference
-  /// path, or if the window is as long as what the model was trained on.
+  /// path, or if the window or the context asked for is as long as what the model was trained on.
   Model load() const;
 };
 
@@ -49,7 +50,7 @@ struct SamplerFlags {
   SamplerOptions resolve() const;
 
  private:
-  std::optional<uint64_t> seed_;
+  int64_t seed_ = -1;
 };
 
 /// Text from -p, else from the file -f ("-" is stdin), else from stdin if it is not a terminal.

@@ -12,11 +12,14 @@ namespace vga {
 namespace {
 
 std::atomic<bool> interrupt_flag{false};
-std::atomic<bool> terminate_flag{false};
-static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may touch nothing else");
+std::atomic<int> ended_by{0};  // the signal that asks the whole program to end
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free,
+              "a signal handler may touch nothing else");
 
 void on_signal(int signal) {
-  if ((signal == SIGTERM ? terminate_flag : interrupt_flag).exchange(true)) {
+  const bool again =
+      signal == SIGINT ? interrupt_flag.exchange(true) : ended_by.exchange(signal) != 0;
+  if (again) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
   }
@@ -60,19 +63,22 @@ void catch_interrupts() {
   action.sa_handler = on_signal;  // no SA_RESTART: a read that waits for a line must wake up
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
+  struct sigaction hangup {};
+  ::sigaction(SIGHUP, nullptr, &hangup);
+  if (hangup.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);  // nohup means it
 }
 
 bool interrupted() {
-  return interrupt_flag || terminate_flag;
+  return interrupt_flag || terminated();
 }
 bool terminated() {
-  return terminate_flag;
+  return ended_by != 0;
 }
 void clear_interrupt() {
   interrupt_flag = false;
 }
 int interrupted_status() {
-  return 128 + (terminate_flag ? SIGTERM : SIGINT);
+  return 128 + (terminated() ? ended_by.load() : SIGINT);
 }
 
 }  // namespace vga

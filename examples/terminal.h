@@ -33,16 +33,17 @@ class Progress {
   std::chrono::steady_clock::time_point next_draw_{};
 };
 
-/// From here on SIGINT and SIGTERM each only raise a flag, for loops that end cleanly; a second one
-/// ends the process as usual.
+/// From here on SIGINT, SIGTERM and SIGHUP only raise a flag, for loops that end cleanly; a second
+/// one ends the process as usual.
 void catch_interrupts();
-/// Whether either came.
+/// Whether any came.
 bool interrupted();
-/// Whether SIGTERM came, which asks the whole program to end: nothing clears that.
+/// Whether SIGTERM or SIGHUP came, which ask the whole program to end: nothing clears that.
 bool terminated();
 /// Takes a SIGINT for dealt with.
 void clear_interrupt();
-/// What an interrupted program ends with: 130 after SIGINT, 143 after SIGTERM, as shells have it.
+/// What an interrupted program ends with: 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, as
+/// shells have it.
 int interrupted_status();
 
 }  // namespace vga

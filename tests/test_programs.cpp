@@ -27,13 +27,43 @@ class Programs : public testing::Test {
 };
 
 // Were the signal forgotten with the answer that it ends, the script would be read to its end.
-TEST_F(Programs, ChatEndsAtSigterm) {
+TEST_F(Programs, AScriptedChatEndsAtASignal) {
   std::string lines;
   for (int i = 0; i < 50'000; ++i) lines += "abc\n";
-  const Outcome outcome =
-      run("vga-chat", "--window 40 -n 30", directory_.write("script", lines).string(),
-          "timeout --foreground --preserve-status -s TERM 1");
-  EXPECT_EQ(outcome.status, 128 + SIGTERM) << outcome.errors;
+  const std::string script = directory_.write("script", lines).string();
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    const Outcome outcome =
+        run("vga-chat", "--window 40 -n 30", script,
+            "timeout --foreground --preserve-status -s " + std::to_string(signal) + " 1");
+    EXPECT_EQ(outcome.status, 128 + signal) << outcome.errors;
+  }
+}
+
+TEST_F(Programs, LineBreaksThatNobodyMeansAreNotRead) {
+  const std::string flags = "--temp 0 -n 5 ";
+  const std::string expected = run("vga-generate", flags + "-p abc").output;
+  const auto text = [&](const std::string& t) { return directory_.write("text", t).string(); };
+  EXPECT_EQ(run("vga-generate", flags, text("abc\n")).output, expected);
+  EXPECT_EQ(run("vga-generate", flags + "-f " + text("abc\n")).output, expected);
+  EXPECT_NE(run("vga-generate", flags, text("abc\n\n")).output, expected);
+  const Outcome dos = run("vga-chat", flags, text("abc\r\n/exit\r\n"));
+  EXPECT_EQ(dos.output, run("vga-chat", flags, text("abc\n")).output);
+  EXPECT_EQ(dos.errors.find("no such command"), std::string::npos) << dos.errors;
+}
+
+TEST_F(Programs, ContextsBeyondTheTrainedOneAreNoted) {
+  const std::string note = "the model was trained on";
+  EXPECT_NE(run("vga-generate", "-p a -n 1 -c 5000").errors.find(note), std::string::npos);
+  EXPECT_EQ(run("vga-generate", "-p a -n 1").errors.find(note), std::string::npos);
+  EXPECT_EQ(run("vga-perplexity", "-p abcdef").errors.find(note), std::string::npos);
+}
+
+TEST_F(Programs, SeedsAreOnesOwnOrRandom) {
+  const auto text = [&](const std::string& seed) {
+    return run("vga-generate", "-p a -n 30 --ignore-end --temp 5 --top-k 0 --seed " + seed).output;
+  };
+  EXPECT_EQ(text("7"), text("7"));
+  EXPECT_NE(text("-1"), text("-1"));
 }
 
 // Also where each piece of the text is a single batch.
