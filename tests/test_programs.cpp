@@ -92,8 +92,11 @@ TEST_F(Programs, InputsAndDevicesAreNotWrittenOver) {
   const std::string own = "is the input itself";
   const std::string text = directory_.write("text", "abc").string();
   const std::string model = model_.string();
+  const auto save_logits = [&](const std::string& to) {
+    return run("vga-perplexity", "-f '" + text + "' --save-logits '" + to + "'");
+  };
   for (const std::string& name : {model, text}) {
-    const Outcome outcome = run("vga-perplexity", "-f '" + text + "' --save-logits '" + name + "'");
+    const Outcome outcome = save_logits(name);
     EXPECT_EQ(outcome.status, 1);
     refused(outcome, own);
   }
@@ -152,12 +155,14 @@ TEST_F(Programs, NamesOfAnyLengthAndContent) {
   const auto text = directory_.write("text", std::string(300, 'a')).string();
   const auto page = (directory_.path() / "page.html").string();
   const auto picture = (directory_.path() / "picture.svg").string();
-  for (const std::string& arguments :
-       {"vga-probe --html '" + page + "' -f '" + text + "'", std::string("vga-chat"),
-        "vga-stream -w 16 --plot '" + picture + "' -f '" + text + "'"}) {
-    const Outcome outcome = test::run(arguments + " -m '" + model + "'");
+  const std::string flags = " -m '" + model + "' -f '" + text + "'";
+  const std::vector<std::string> commands = {"vga-probe --html '" + page + "'" + flags,
+                                             "vga-chat -m '" + model + "'",
+                                             "vga-stream -w 16 --plot '" + picture + "'" + flags};
+  for (const std::string& command : commands) {
+    const Outcome outcome = test::run(command);
     EXPECT_EQ(outcome.status, 0) << outcome.errors;
-    EXPECT_EQ((outcome.output + outcome.errors).find('\x1b'), std::string::npos) << arguments;
+    EXPECT_EQ((outcome.output + outcome.errors).find('\x1b'), std::string::npos) << command;
   }
   const std::string name = "\\x1B[2J&lt;b&gt;\\x01\\xFF]]&gt;" + std::string(3000, 'n');
   EXPECT_NE(read_text(page).find("<h1>" + name + "</h1>"), std::string::npos);
