@@ -37,9 +37,9 @@ class MappedFile {
 
 /// A file that appears under its final name whole or not at all: written under a temporary name in
 /// the same directory, flushed to disk, then renamed by commit(). Destroyed without commit(), it
-/// leaves nothing behind. Failures, a full disk among them, are Errors naming the final path, and so
-/// is a path to what is no file. A file that was there gives the new one its permissions; where the
-/// path is a link, the file that it names is written and the link stays.
+/// leaves nothing behind. Failures, a full disk among them, are Errors naming the final path, and
+/// so is a path to what is no file. A file that was there gives the new one its permissions; where
+/// the path is a link, the file that it names is written and the link stays.
 class OutputFile {
  public:
   explicit OutputFile(const std::filesystem::path& path);
