@@ -9,10 +9,10 @@
 
 #include "decode.h"
 #include "gguf.h"
+#include "model.h"
 #include "program.h"
 #include "terminal.h"
 #include "text.h"
-#include "vocabulary.h"
 #include "weights.h"
 
 namespace {
@@ -151,18 +151,6 @@ void print_json(const vga::Gguf& gguf, const vga::Config* config, const std::str
   std::cout << out.dump(2, ' ', false, ordered_json::error_handler_t::replace) << '\n';
 }
 
-/// As Model::load() does: a file without a tokenizer takes token ids.
-void check_tokenizer(const vga::Gguf& gguf, const vga::Config& config) {
-  if (gguf.find(vga::vocabulary_key::model) == nullptr) return;
-  const size_t n_tokens = vga::Tokenizer::from_gguf(gguf).vocab_size();
-  if (n_tokens != config.vocab_size) {
-    throw vga::Error(gguf.file_name(),
-                     "key 'tokenizer.ggml.tokens': wanted one token for each of the " +
-                         std::to_string(config.vocab_size) +
-                         " rows of 'token_embd.weight', found " + std::to_string(n_tokens));
-  }
-}
-
 int inspect(const Flags& flags) {
   const vga::Gguf gguf = vga::Gguf::open(flags.file);
   if (gguf.trailing_bytes() > 0) {
@@ -175,7 +163,7 @@ int inspect(const Flags& flags) {
   try {
     config = vga::read_config(gguf);
     vga::bind_weights(gguf, *config);
-    check_tokenizer(gguf, *config);
+    vga::read_tokenizer(gguf, *config);
   } catch (const vga::Error& error) {
     config.reset();
     problem = error.what();

@@ -97,13 +97,9 @@ void MappedFile::release(std::span<const std::byte> part) const {
 
 OutputFile::OutputFile(const std::filesystem::path& path)
     : path_(path), buffer_(std::make_unique_for_overwrite<std::byte[]>(buffer_size)) {
+  check_output(path, {});
   struct stat old = {};
   const bool replaces = ::stat(path.c_str(), &old) == 0;
-  if (replaces && !S_ISREG(old.st_mode)) {
-    throw Error(path_.string(),
-                std::string(S_ISDIR(old.st_mode) ? "is a directory" : "is no file") +
-                    ", wanted the name of a file to write");
-  }
   if (replaces) path_ = std::filesystem::canonical(path);
   std::string name = path_.string() + ".XXXXXX";
   descriptor_ = ::mkstemp(name.data());

@@ -65,6 +65,18 @@ std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
 
 }  // namespace
 
+std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Config& config) {
+  if (gguf.find(tokenizer_key) == nullptr) return std::nullopt;
+  Tokenizer tokenizer = Tokenizer::from_gguf(gguf);
+  if (tokenizer.vocab_size() != config.vocab_size) {
+    throw Error(gguf.file_name(), "key 'tokenizer.ggml.tokens': wanted one token for each of the " +
+                                      std::to_string(config.vocab_size) +
+                                      " rows of 'token_embd.weight', found " +
+                                      std::to_string(tokenizer.vocab_size()));
+  }
+  return tokenizer;
+}
+
 Model::Model(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
@@ -74,14 +86,7 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
   Gguf gguf = Gguf::open(path, options.mmap ? MappedFile::Access::map : MappedFile::Access::read);
   Config config = read_config(gguf);
   Weights weights = bind_weights(gguf, config);
-  std::optional<Tokenizer> tokenizer;
-  if (gguf.find(tokenizer_key) != nullptr) tokenizer = Tokenizer::from_gguf(gguf);
-  if (tokenizer && tokenizer->vocab_size() != config.vocab_size) {
-    throw Error(gguf.file_name(), "key 'tokenizer.ggml.tokens': wanted one token for each of the " +
-                                      std::to_string(config.vocab_size) +
-                                      " rows of 'token_embd.weight', found " +
-                                      std::to_string(tokenizer->vocab_size()));
-  }
+  std::optional<Tokenizer> tokenizer = read_tokenizer(gguf, config);
   size_t device_layers = 0;
   std::string why_cpu;
   auto device = load_on_device(config, options, weights, device_layers, why_cpu);

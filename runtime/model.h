@@ -11,6 +11,10 @@
 
 namespace vga {
 
+/// The file's tokenizer; none if it takes bare token ids. An Error also if it has not one token for
+/// each row of the embedding.
+std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Config& config);
+
 /// What a Model holds; sessions read it. `weights` points into `gguf` and `panels`.
 struct Model::Impl {
   Gguf gguf;
