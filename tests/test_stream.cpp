@@ -140,9 +140,14 @@ TEST_F(StreamProgram, NeitherMemoryNorPerplexityDrifts) {
   const std::string arguments = text(299) + "-w 20 --tokens 30000 -t 1 ";  // and one for ▁
   const json report = json::parse(run(arguments + "--json").output);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which keep what is freed
-  // What a device's driver keeps is not ours, but would be more if it were kept of each token.
+  // What a device's driver keeps is not ours, but would be more if it were kept of each token. It
+  // may give back what it took to compile shaders.
   const auto filled = report.at("process_bytes_filled").get<double>();
-  EXPECT_NEAR(report.at("process_bytes"), filled, on_device() ? 30000 : 0);
+  const double grown = report.at("process_bytes").get<double>() - filled;
+  EXPECT_LE(grown, on_device() ? 30000 : 0);
+  if (!on_device()) {
+    EXPECT_EQ(grown, 0);
+  }
 #endif
   for (const auto& policy : report.at("policies")) {
     EXPECT_GT(policy.at("seconds_per_token_first_10000"), 0);
