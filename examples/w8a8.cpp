@@ -180,6 +180,7 @@ class Int8Activations : public Observer {
 
   void quantize(Site site, Place place, size_t layer, std::span<float> values);
   void attend(size_t layer, std::span<float> mixed);
+  void gate_outputs(std::span<float> mixed) const;
 
   const Config& config_;
   AttentionInputs in_;
@@ -203,7 +204,9 @@ bool Int8Activations::see(Site site, size_t layer, std::span<float> values) {
       return false;
     case Site::attn_mixed:
       attend(layer, values);
-      break;
+      quantize(site, Place::output, layer, values);
+      gate_outputs(values);
+      return true;
     default:
       break;
   }
@@ -277,6 +280,16 @@ void Int8Activations::attend(size_t layer, std::span<float> mixed) {
         mixed[query * c.q_size() + head * c.head_dim + i] = static_cast<float>(sum);
       }
     }
+  }
+}
+
+/// What attend() gave has been rounded; its gate, and the product, are not.
+void Int8Activations::gate_outputs(std::span<float> mixed) const {
+  const Config& c = config_;
+  if (!c.gate || c.gate.placement != AttentionGate::Placement::output) return;
+  for (size_t i = 0; i < mixed.size(); ++i) {
+    const auto gate = in_.head_gate(c, i / c.q_size(), i % c.q_size() / c.head_dim);
+    mixed[i] *= gate[i % c.head_dim % gate.size()];
   }
 }
 

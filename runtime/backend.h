@@ -136,18 +136,18 @@ class Backend {
   virtual void rope(Buffer& x, size_t head_dim, bool half_split) = 0;
   /// gate = sigmoid(gate + bias); no bias when it is empty.
   virtual void sigmoid(Buffer& gate, const Tensor& bias) = 0;
-  /// Multiplies each head of x (rows, n_heads * head_dim) by its gate: gate is (rows, n_heads), or
-  /// element-wise (rows, n_heads * head_dim).
-  virtual void apply_gate(Buffer& x, const Buffer& gate, size_t head_dim) = 0;
   /// out = q rotated like rope() does, but by the angles for kept keys.
   virtual void rope_kept(const Buffer& q, size_t head_dim, bool half_split, Buffer& out) = 0;
-  /// Writes each row's keys and values (rows, n_kv_heads * head_dim) to where its position lies.
-  virtual void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v) = 0;
+  /// Writes each row's keys and values (rows, n_kv_heads * head_dim) to where its position lies;
+  /// values times the gate, if that is not null: (rows, n_kv_heads), or a column for each element.
+  virtual void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v,
+                           const Buffer* gate) = 0;
   /// out = softmax(q k^T / sqrt(head_dim)) v over the positions each row sees; q and out are
   /// (rows, n_heads * head_dim), query head h reads KV head h / (n_heads / n_kv_heads). Kept keys
-  /// are met by q_kept, which is null when the cache keeps none.
+  /// are met by q_kept, which is null when the cache keeps none. What comes out is multiplied by
+  /// the gate, if that is not null: (rows, n_heads), or a column for each element.
   virtual void attend(const Buffer& q, const Buffer* q_kept, const Cache& cache, size_t layer,
-                      Buffer& out) = 0;
+                      const Buffer* gate, Buffer& out) = 0;
   /// gate = silu(gate) * up.
   virtual void swiglu(Buffer& gate, const Buffer& up) = 0;
   /// x += y.

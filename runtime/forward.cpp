@@ -51,16 +51,16 @@ void attention(const Config& c, const BlockWeights& w, size_t layer, Stage& stag
   watch(Site::q_rotated, *a.q);
   watch(Site::k_rotated, *a.k);
 
-  if (c.gate && c.gate.placement == Gate::Placement::value) {
-    ops.apply_gate(*a.v, *a.gate, c.head_dim);  // folded into the cache: mixing needs no gate
-  }
-  ops.write_cache(*stage.cache, layer - stage.first_layer, *a.k, *a.v);
-  ops.attend(*a.q, a.q_kept.get(), *stage.cache, layer - stage.first_layer, *a.mixed);
+  // g_j goes into the cache with V_j, g_i is applied to what row i has mixed.
+  const auto gate_at = [&](Gate::Placement placement) {
+    return c.gate && c.gate.placement == placement ? a.gate.get() : nullptr;
+  };
+  const size_t cached = layer - stage.first_layer;
+  ops.write_cache(*stage.cache, cached, *a.k, *a.v, gate_at(Gate::Placement::value));
+  ops.attend(*a.q, a.q_kept.get(), *stage.cache, cached, gate_at(Gate::Placement::output),
+             *a.mixed);
   watch(Site::attn_mixed, *a.mixed);
 
-  if (c.gate && c.gate.placement == Gate::Placement::output) {
-    ops.apply_gate(*a.mixed, *a.gate, c.head_dim);
-  }
   const std::array output = {Projection{w.attn_output, *a.h}};
   ops.project(*a.mixed, output);
   watch(Site::attn_output, *a.h);

@@ -16,7 +16,7 @@ enum class Site {
   attn_gate,      // (rows, n_gates) after the sigmoid; not without a gate
   q_rotated,      // (rows, n_heads * head_dim) after RoPE
   k_rotated,      // (rows, n_kv_heads * head_dim) after RoPE
-  attn_mixed,     // (rows, n_heads * head_dim) what attention mixed, before a gate on outputs
+  attn_mixed,     // (rows, n_heads * head_dim) what attention mixed, times a gate on outputs
   attn_output,    // (rows, hidden_size) output of the attention
   attn_residual,  // (rows, hidden_size) the residual stream between attention and MLP
   ffn_norm,       // (rows, hidden_size) input of the MLP

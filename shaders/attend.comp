@@ -7,16 +7,16 @@
 #include "reduce.glsl"
 #include "attend_item.glsl"
 
-layout(binding = 0) readonly buffer Q {
+layout(binding = 1) readonly buffer Q {
   float q[];
 };
-layout(binding = 1) readonly buffer QKept {
+layout(binding = 2) readonly buffer QKept {
   float q_kept[];
 };
-layout(binding = 2) readonly buffer Keys {
+layout(binding = 3) readonly buffer Keys {
   uvec4 keys[];
 };
-layout(binding = 3) readonly buffer Values {
+layout(binding = 4) readonly buffer Values {
 #if defined(CACHE_Q8_0)
   uint values[];
 #elif defined(CACHE_F16)
@@ -26,20 +26,20 @@ layout(binding = 3) readonly buffer Values {
 #endif
 };
 #ifdef CACHE_Q8_0
-layout(binding = 2) readonly buffer KeyWords {
+layout(binding = 3) readonly buffer KeyWords {
   uint key_words[];
 };
 #endif
-layout(binding = 4) readonly buffer Views {
+layout(binding = 5) readonly buffer Views {
   View views[];
 };
-layout(binding = 5) readonly buffer Tiles {
+layout(binding = 6) readonly buffer Tiles {
   Tile tiles[];
 };
-layout(binding = 6) writeonly buffer Out {
+layout(binding = 7) writeonly buffer Out {
   float results[];
 };
-layout(binding = 6) writeonly buffer Partials {
+layout(binding = 7) writeonly buffer Partials {
   vec4 partials[];
 };
 
@@ -221,7 +221,8 @@ void main() {
       const uint query = i / head_dim;
       const uint element = i % head_dim;
       results[query_at(tile, item, query) + element] =
-          weights[query * vectors + element / 4][element % 4] / total[query];
+          weights[query * vectors + element / 4][element % 4] / total[query] *
+          gate_of(tile, item, query, element);
     }
     return;
   }

@@ -20,6 +20,11 @@ layout(push_constant) uniform Push {
   uint ring_spans;
   float scale;
   uint first_tile;
+  uint gate_width;  // elements that share a gate; 0: there is none
+};
+
+layout(binding = 0) readonly buffer Gate {
+  float gate[];  // of the outputs
 };
 
 struct Item {
@@ -37,11 +42,24 @@ Item item_at(uint index) {
               min(n_queries, group_size - offset));
 }
 
-// Where a query's head begins in (rows, query heads * head_dim).
+uint row_of(Tile tile, Item item, uint query) {
+  return tile.first_row + query / item.query_heads;
+}
+// Where a query's head begins in its row.
+uint col_of(Item item, uint query) {
+  return (item.query_head + query % item.query_heads) * head_dim;
+}
+// The same in (rows, query heads * head_dim).
 uint query_at(Tile tile, Item item, uint query) {
-  const uint row = tile.first_row + query / item.query_heads;
-  const uint head = item.query_head + query % item.query_heads;
-  return row * padded(kv_heads * group_size * head_dim) + head * head_dim;
+  const uint cols = kv_heads * group_size * head_dim;
+  return row_of(tile, item, query) * padded(cols) + col_of(item, query);
+}
+
+float gate_of(Tile tile, Item item, uint query, uint element) {
+  if (gate_width == 0) return 1;
+  const uint gates = kv_heads * group_size * head_dim / gate_width;
+  return gate[row_of(tile, item, query) * padded(gates) +
+              (col_of(item, query) + element) / gate_width];
 }
 
 // A query's sum over the spans of one workgroup: highest score, total weight, padding, then values.

@@ -4,13 +4,13 @@
 #include "common.glsl"
 #include "attend_item.glsl"
 
-layout(binding = 0) readonly buffer Partials {
+layout(binding = 1) readonly buffer Partials {
   vec4 partials[];
 };
-layout(binding = 1) readonly buffer Tiles {
+layout(binding = 2) readonly buffer Tiles {
   Tile tiles[];
 };
-layout(binding = 2) writeonly buffer Out {
+layout(binding = 3) writeonly buffer Out {
   float results[];
 };
 
@@ -37,6 +37,8 @@ void main() {
   }
   const uint to = query_at(tile, item, query) + vector * 4;
   for (uint e = 0; e < 4; ++e) {
-    if (vector * 4 + e < head_dim) results[to + e] = sum[e] / total;
+    const uint element = vector * 4 + e;
+    if (element >= head_dim) break;
+    results[to + e] = sum[e] / total * gate_of(tile, item, query, element);
   }
 }

@@ -1,5 +1,5 @@
 #version 450
-// Writes each row's keys, or values, to where its position lies; a thread per piece.
+// Writes each row's keys, or values times their gate, to where its position lies; a thread per piece.
 
 #include "common.glsl"
 #include "batch.glsl"
@@ -11,11 +11,14 @@ layout(binding = 0) readonly buffer Rows {
 layout(binding = 1) readonly buffer In {
   float x[];
 };
-layout(binding = 2) writeonly buffer Cache {
+layout(binding = 2) readonly buffer Gate {
+  float gate[];
+};
+layout(binding = 3) writeonly buffer Cache {
   uvec4 cache[];
 };
 #ifdef CACHE_Q8_0
-layout(binding = 2) buffer CacheWords {
+layout(binding = 3) buffer CacheWords {
   uint cache_words[];
 };
 #endif
@@ -28,6 +31,7 @@ layout(push_constant) uniform Push {
   uint n_lanes;
   uint n_spans;     // of a lane
   uint are_values;
+  uint gate_width;  // elements that share a gate; 0: there is none
 };
 
 // Rounded to what a half can hold, the nearest, ties to even: packHalf2x16 may cut off instead.
@@ -40,27 +44,37 @@ uint pack_halves(vec2 x) {
   return packHalf2x16(vec2(nearest_half(x.x), nearest_half(x.y)));
 }
 
-// Elements i and i + 1 of a head that begins at `head`.
-vec2 two_elements(uint head, uint i) {
-  return vec2(i < head_dim ? x[head + i] : 0, i + 1 < head_dim ? x[head + i + 1] : 0);
+// A column of a row.
+float element(uint row, uint col) {
+  const uint cols = kv_heads * head_dim;
+  const float value = x[row * padded(cols) + col];
+  if (gate_width == 0) return value;
+  return value * gate[row * padded(cols / gate_width) + col / gate_width];
+}
+
+// Elements i and i + 1 of a head that begins at `col`.
+vec2 two_elements(uint row, uint col, uint i) {
+  return vec2(i < head_dim ? element(row, col + i) : 0,
+              i + 1 < head_dim ? element(row, col + i + 1) : 0);
 }
 
 #ifdef CACHE_Q8_0
-// The scale of 32 elements that begin at `at`: their largest magnitude is 127 steps, and NaN if one
-// of them is.
-float step_of(uint at) {
+// The scale of 32 elements from `col` on: their largest magnitude is 127 steps, and NaN if one of
+// them is.
+float step_of(uint row, uint col) {
   float most = 0;
   for (uint i = 0; i < 32 && !isnan(most); ++i) {
-    if (!(abs(x[at + i]) <= most)) most = abs(x[at + i]);
+    const float magnitude = abs(element(row, col + i));
+    if (!(magnitude <= most)) most = magnitude;
   }
   return most / 127;
 }
 
 // Four elements as int8, rounded to the nearest, halves away from zero.
-uint pack_steps(uint at, float inverse) {
+uint pack_steps(uint row, uint col, float inverse) {
   uint packed = 0;
   for (uint i = 0; i < 4; ++i) {
-    const float steps = x[at + i] * inverse;
+    const float steps = element(row, col + i) * inverse;
     const float whole = floor(abs(steps));
     const float rounded = min(whole + (abs(steps) - whole >= 0.5 ? 1 : 0), 127);
     packed |= (uint(int(sign(steps) * rounded)) & 0xFF) << 8 * i;
@@ -74,16 +88,16 @@ void main() {
   const uint head = thread_index() / pieces % n_heads;
   const uint r = thread_index() / (pieces * n_heads);
   if (r >= n_rows) return;
-  const uint from = r * padded(kv_heads * head_dim) + (first_head + head) * head_dim;
+  const uint col = (first_head + head) * head_dim;
   const uint i = piece * piece_elements;
   const uint at_span = (head * n_lanes + rows[r].lane) * n_spans + rows[r].slot / span;
   const uint position = rows[r].slot % span;
 #if defined(CACHE_Q8_0)
-  const float step_size = step_of(from + i / 32 * 32);
+  const float step_size = step_of(r, col + i / 32 * 32);
   const float inverse = isinf(1 / step_size) ? 0 : 1 / step_size;
   const uvec4 packed =
-      uvec4(pack_steps(from + i, inverse), pack_steps(from + i + 4, inverse),
-            pack_steps(from + i + 8, inverse), pack_steps(from + i + 12, inverse));
+      uvec4(pack_steps(r, col + i, inverse), pack_steps(r, col + i + 4, inverse),
+            pack_steps(r, col + i + 8, inverse), pack_steps(r, col + i + 12, inverse));
   if (i % 32 == 0) {
     // Another thread may write the other half of the word at the same time.
     const uint word = scale_word(at_span, i / 32, position);
@@ -93,11 +107,11 @@ void main() {
   }
 #elif defined(CACHE_F16)
   const uvec4 packed = uvec4(
-      pack_halves(two_elements(from, i)), pack_halves(two_elements(from, i + 2)),
-      pack_halves(two_elements(from, i + 4)), pack_halves(two_elements(from, i + 6)));
+      pack_halves(two_elements(r, col, i)), pack_halves(two_elements(r, col, i + 2)),
+      pack_halves(two_elements(r, col, i + 4)), pack_halves(two_elements(r, col, i + 6)));
 #else
   const uvec4 packed =
-      floatBitsToUint(vec4(two_elements(from, i), two_elements(from, i + 2)));
+      floatBitsToUint(vec4(two_elements(r, col, i), two_elements(r, col, i + 2)));
 #endif
   cache[at_span * span_pieces +
         (are_values != 0 ? position * pieces + piece : piece * span + position)] = packed;

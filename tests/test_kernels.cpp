@@ -432,9 +432,6 @@ TEST_P(KernelsTest, ElementWiseKernelsMatchScalar) {
     scalar_kernels.add(expected.data(), y.data(), n);
     fast.add(got.data(), y.data(), n);
     compare("add");
-    scalar_kernels.scale(expected.data(), 0.3f, n);
-    fast.scale(got.data(), 0.3f, n);
-    compare("scale");
     scalar_kernels.rms_norm(x.data(), y.data(), n, 1e-5f, expected.data());
     fast.rms_norm(x.data(), y.data(), n, 1e-5f, got.data());
     compare("rms_norm");

@@ -128,6 +128,17 @@ class VulkanOps : public testing::Test {
     return buffer(cols, values);
   }
 
+  /// Gates of such values: q8_0 holds the products exactly as well.
+  Both gate_buffer(DType type, size_t cols, bool by_element, uint32_t seed) {
+    if (type != DType::q8_0) return random_buffer(cols, seed);
+    std::vector<float> values = random_floats(n_rows_ * cols, seed);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const bool is_zero = by_element && i % 32 != 5 && values[i] < 0;
+      values[i] = is_zero ? 0 : by_element ? 0.5f : std::exp2(std::round(values[i]));
+    }
+    return buffer(cols, values);
+  }
+
   /// Compares the first n_rows of a buffer, relative to its largest element or, where terms cancel
   /// out, to what such a sum has for its size.
   void expect_equal(const Both& buffer, double tolerance, const std::string& what,
@@ -246,7 +257,7 @@ TEST_F(VulkanOps, RopeEqualsTheCpu) {
   }
 }
 
-TEST_F(VulkanOps, GatesEqualTheCpu) {
+TEST_F(VulkanOps, SigmoidEqualsTheCpu) {
   for (const size_t cols : {1, 12, 75}) {
     const TestWeight bias(device(), random_floats(cols, 7, 4));
     begin(5);
@@ -257,14 +268,6 @@ TEST_F(VulkanOps, GatesEqualTheCpu) {
     cpu_->sigmoid(*gate.cpu, {});
     gpu_->sigmoid(*gate.gpu, {});
     expect_equal(gate, 1e-6, "without bias, " + sizes({cols}));
-    const Both per_head = random_buffer(cols * 45, 9);
-    cpu_->apply_gate(*per_head.cpu, *gate.cpu, 45);
-    gpu_->apply_gate(*per_head.gpu, *gate.gpu, 45);
-    expect_equal(per_head, 1e-6, "a gate per head, " + sizes({cols}));
-    const Both per_element = random_buffer(cols, 10);
-    cpu_->apply_gate(*per_element.cpu, *gate.cpu, 1);
-    gpu_->apply_gate(*per_element.gpu, *gate.gpu, 1);
-    expect_equal(per_element, 1e-6, "a gate per element, " + sizes({cols}));
   }
 }
 
@@ -323,6 +326,9 @@ TEST_F(VulkanOps, LikeliestEqualTheCpu) {
   }
 }
 
+/// What is gated, by how much of a head at a time.
+enum class Gates { none, values_by_head, values_by_element, outputs_by_head, outputs_by_element };
+
 /// Attention over a cache that chunks of several sequences fill one after the other.
 struct AttendCase {
   size_t n_heads;
@@ -330,6 +336,7 @@ struct AttendCase {
   size_t head_dim;
   size_t window;  // 0: none
   size_t n_kept;
+  Gates gates = Gates::none;
 };
 
 class VulkanAttend : public VulkanOps, public testing::WithParamInterface<AttendCase> {};
@@ -375,10 +382,22 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
       const Both q_kept = random_buffer(c.n_heads * c.head_dim, seed++);
       const Both out = buffer(c.n_heads * c.head_dim);
       const bool keeps = c.n_kept > 0;
-      cpu_->write_cache(*on_cpu, layer, *k.cpu, *v.cpu);
-      gpu_->write_cache(*on_gpu, layer, *k.gpu, *v.gpu);
-      cpu_->attend(*q.cpu, keeps ? q_kept.cpu.get() : nullptr, *on_cpu, layer, *out.cpu);
-      gpu_->attend(*q.gpu, keeps ? q_kept.gpu.get() : nullptr, *on_gpu, layer, *out.gpu);
+      const bool on_values =
+          c.gates == Gates::values_by_head || c.gates == Gates::values_by_element;
+      const bool on_outputs =
+          c.gates == Gates::outputs_by_head || c.gates == Gates::outputs_by_element;
+      const bool by_element =
+          c.gates == Gates::values_by_element || c.gates == Gates::outputs_by_element;
+      const size_t n_gates =
+          (on_outputs ? c.n_heads : c.n_kv_heads) * (by_element ? c.head_dim : 1);
+      const Both gate = gate_buffer(type, n_gates, by_element, seed++);
+      const auto run = [&](Backend& ops, Cache& cache, const auto& side) {
+        const Buffer* kept = keeps ? side(q_kept) : nullptr;
+        ops.write_cache(cache, layer, *side(k), *side(v), on_values ? side(gate) : nullptr);
+        ops.attend(*side(q), kept, cache, layer, on_outputs ? side(gate) : nullptr, *side(out));
+      };
+      run(*cpu_, *on_cpu, [](const Both& b) { return b.cpu.get(); });
+      run(*gpu_, *on_gpu, [](const Both& b) { return b.gpu.get(); });
       expect_equal(out, 2e-5, what);
       if (HasFatalFailure()) return;
     }
@@ -392,13 +411,19 @@ INSTANTIATE_TEST_SUITE_P(Shapes, VulkanAttend,
                                          AttendCase{3, 1, 257, 0, 0}, AttendCase{4, 2, 320, 200, 4},
                                          AttendCase{5, 1, 512, 0, 0}, AttendCase{4, 2, 32, 200, 0},
                                          AttendCase{4, 2, 32, 200, 4},
-                                         AttendCase{8, 4, 128, 100, 300}),
+                                         AttendCase{8, 4, 128, 100, 300},
+                                         AttendCase{6, 2, 32, 0, 0, Gates::values_by_head},
+                                         AttendCase{3, 3, 45, 200, 4, Gates::values_by_element},
+                                         AttendCase{2, 2, 64, 0, 0, Gates::values_by_element},
+                                         AttendCase{11, 1, 45, 0, 0, Gates::outputs_by_head},
+                                         AttendCase{6, 2, 32, 200, 4, Gates::outputs_by_element}),
                          [](const auto& row) {
                            const AttendCase& c = row.param;
                            return std::to_string(c.n_heads) + "_over_" +
                                   std::to_string(c.n_kv_heads) + "_heads_of_" +
                                   std::to_string(c.head_dim) + "_window_" +
-                                  std::to_string(c.window) + "_kept_" + std::to_string(c.n_kept);
+                                  std::to_string(c.window) + "_kept_" + std::to_string(c.n_kept) +
+                                  "_gates_" + std::to_string(static_cast<int>(c.gates));
                          });
 
 // What sees nothing but itself gets its own value.
@@ -419,8 +444,8 @@ TEST_F(VulkanOps, Q8_0CacheRoundsToTheNearest) {
   std::fill_n(values.begin() + 96, 32, 1e-20f);  // one too small for f16
   const Both v = buffer(2 * head_dim, values);
   const Both out = buffer(2 * head_dim);
-  gpu_->write_cache(*cache, 0, *v.gpu, *v.gpu);
-  gpu_->attend(*v.gpu, nullptr, *cache, 0, *out.gpu);
+  gpu_->write_cache(*cache, 0, *v.gpu, *v.gpu, nullptr);
+  gpu_->attend(*v.gpu, nullptr, *cache, 0, nullptr, *out.gpu);
   std::vector<float> found(values.size());
   gpu_->read(*out.gpu, found);
   for (size_t i = 0; i < values.size(); i += 32) {

@@ -23,6 +23,14 @@ HeadBlock head_block(size_t index, size_t group) {
 
 }  // namespace
 
+void apply_gate(std::span<float> head, std::span<const float> gate) {
+  if (gate.size() == 1) {
+    for (float& x : head) x *= gate[0];
+  } else {
+    for (size_t i = 0; i < head.size(); ++i) head[i] *= gate[i];
+  }
+}
+
 /// Rows [row, row + n_rows) of one lane and the spans that any of them sees: kept ones, then those
 /// of the ring, counted by position from that of position 0 on.
 struct Attention::Tile {
@@ -73,10 +81,9 @@ struct Attention::Call {
   std::span<const BatchRow> rows;
   const CpuCache& cache;
   size_t layer;
-  size_t group;         // query heads of one KV head
-  size_t width;         // n_heads * head_dim
-  const float* q;       // (rows, width)
-  const float* q_kept;  // (rows, width) or null
+  Queries queries;
+  size_t group;  // query heads of one KV head
+  size_t width;  // n_heads * head_dim
 };
 
 Attention::Attention(const Kernels& kernels, ThreadPool& threads)
@@ -123,7 +130,7 @@ void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t s
   uint32_t end[attend_queries];
   size_t n = 0;
   float* q = scratch;  // (n_queries, head_dim)
-  const float* from = kept ? call.q_kept : call.q;
+  const float* from = kept ? call.queries.q_kept : call.queries.q;
   for (size_t r = tile.row; r < tile.row + tile.n_rows; ++r) {
     const BatchRow& row = call.rows[r];
     const int64_t first = kept ? 0 : std::max(row.first, n_kept);
@@ -152,12 +159,13 @@ void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t s
 }
 
 void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_t layer,
-                    size_t n_heads, const float* q, const float* q_kept, float* out) {
+                    const Queries& queries, float* out) {
   const CacheShape& shape = cache.shape();
   const size_t head_dim = shape.head_dim;
-  const size_t group = n_heads / shape.n_kv_heads;
+  const size_t group = queries.n_heads / shape.n_kv_heads;
   const size_t n_blocks = shape.n_kv_heads * ((group - 1) / attend_queries + 1);
-  const Call call{rows, cache, layer, group, n_heads * head_dim, q, q_kept};
+  const size_t head_gates = queries.n_gates / queries.n_heads;
+  const Call call{rows, cache, layer, queries, group, queries.n_heads * head_dim};
   plan(rows, shape, group);
 
   const size_t most_rows = std::ranges::max(tiles_, {}, &Tile::n_rows).n_rows;
@@ -169,8 +177,12 @@ void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_
     const HeadBlock heads = head_block(block, group);
     for (size_t i = 0; i < tile.n_rows * heads.n; ++i) {
       const size_t row = tile.row + i / heads.n;
-      float* to = out + row * call.width + (heads.first + i % heads.n) * head_dim;
+      const size_t head = heads.first + i % heads.n;
+      float* to = out + row * call.width + head * head_dim;
       for (size_t j = 0; j < head_dim; ++j) to[j] = sum.out[i * head_dim + j] / sum.total[i];
+      if (queries.gate == nullptr) continue;
+      const float* gate = queries.gate + row * queries.n_gates + head * head_gates;
+      apply_gate({to, head_dim}, {gate, head_gates});
     }
   };
   const auto n_queries = [&](const Tile& tile, size_t block) {

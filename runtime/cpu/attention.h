@@ -9,6 +9,9 @@
 
 namespace vga::cpu {
 
+/// Multiplies a head by its gate, which has one element for all of it, or one for each.
+void apply_gate(std::span<float> head, std::span<const float> gate);
+
 /// Attention of a batch over the cache. Queries that share keys, those of a head group and of rows
 /// that follow each other, are computed together as a tile; few tiles over a long context are split
 /// over the threads span by span. Either way each query sums its spans in ascending order.
@@ -17,9 +20,17 @@ class Attention {
   Attention(const Kernels& kernels, ThreadPool& threads);
   ~Attention();
 
-  /// q, q_kept and out are (rows, n_heads * head_dim); q_kept is null if the cache keeps nothing.
-  void run(std::span<const BatchRow> rows, const CpuCache& cache, size_t layer, size_t n_heads,
-           const float* q, const float* q_kept, float* out);
+  struct Queries {
+    size_t n_heads;
+    const float* q;       // (rows, n_heads * head_dim)
+    const float* q_kept;  // the same, to meet kept keys; null if the cache keeps nothing
+    const float* gate;    // (rows, n_gates) that what they get is multiplied by, or null
+    size_t n_gates;       // n_heads, or n_heads * head_dim
+  };
+
+  /// out is (rows, n_heads * head_dim).
+  void run(std::span<const BatchRow> rows, const CpuCache& cache, size_t layer,
+           const Queries& queries, float* out);
 
  private:
   struct Tile;

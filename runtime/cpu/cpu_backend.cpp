@@ -108,37 +108,46 @@ class CpuBackend : public Backend {
     });
   }
 
-  void apply_gate(Buffer& x, const Buffer& gate, size_t head_dim) override {
-    const size_t width = gate.cols() == x.cols() ? 1 : head_dim;  // elements that share a gate
-    each_row(x.cols(), [&](size_t r) {
-      for (size_t i = 0; i < gate.cols(); ++i) {
-        kernels_.scale(host(x).row(r) + i * width, host(gate).row(r)[i], width);
-      }
-    });
-  }
-
-  void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v) override {
+  void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v,
+                   const Buffer* gate) override {
     const CpuCache& c = static_cast<const CpuCache&>(cache);
     const CacheShape& shape = c.shape();
     const size_t head_dim = shape.head_dim;
+    const size_t n_gates = gate != nullptr ? gate->cols() / shape.n_kv_heads : 0;  // of a head
+    if (gate != nullptr) gated_.resize(std::max(gated_.size(), n_rows_ * v.cols()));
     each_row(2 * k.cols(), [&](size_t r) {
+      const float* values = host(v).row(r);
+      if (gate != nullptr) {
+        float* gated = gated_.data() + r * v.cols();
+        std::copy_n(values, v.cols(), gated);
+        for (size_t head = 0; head < shape.n_kv_heads; ++head) {
+          apply_gate({gated + head * head_dim, head_dim},
+                     {host(*gate).row(r) + head * n_gates, n_gates});
+        }
+        values = gated;
+      }
       const BatchRow& row = batch_.rows[r];
       const size_t span = shape.span_of(row.position);
       const size_t index = static_cast<size_t>(row.position) % cache_span;
       for (size_t head = 0; head < shape.n_kv_heads; ++head) {
         kernels_.write_key(shape.type, host(k).row(r) + head * head_dim, head_dim,
                            c.keys(row.lane, span, layer, head), index);
-        kernels_.write_value(shape.type, host(v).row(r) + head * head_dim, head_dim,
+        kernels_.write_value(shape.type, values + head * head_dim, head_dim,
                              c.values(row.lane, span, layer, head), index);
       }
     });
   }
 
   void attend(const Buffer& q, const Buffer* q_kept, const Cache& cache, size_t layer,
-              Buffer& out) override {
+              const Buffer* gate, Buffer& out) override {
     const CpuCache& c = static_cast<const CpuCache&>(cache);
-    attention_.run(batch_.rows, c, layer, q.cols() / c.shape().head_dim, host(q).row(0),
-                   q_kept != nullptr ? host(*q_kept).row(0) : nullptr, host(out).row(0));
+    attention_.run(batch_.rows, c, layer,
+                   {.n_heads = q.cols() / c.shape().head_dim,
+                    .q = host(q).row(0),
+                    .q_kept = q_kept != nullptr ? host(*q_kept).row(0) : nullptr,
+                    .gate = gate != nullptr ? host(*gate).row(0) : nullptr,
+                    .n_gates = gate != nullptr ? gate->cols() : 0},
+                   host(out).row(0));
   }
 
   void swiglu(Buffer& gate, const Buffer& up) override {
@@ -225,6 +234,7 @@ class CpuBackend : public Backend {
   ThreadPool threads_;
   Attention attention_;
   std::array<Prepared, 2> prepared_;  // for plain and for quantized weights
+  std::vector<float> gated_;          // (rows, n_kv_heads * head_dim) values times their gates
   Batch batch_;
   size_t n_rows_ = 0;  // of the batch, or those that keep_wanted() or keep_rows() left
 };

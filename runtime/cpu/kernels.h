@@ -73,8 +73,6 @@ struct Kernels {
   void (*sigmoid)(float* x, size_t n);
   /// x[i] += y[i].
   void (*add)(float* x, const float* y, size_t n);
-  /// x[i] *= factor.
-  void (*scale)(float* x, float factor, size_t n);
 };
 
 /// 127 / x must be a float.

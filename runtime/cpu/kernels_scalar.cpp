@@ -126,10 +126,6 @@ void add(float* x, const float* y, size_t n) {
   for (size_t i = 0; i < n; ++i) x[i] += y[i];
 }
 
-void scale(float* x, float factor, size_t n) {
-  for (size_t i = 0; i < n; ++i) x[i] *= factor;
-}
-
 }  // namespace
 
 const Kernels scalar_kernels = {.name = "scalar",
@@ -143,7 +139,6 @@ const Kernels scalar_kernels = {.name = "scalar",
                                 .attend = attend,
                                 .swiglu = swiglu,
                                 .sigmoid = sigmoid,
-                                .add = add,
-                                .scale = scale};
+                                .add = add};
 
 }  // namespace vga::cpu

@@ -61,11 +61,6 @@ class VectorElements {
     each_vector(n, [&](auto load, auto store) { store(x, V::add(load(x), load(y))); });
   }
 
-  static void scale(float* x, float factor, size_t n) {
-    const Floats factors = V::set1(factor);
-    each_vector(n, [&](auto load, auto store) { store(x, V::mul(load(x), factors)); });
-  }
-
   static void rms_norm(const float* x, const float* weight, size_t n, float eps, float* out) {
     typename V::SquareSum sum;  // in double, so that no x that is a float is too large to square
     each_vector(n, [&](auto load, auto) { sum.add(load(x)); });

@@ -21,8 +21,7 @@ constexpr Kernels vector_kernels(const char* name) {
           .attend = VectorAttention<V>::attend,
           .swiglu = VectorElements<V>::swiglu,
           .sigmoid = VectorElements<V>::sigmoid,
-          .add = VectorElements<V>::add,
-          .scale = VectorElements<V>::scale};
+          .add = VectorElements<V>::add};
 }
 
 }  // namespace vga::cpu

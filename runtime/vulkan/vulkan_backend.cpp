@@ -248,36 +248,32 @@ class VulkanBackend : public Backend {
         threads(n_rows_ * gate.cols()));
   }
 
-  void apply_gate(Buffer& x, const Buffer& gate, size_t head_dim) override {
+  void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v,
+                   const Buffer* gate) override {
     struct Push {
-      uint32_t n_rows, cols, shared_by;
-    };
-    dispatch(commands_, pipeline(device_, {"apply_gate"}, 2), {current(gate), current(x)},
-             Push{u32(n_rows_), u32(x.cols()), gate.cols() == x.cols() ? 1 : u32(head_dim)},
-             threads(n_rows_ * x.cols()));
-  }
-
-  void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v) override {
-    struct Push {
-      uint32_t n_rows, kv_heads, first_head, n_heads, n_lanes, n_spans, are_values;
+      uint32_t n_rows, kv_heads, first_head, n_heads, n_lanes, n_spans, are_values, gate_width;
     };
     const auto& c = static_cast<const VulkanCache&>(cache);
     const CacheShape& s = c.shape();
-    const auto& p = pipeline(device_, {"write_cache", s.type, {u32(s.head_dim)}}, 3);
+    const auto& p = pipeline(device_, {"write_cache", s.type, {u32(s.head_dim)}}, 4);
     const size_t pieces = s.padded_dim() / piece_elements(s.type);
     for (size_t head = 0, n = 0; head < s.n_kv_heads; head += n) {
       n = c.heads_from(layer, head);
-      for (const auto& [side, x] : {std::pair(VulkanCache::keys, &k), {VulkanCache::values, &v}}) {
-        dispatch(commands_, p, {slots_[slot_].rows, current(*x), c.heads(layer, side, head, n)},
+      for (const auto side : {VulkanCache::keys, VulkanCache::values}) {
+        const Buffer& x = side == VulkanCache::keys ? k : v;
+        const Buffer* x_gate = side == VulkanCache::keys ? nullptr : gate;
+        dispatch(commands_, p,
+                 {slots_[slot_].rows, current(x), current(x_gate != nullptr ? *x_gate : x),
+                  c.heads(layer, side, head, n)},
                  Push{u32(n_rows_), u32(s.n_kv_heads), u32(head), u32(n), u32(s.n_lanes),
-                      u32(s.n_spans()), u32(side)},
+                      u32(s.n_spans()), u32(side), gate_width(x, x_gate)},
                  threads(n_rows_ * n * pieces));
       }
     }
   }
 
   void attend(const Buffer& q, const Buffer* q_kept, const Cache& cache, size_t layer,
-              Buffer& out) override {
+              const Buffer* gate, Buffer& out) override {
     const auto& c = static_cast<const VulkanCache&>(cache);
     const CacheShape& s = c.shape();
     const size_t group = q.cols() / s.head_dim / s.n_kv_heads;
@@ -307,7 +303,7 @@ class VulkanBackend : public Backend {
           cost += tile_cost;
           spans = std::max<size_t>(spans, t.kept_spans + t.ring_spans);
         }
-        attend(q, q_kept, c, layer, out,
+        attend(q, q_kept, c, layer, gate, out,
                {.first_tile = first,
                 .head = head,
                 .n_heads = n_heads,
@@ -474,6 +470,10 @@ class VulkanBackend : public Backend {
   std::array<uint32_t, 3> threads(size_t n) const {
     return grid((n - 1) / device_.limits.workgroup_size + 1);
   }
+  /// Columns of x that share a gate; 0 if there is none.
+  static uint32_t gate_width(const Buffer& x, const Buffer* gate) {
+    return gate == nullptr ? 0 : u32(x.cols() / gate->cols());
+  }
   static const Weight::Slice& vector(const Tensor& v) { return v.on_device->slices.front(); }
   static uint32_t row_halves(const Tensor& t) { return u32(row_bytes(t.type, t.cols) / 2); }
 
@@ -549,12 +549,12 @@ class VulkanBackend : public Backend {
   }
 
   void attend(const Buffer& q, const Buffer* q_kept, const VulkanCache& c, size_t layer,
-              Buffer& out, const AttendPart& part) {
+              const Buffer* gate, Buffer& out, const AttendPart& part) {
     struct Push {
       uint32_t n_items, n_splits, group_size, first_head, n_heads, kv_heads, n_lanes, kept_spans,
           ring_spans;
       float scale;
-      uint32_t first_tile;
+      uint32_t first_tile, gate_width;
     };
     const CacheShape& s = c.shape();
     const Slot& slot = slots_[slot_];
@@ -564,21 +564,22 @@ class VulkanBackend : public Backend {
             ? 1
             : std::min<size_t>(part.spans, (wanted_groups - 1) / part.n_items + 1);
     const std::array constants = {u32(s.head_dim), u32(part.n_queries)};
-    const Push push = {u32(part.n_items),   u32(n_splits),
-                       u32(part.group),     u32(part.head),
-                       u32(part.n_heads),   u32(s.n_kv_heads),
-                       u32(s.n_lanes),      u32(s.kept_spans()),
-                       u32(s.ring_spans()), 1 / std::sqrt(static_cast<float>(s.head_dim)),
-                       u32(part.first_tile)};
-    dispatch(commands_, pipeline(device_, {"attend", s.type, constants}, 7),
-             {current(q), q_kept != nullptr ? current(*q_kept) : current(q),
+    const Push push = {u32(part.n_items),    u32(n_splits),
+                       u32(part.group),      u32(part.head),
+                       u32(part.n_heads),    u32(s.n_kv_heads),
+                       u32(s.n_lanes),       u32(s.kept_spans()),
+                       u32(s.ring_spans()),  1 / std::sqrt(static_cast<float>(s.head_dim)),
+                       u32(part.first_tile), gate_width(q, gate)};
+    const Range gates = current(gate != nullptr ? *gate : q);
+    dispatch(commands_, pipeline(device_, {"attend", s.type, constants}, 8),
+             {gates, current(q), q_kept != nullptr ? current(*q_kept) : current(q),
               c.heads(layer, VulkanCache::keys, part.head, part.n_heads),
               c.heads(layer, VulkanCache::values, part.head, part.n_heads), slot.views, slot.tiles,
               n_splits > 1 ? whole(partials_) : current(out)},
              push, grid(part.n_items, n_splits), part.cost);
     if (n_splits == 1) return;
-    dispatch(commands_, pipeline(device_, {"attend_merge", {}, constants}, 3),
-             {whole(partials_), slot.tiles, current(out)}, push,
+    dispatch(commands_, pipeline(device_, {"attend_merge", {}, constants}, 4),
+             {gates, whole(partials_), slot.tiles, current(out)}, push,
              threads(part.n_items * part.n_queries * s.padded_dim() / 4));
   }
 
