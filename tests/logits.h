@@ -66,9 +66,9 @@ inline double rounding_step(DType cache_type) {
 /// How much what is computed of the same tokens in two ways may differ, relative to its size: on
 /// the CPU not at all, as each sum has one fixed order. On a device the order depends on how many
 /// rows are computed at once and on where they lie in the ring, and now and then an element of the
-/// cache is rounded the other way.
+/// cache is rounded up in one way and down in the other.
 inline double allowed_difference(DType cache_type = DType::f16) {
-  return on_device() ? rounding_step(cache_type) : 0;
+  return on_device() ? 2 * rounding_step(cache_type) : 0;
 }
 
 /// Logits of the same tokens computed in two ways, (rows, cols) both.
