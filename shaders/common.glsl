@@ -2,7 +2,7 @@
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint workgroup_size = 128;  // a power of two
-layout(constant_id = 1) const uint subgroup_size = 1;     // 1: no subgroup arithmetic
+layout(constant_id = 1) const uint subgroup_size = 1;     // where SUBGROUPS are relied on
 
 // What no score goes below; drivers need not keep infinities.
 const float lowest = -3.0e38;

@@ -1,24 +1,37 @@
 // Sums and maxima over lanes. A team is what reduces at once: a subgroup or, where those cannot be
 // relied on, the whole workgroup through shared memory. In the latter case every lane must call.
 
+shared float reduced[workgroup_size];
+
+#ifdef SUBGROUPS
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 
-const bool uses_subgroups = subgroup_size > 1;
-const uint team_size = uses_subgroups ? subgroup_size : workgroup_size;
-const uint n_teams = workgroup_size / team_size;
+const uint team_size = subgroup_size;
 
 uint team_index() {
-  return uses_subgroups ? gl_SubgroupID : 0;
+  return gl_SubgroupID;
 }
 uint team_lane() {
-  return uses_subgroups ? gl_SubgroupInvocationID : lane_index();
+  return gl_SubgroupInvocationID;
+}
+float team_add(float x) {
+  return subgroupAdd(x);
+}
+float team_max(float x) {
+  return subgroupMax(x);
+}
+#else
+const uint team_size = workgroup_size;
+
+uint team_index() {
+  return 0;
+}
+uint team_lane() {
+  return lane_index();
 }
 
-shared float reduced[workgroup_size];
-
 float team_add(float x) {
-  if (uses_subgroups) return subgroupAdd(x);
   barrier();  // until the last result was read
   reduced[lane_index()] = x;
   for (uint n = workgroup_size / 2; n > 0; n /= 2) {
@@ -30,7 +43,6 @@ float team_add(float x) {
 }
 
 float team_max(float x) {
-  if (uses_subgroups) return subgroupMax(x);
   barrier();
   reduced[lane_index()] = x;
   for (uint n = workgroup_size / 2; n > 0; n /= 2) {
@@ -42,6 +54,9 @@ float team_max(float x) {
   barrier();
   return reduced[0];
 }
+#endif
+
+const uint n_teams = workgroup_size / team_size;
 
 // Over the whole workgroup; every lane must call.
 float group_add(float x) {

@@ -135,9 +135,9 @@ TEST_F(StreamProgram, ResultsDependOnTheTextAlone) {
   EXPECT_EQ(repeated.at("tokens"), 1000);
 }
 
-// A text of 300 tokens, a hundred times; on a device, where that takes its time, 40 times.
+// A text of 300 tokens, a hundred times; on a device, where that takes its time, 70 times.
 TEST_F(StreamProgram, NeitherMemoryNorPerplexityDrifts) {
-  const size_t n_tokens = on_device() ? 12000 : 30000;
+  const size_t n_tokens = on_device() ? 21000 : 30000;
   const std::string arguments =
       text(299) + "-w 20 -t 1 --tokens " + std::to_string(n_tokens) + " ";  // and one for ▁
   const json report = json::parse(run(arguments + "--json").output);
@@ -146,7 +146,7 @@ TEST_F(StreamProgram, NeitherMemoryNorPerplexityDrifts) {
   // may give back what it took to compile shaders.
   const auto filled = report.at("process_bytes_filled").get<double>();
   const double grown = report.at("process_bytes").get<double>() - filled;
-  EXPECT_LE(grown, on_device() ? 12000 : 0);
+  EXPECT_LE(grown, on_device() ? 21000 : 0);
   if (!on_device()) {
     EXPECT_EQ(grown, 0);
   }

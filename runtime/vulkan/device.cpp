@@ -51,17 +51,6 @@ void write_cache_file(const std::filesystem::path& file, std::span<const std::by
   }
 }
 
-/// Whether a shader asks for subgroup operations: what it asks for comes first in SPIR-V.
-bool uses_subgroups(std::span<const uint32_t> code) {
-  constexpr size_t header = 5;
-  constexpr uint32_t capability = 2 << 16 | 17;  // OpCapability, two words
-  constexpr uint32_t arithmetic = 63;            // GroupNonUniformArithmetic
-  for (size_t i = header; i + 1 < code.size() && code[i] == capability; i += 2) {
-    if (code[i + 1] == arithmetic) return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 void set_name(const Device& device, VkObjectType type, uint64_t object, const char* name) {
@@ -189,11 +178,11 @@ const Device::Pipeline& pipeline(Device& device, const Shader& shader, uint32_t 
   for (uint32_t i = 0; i < entries.size(); ++i) entries[i] = {i, i * 4, 4};
   const VkSpecializationInfo constants = {static_cast<uint32_t>(entries.size()), entries.data(),
                                           sizeof numbers, numbers.data()};
-  const std::span<const uint32_t> code = shader_code(label);
+  const ShaderCode code = shader_code(label, device.limits.subgroup_size > 1);
   VkShaderModuleCreateInfo module = {};
   module.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO;
-  module.codeSize = code.size_bytes();
-  module.pCode = code.data();
+  module.codeSize = code.spirv.size_bytes();
+  module.pCode = code.spirv.data();
   VkComputePipelineCreateInfo info = {};
   info.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO;
   info.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
@@ -204,7 +193,7 @@ const Device::Pipeline& pipeline(Device& device, const Shader& shader, uint32_t 
   size.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO_EXT;
   size.requiredSubgroupSize = device.limits.subgroup_size;
   // Others take the size that suits them: where it is wide, registers are few.
-  if (device.limits.subgroup_size > 1 && uses_subgroups(code)) {
+  if (code.subgroups) {
     info.stage.pNext = &size;
     info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT;
   }

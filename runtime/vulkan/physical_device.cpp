@@ -71,8 +71,12 @@ void apply_forced_limits(Limits& limits) {
   }
 }
 
-/// Lanes that are sure to run together: whole subgroups of a size that can be asked for. 1 if none.
+/// Lanes that are sure to run together and can add up: whole subgroups of a size that can be asked
+/// for. 1 if none.
 uint32_t subgroup_size(const Properties& p) {
+  const bool arithmetic =
+      (p.subgroup.supportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT) != 0 &&
+      (p.subgroup.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
   const bool sure = p.size_control.subgroupSizeControl == VK_TRUE &&
                     p.size_control.computeFullSubgroups == VK_TRUE &&
                     (p.sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
@@ -80,16 +84,12 @@ uint32_t subgroup_size(const Properties& p) {
   const uint32_t size = std::clamp(16u, p.sizes.minSubgroupSize, p.sizes.maxSubgroupSize);
   const bool enough =
       size > 0 && Limits::workgroup_size / size <= p.sizes.maxComputeWorkgroupSubgroups;
-  return sure && enough && size <= Limits::workgroup_size ? size : 1;
+  return arithmetic && sure && enough && size <= Limits::workgroup_size ? size : 1;
 }
 
 std::string unfit(const Properties& p) {
   if (p.base.apiVersion < api_version) return "its driver is older than Vulkan 1.2";
   if (p.queue_family == UINT32_MAX) return "it has no queue that computes";
-  if ((p.subgroup.supportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT) == 0 ||
-      (p.subgroup.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) == 0) {
-    return "its shaders cannot hold subgroup arithmetic";
-  }
   if (p.timeline.timelineSemaphore != VK_TRUE) return "it has no timeline semaphores";
   if (p.base.limits.maxPerStageDescriptorStorageBuffers < Limits::bindings) {
     return "it binds " + std::to_string(p.base.limits.maxPerStageDescriptorStorageBuffers) +
