@@ -55,7 +55,7 @@ void project(benchmark::State& state, DType type) {
   LargeMemory panels;
   if (kernels.lanes > 0) {
     const size_t n = n_panels(w, kernels.lanes);
-    panels = large_memory(n * panel_bytes(type, cols, kernels.lanes));
+    panels = large_memory(n * panel_bytes(w, kernels.lanes));
     for (size_t i = 0; i < n; ++i) write_panel(w, i, kernels.lanes, panels.get());
     w.data = panels.get();
   }

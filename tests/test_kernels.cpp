@@ -42,7 +42,7 @@ class Weight {
       : rows_(std::move(rows)), tensor_{type, n_rows, cols, rows_.data()} {
     if (kernels.lanes == 0) return;
     const size_t n = n_panels(tensor_, kernels.lanes);
-    panels_.resize(1 + n * panel_bytes(type, cols, kernels.lanes));  // one byte off every alignment
+    panels_.resize(1 + n * panel_bytes(tensor_, kernels.lanes));  // one byte off every alignment
     for (size_t i = 0; i < n; ++i) write_panel(tensor_, i, kernels.lanes, &panels_[1]);
     tensor_.data = &panels_[1];
   }

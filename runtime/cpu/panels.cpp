@@ -282,30 +282,33 @@ size_t align(size_t bytes) {
   return (bytes + 63) / 64 * 64;
 }
 
-size_t panel_rows(DType type, size_t lanes) {
-  return is_plain(type) ? plain_panel_vectors * lanes : lanes;
-}
-
 /// Bytes of rows that are in memory along with the panels made of them: enough to keep all threads
 /// busy.
 constexpr size_t band_bytes = 16 << 20;
 
 }  // namespace
 
-size_t panel_bytes(DType type, size_t cols, size_t lanes) {
-  if (is_plain(type)) return align(cols * panel_rows(type, lanes) * block_bytes(type));
-  return with_format(type, [&]<class Format>(Format) {
-    return align(cols / Format::Block::elements * PanelBlock<Format>{lanes}.bytes());
+size_t panel_rows(const Tensor& weight, size_t lanes) {
+  if (!is_plain(weight.type)) return lanes;
+  return std::min(plain_panel_vectors, (weight.rows - 1) / lanes + 1) * lanes;
+}
+
+size_t panel_bytes(const Tensor& weight, size_t lanes) {
+  if (is_plain(weight.type)) {
+    return align(weight.cols * panel_rows(weight, lanes) * block_bytes(weight.type));
+  }
+  return with_format(weight.type, [&]<class Format>(Format) {
+    return align(weight.cols / Format::Block::elements * PanelBlock<Format>{lanes}.bytes());
   });
 }
 
 size_t n_panels(const Tensor& weight, size_t lanes) {
-  return (weight.rows - 1) / panel_rows(weight.type, lanes) + 1;
+  return (weight.rows - 1) / panel_rows(weight, lanes) + 1;
 }
 
 void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* panels) {
-  std::byte* panel = panels + index * panel_bytes(weight.type, weight.cols, lanes);
-  const size_t rows = panel_rows(weight.type, lanes);
+  std::byte* panel = panels + index * panel_bytes(weight, lanes);
+  const size_t rows = panel_rows(weight, lanes);
   const size_t first_row = index * rows;
   const size_t n_rows = std::min(rows, weight.rows - first_row);
   if (weight.type == DType::f32) {
@@ -329,9 +332,7 @@ Panels::Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
     }
   }
   matrices.push_back(&weights_.output);
-  const auto bytes_of = [&](const Tensor& t) {
-    return n_panels(t, lanes) * panel_bytes(t.type, t.cols, lanes);
-  };
+  const auto bytes_of = [&](const Tensor& t) { return n_panels(t, lanes) * panel_bytes(t, lanes); };
   size_t bytes = 0;
   for (const Tensor* t : matrices) bytes += bytes_of(*t);
   memory_ = large_memory(bytes);
@@ -339,7 +340,7 @@ Panels::Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
   std::byte* at = memory_.get();
   for (Tensor* t : matrices) {
     const Tensor from = *t;
-    const size_t rows = panel_rows(from.type, lanes);
+    const size_t rows = panel_rows(from, lanes);
     const size_t n = n_panels(from, lanes);
     const size_t band = std::max<size_t>(band_bytes / (rows * row_bytes(from.type, from.cols)), 1);
     for (size_t first = 0; first < n; first += band) {

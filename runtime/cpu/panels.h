@@ -12,12 +12,12 @@ namespace vga::cpu {
 /// Weights arranged for vector units. A panel holds as many rows as a vector has lanes, column by
 /// column, so that one load brings one column of all its rows, or four columns of quantized ones,
 /// and a product needs no sum across lanes. Plain numbers, which take little computing, have four
-/// vectors of rows in a panel: their sums do not wait for each other. A panel lies in one piece,
-/// which is what memory likes.
+/// vectors of rows in a panel, or as many as the matrix has: their sums do not wait for each other.
+/// A panel lies in one piece, which is what memory likes.
 ///
 /// R rows, blocks of 32 columns; a step is four columns, R * 4 bytes, row by row:
 ///
-///   f32 f16 bf16  a column: R elements, R being four times the lanes
+///   f32 f16 bf16  a column: R elements, R being up to four times the lanes
 ///   q8_0          R f16 d | 8 steps of q + 128
 ///   q4_0          R f16 d | nibbles
 ///   q4_1          R f16 d, R f16 m | nibbles
@@ -35,10 +35,11 @@ namespace vga::cpu {
 ///
 /// Scales and mins are bytes as the format defines them: 6 bits, in q6_k 8 bits and signed. Rows
 /// past the last one are zeros.
-size_t panel_bytes(DType type, size_t cols, size_t lanes);
+size_t panel_bytes(const Tensor& weight, size_t lanes);
 constexpr size_t plain_panel_vectors = 4;
 
-/// Panels that a row-major weight makes, for vectors of so many lanes.
+/// Rows of a panel, and panels that a row-major weight makes, for vectors of so many lanes.
+size_t panel_rows(const Tensor& weight, size_t lanes);
 size_t n_panels(const Tensor& weight, size_t lanes);
 /// Writes the panel `index` to its place among all of them.
 void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* panels);

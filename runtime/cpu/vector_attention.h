@@ -41,6 +41,7 @@ class VectorAttention {
   static constexpr size_t plain_rows = Weights::plain_rows;
   static_assert(cache_span % plain_rows == 0);
 
+  static size_t key_panel_rows(DType type) { return type == DType::q8_0 ? lanes : plain_rows; }
   static size_t key_panel_bytes(DType type, size_t head_dim) {
     if (type == DType::q8_0) return head_dim / group_cols * Weights::Q8_0::bytes;
     return head_dim * plain_rows * block_bytes(type);
@@ -136,7 +137,7 @@ class VectorAttention {
  public:
   static void write_key(DType type, const float* key, size_t head_dim, std::byte* span,
                         size_t index) {
-    const size_t panel_rows = type == DType::q8_0 ? lanes : plain_rows;
+    const size_t panel_rows = key_panel_rows(type);
     std::byte* panel = span + index / panel_rows * key_panel_bytes(type, head_dim);
     const size_t row = index % panel_rows;
     if (type != DType::q8_0) {
@@ -185,8 +186,9 @@ class VectorAttention {
     float* q = scaled + attend_queries * cache_span;       // prepared
     Products::prepare(s.type, s.q, 0, s.n_queries, s.head_dim, q);
     Products::project_rows(
-        s.type, {s.keys, key_panel_bytes(s.type, s.head_dim), first, last, s.head_dim,
-                 reinterpret_cast<const std::byte*>(q), s.n_queries, scores, cache_span});
+        s.type,
+        {s.keys, key_panel_bytes(s.type, s.head_dim), key_panel_rows(s.type), first, last,
+         s.head_dim, reinterpret_cast<const std::byte*>(q), s.n_queries, scores, cache_span});
     for (size_t i = 0; i < s.n_queries; ++i) {
       weigh(scores + i * cache_span, first, last, s.begin[i], s.end[i], s.scale, s.highest[i],
             s.total[i]);

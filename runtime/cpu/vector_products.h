@@ -13,7 +13,6 @@ struct VectorProducts {
   using Floats = typename V::Floats;
   using Ints = typename V::Ints;
   static constexpr size_t lanes = V::lanes;
-  static constexpr size_t plain_rows = Weights::plain_rows;
 
   // -- Activations --------------------------------------------------------------------------------
   //
@@ -146,6 +145,7 @@ struct VectorProducts {
   struct Product {
     const std::byte* panels;
     size_t panel_bytes;
+    size_t panel_rows;
     size_t first_row;  // of those that are computed, a multiple of lanes
     size_t end_row;
     size_t cols;
@@ -180,9 +180,9 @@ struct VectorProducts {
       for (auto& of_panel : sums) {
         for (Floats& sum : of_panel) sum = V::zero();
       }
-      const std::byte* panel = p.panels + row / plain_rows * p.panel_bytes;
-      multiply<W, P, T, T, 1>(panel + row % plain_rows / lanes * W::column_bytes,
-                              plain_panel_vectors * W::column_bytes, p.cols,
+      const std::byte* panel = p.panels + row / p.panel_rows * p.panel_bytes;
+      multiply<W, P, T, T, 1>(panel + row % p.panel_rows / lanes * W::column_bytes,
+                              p.panel_rows / lanes * W::column_bytes, p.cols,
                               reinterpret_cast<const float*>(p.x + t * token_bytes(p.cols)), sums);
       for (size_t i = 0; i < P; ++i) {
         for (size_t j = 0; j < T; ++j) store_rows(p, t + j, row + i * lanes, sums[i][j]);
@@ -315,8 +315,9 @@ struct VectorProducts {
 
   static void project(const Tensor& w, size_t first_row, size_t end_row, const float* x,
                       size_t n_tokens, float* out, size_t out_stride) {
-    project_rows(w.type, {w.data, panel_bytes(w.type, w.cols, lanes), first_row, end_row, w.cols,
-                          reinterpret_cast<const std::byte*>(x), n_tokens, out, out_stride});
+    project_rows(w.type,
+                 {w.data, panel_bytes(w, lanes), panel_rows(w, lanes), first_row, end_row, w.cols,
+                  reinterpret_cast<const std::byte*>(x), n_tokens, out, out_stride});
   }
 };
 
