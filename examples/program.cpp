@@ -229,6 +229,7 @@ int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>
   has_no_mmap = app.get_option_no_throw("--no-mmap") != nullptr;
   std::signal(SIGBUS, on_bus_error);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of write()
+  app.set_version_flag("--version", app.get_name() + " " VGA_VERSION, "Print the version and exit");
   try {
     app.parse(argc, argv);
     const int status = body();

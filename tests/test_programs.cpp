@@ -130,6 +130,16 @@ TEST_F(Programs, EndWhenStdoutIsFull) {
   }
 }
 
+TEST_F(Programs, TellTheirVersion) {
+  for (const char* program :
+       {"vga-generate", "vga-chat", "vga-perplexity", "vga-stream", "vga-probe", "vga-bench",
+        "vga-inspect", "vga-quantize", "vga-convert"}) {
+    const Outcome outcome = test::run(std::string(program) + " --version");
+    EXPECT_EQ(outcome.status, 0) << outcome.errors;
+    EXPECT_EQ(outcome.output, std::string(program) + " " VGA_VERSION "\n");
+  }
+}
+
 TEST_F(Programs, AnEmptyPromptIsOne) {
   const auto piped = directory_.write("piped", "b").string();
   const Outcome empty = run("vga-generate", "-p '' --temp 0 -n 8", piped);
