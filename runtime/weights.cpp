@@ -91,6 +91,10 @@ std::array<Tensor*, 8> matrices(BlockWeights& b) {
           &b.attn_output, &b.ffn_gate, &b.ffn_up, &b.ffn_down};
 }
 
+std::array<Tensor*, 3> vectors(BlockWeights& b) {
+  return {&b.attn_norm, &b.attn_gate_b, &b.ffn_norm};
+}
+
 std::vector<WeightSpec> weight_specs(const Config& config) {
   std::vector<WeightSpec> specs;
   Weights unused;

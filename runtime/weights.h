@@ -26,6 +26,8 @@ struct BlockWeights {
 
 /// The matrices of a block, all that it may have; an absent gate is among them, empty.
 std::array<Tensor*, 8> matrices(BlockWeights& block);
+/// Its vectors, likewise.
+std::array<Tensor*, 3> vectors(BlockWeights& block);
 
 struct Weights {
   Tensor rope_factors;  // (rope_dim / 2) divisors of RoPE's frequencies, absent where all are 1

@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "../blocks.h"
@@ -325,16 +326,19 @@ void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* pa
 Panels::Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
                const std::function<void(const Tensor&, std::span<const std::byte>)>& done)
     : weights_(weights) {
+  const auto is_ours = [](const Tensor* t) { return *t && t->on_device == nullptr; };
   std::vector<Tensor*> matrices;
+  std::vector<Tensor*> vectors;
   for (BlockWeights& b : weights_.blocks) {
-    for (Tensor* matrix : vga::matrices(b)) {
-      if (*matrix && matrix->on_device == nullptr) matrices.push_back(matrix);
-    }
+    std::ranges::copy_if(vga::matrices(b), std::back_inserter(matrices), is_ours);
+    std::ranges::copy_if(vga::vectors(b), std::back_inserter(vectors), is_ours);
   }
   matrices.push_back(&weights_.output);
   const auto bytes_of = [&](const Tensor& t) { return n_panels(t, lanes) * panel_bytes(t, lanes); };
+  const auto vector_bytes = [](const Tensor& t) { return t.rows * row_bytes(t.type, t.cols); };
   size_t bytes = 0;
   for (const Tensor* t : matrices) bytes += bytes_of(*t);
+  for (const Tensor* t : vectors) bytes += align(vector_bytes(*t));
   memory_ = large_memory(bytes);
 
   std::byte* at = memory_.get();
@@ -353,6 +357,12 @@ Panels::Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
     }
     t->data = at;
     at += bytes_of(from);
+  }
+  // Each lay in a page of its own, which a token would have to look up for some bytes.
+  for (Tensor* t : vectors) {
+    std::memcpy(at, t->data, vector_bytes(*t));
+    t->data = at;
+    at += align(vector_bytes(*t));
   }
 }
 

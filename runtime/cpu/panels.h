@@ -44,7 +44,7 @@ size_t n_panels(const Tensor& weight, size_t lanes);
 /// Writes the panel `index` to its place among all of them.
 void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* panels);
 
-/// The matrices of a model in panels, in memory of their own.
+/// The matrices of a model in panels, and the vectors beside them, in memory of their own.
 class Panels {
  public:
   /// Rearranges every matrix that the CPU multiplies by, on all `threads`, a band of rows at a
@@ -53,8 +53,8 @@ class Panels {
   Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
          const std::function<void(const Tensor& matrix, std::span<const std::byte> band)>& done);
 
-  /// The same weights. Matrices are views of the panels; vectors and the embedding, of which a
-  /// token wants one row, are where they were.
+  /// The same weights. Those of blocks and the output are views of this memory; the last norm and
+  /// the embedding, of which a token wants one row, are where they were.
   const Weights& weights() const { return weights_; }
 
  private:
