@@ -180,7 +180,7 @@ class Int8Activations : public Observer {
 
   void quantize(Site site, Place place, size_t layer, std::span<float> values);
   void attend(size_t layer, std::span<float> mixed);
-  void gate_outputs(std::span<float> mixed) const;
+  void apply_gate(AttentionGate::Placement placement, std::span<float> x) const;
 
   const Config& config_;
   AttentionInputs in_;
@@ -205,7 +205,7 @@ bool Int8Activations::see(Site site, size_t layer, std::span<float> values) {
     case Site::attn_mixed:
       attend(layer, values);
       quantize(site, Place::output, layer, values);
-      gate_outputs(values);
+      apply_gate(AttentionGate::Placement::output, values);
       return true;
     default:
       break;
@@ -259,15 +259,8 @@ void Int8Activations::attend(size_t layer, std::span<float> mixed) {
   }
   quantize(Site::attn_mixed, Place::weights, layer, scores);
 
-  const bool on_values = c.gate && c.gate.placement == AttentionGate::Placement::value;
   std::vector<float> values = in_.v;
-  for (size_t row = 0; on_values && row < n; ++row) {
-    for (size_t i = 0; i < c.kv_size(); ++i) {
-      const size_t head = i / c.head_dim * c.heads_per_kv_head();
-      const auto gate = in_.head_gate(c, row, head);
-      values[row * c.kv_size() + i] *= gate[i % c.head_dim % gate.size()];
-    }
-  }
+  apply_gate(AttentionGate::Placement::value, values);
   for (size_t head = 0; head < c.n_heads; ++head) {
     const float* v = values.data() + head / c.heads_per_kv_head() * c.head_dim;
     for (size_t query = 0; query < n; ++query) {
@@ -283,14 +276,11 @@ void Int8Activations::attend(size_t layer, std::span<float> mixed) {
   }
 }
 
-/// What attend() gave has been rounded; its gate, and the product, are not.
-void Int8Activations::gate_outputs(std::span<float> mixed) const {
-  const Config& c = config_;
-  if (!c.gate || c.gate.placement != AttentionGate::Placement::output) return;
-  for (size_t i = 0; i < mixed.size(); ++i) {
-    const auto gate = in_.head_gate(c, i / c.q_size(), i % c.q_size() / c.head_dim);
-    mixed[i] *= gate[i % c.head_dim % gate.size()];
-  }
+/// Multiplies by the gate, if it has this place. Neither it nor the product is rounded.
+void Int8Activations::apply_gate(AttentionGate::Placement placement, std::span<float> x) const {
+  if (!config_.gate || config_.gate.placement != placement) return;
+  const size_t width = x.size() / in_.gate.size();  // elements that share a gate
+  for (size_t i = 0; i < x.size(); ++i) x[i] *= in_.gate[i / width];
 }
 
 }  // namespace

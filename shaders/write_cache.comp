@@ -1,5 +1,6 @@
 #version 450
-// Writes each row's keys, or values times their gate, to where its position lies; a thread per piece.
+// Writes each row's keys, or values times their gate, to where its position lies; a thread per
+// piece.
 
 #include "common.glsl"
 #include "batch.glsl"

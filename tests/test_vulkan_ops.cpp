@@ -4,10 +4,12 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <string>
 
 #include <gtest/gtest.h>
 
+#include "config.h"
 #include "cpu/cpu_backend.h"
 #include "device_choice.h"
 #include "encoded.h"
@@ -326,8 +328,7 @@ TEST_F(VulkanOps, LikeliestEqualTheCpu) {
   }
 }
 
-/// What is gated, by how much of a head at a time.
-enum class Gates { none, values_by_head, values_by_element, outputs_by_head, outputs_by_element };
+using Gate = AttentionGate;
 
 /// Attention over a cache that chunks of several sequences fill one after the other.
 struct AttendCase {
@@ -336,8 +337,17 @@ struct AttendCase {
   size_t head_dim;
   size_t window;  // 0: none
   size_t n_kept;
-  Gates gates = Gates::none;
+  Gate gate = {};
 };
+
+constexpr Gate values_by_head = {Gate::Source::value, Gate::Placement::value,
+                                 Gate::Granularity::head};
+constexpr Gate values_by_element = {Gate::Source::value, Gate::Placement::value,
+                                    Gate::Granularity::element};
+constexpr Gate outputs_by_head = {Gate::Source::value, Gate::Placement::output,
+                                  Gate::Granularity::head};
+constexpr Gate outputs_by_element = {Gate::Source::value, Gate::Placement::output,
+                                     Gate::Granularity::element};
 
 class VulkanAttend : public VulkanOps, public testing::WithParamInterface<AttendCase> {};
 
@@ -382,12 +392,9 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
       const Both q_kept = random_buffer(c.n_heads * c.head_dim, seed++);
       const Both out = buffer(c.n_heads * c.head_dim);
       const bool keeps = c.n_kept > 0;
-      const bool on_values =
-          c.gates == Gates::values_by_head || c.gates == Gates::values_by_element;
-      const bool on_outputs =
-          c.gates == Gates::outputs_by_head || c.gates == Gates::outputs_by_element;
-      const bool by_element =
-          c.gates == Gates::values_by_element || c.gates == Gates::outputs_by_element;
+      const bool on_outputs = c.gate && c.gate.placement == Gate::Placement::output;
+      const bool on_values = c.gate && c.gate.placement == Gate::Placement::value;
+      const bool by_element = c.gate.granularity == Gate::Granularity::element;
       const size_t n_gates =
           (on_outputs ? c.n_heads : c.n_kv_heads) * (by_element ? c.head_dim : 1);
       const Both gate = gate_buffer(type, n_gates, by_element, seed++);
@@ -404,27 +411,26 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, VulkanAttend,
-                         testing::Values(AttendCase{1, 1, 64, 0, 0}, AttendCase{6, 2, 80, 0, 0},
-                                         AttendCase{3, 3, 45, 0, 0}, AttendCase{16, 1, 48, 0, 0},
-                                         AttendCase{11, 1, 7, 0, 0}, AttendCase{2, 1, 256, 0, 0},
-                                         AttendCase{3, 1, 257, 0, 0}, AttendCase{4, 2, 320, 200, 4},
-                                         AttendCase{5, 1, 512, 0, 0}, AttendCase{4, 2, 32, 200, 0},
-                                         AttendCase{4, 2, 32, 200, 4},
-                                         AttendCase{8, 4, 128, 100, 300},
-                                         AttendCase{6, 2, 32, 0, 0, Gates::values_by_head},
-                                         AttendCase{3, 3, 45, 200, 4, Gates::values_by_element},
-                                         AttendCase{2, 2, 64, 0, 0, Gates::values_by_element},
-                                         AttendCase{11, 1, 45, 0, 0, Gates::outputs_by_head},
-                                         AttendCase{6, 2, 32, 200, 4, Gates::outputs_by_element}),
-                         [](const auto& row) {
-                           const AttendCase& c = row.param;
-                           return std::to_string(c.n_heads) + "_over_" +
-                                  std::to_string(c.n_kv_heads) + "_heads_of_" +
-                                  std::to_string(c.head_dim) + "_window_" +
-                                  std::to_string(c.window) + "_kept_" + std::to_string(c.n_kept) +
-                                  "_gates_" + std::to_string(static_cast<int>(c.gates));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, VulkanAttend,
+    testing::Values(
+        AttendCase{1, 1, 64, 0, 0}, AttendCase{6, 2, 80, 0, 0}, AttendCase{3, 3, 45, 0, 0},
+        AttendCase{16, 1, 48, 0, 0}, AttendCase{11, 1, 7, 0, 0}, AttendCase{2, 1, 256, 0, 0},
+        AttendCase{3, 1, 257, 0, 0}, AttendCase{4, 2, 320, 200, 4}, AttendCase{5, 1, 512, 0, 0},
+        AttendCase{4, 2, 32, 200, 0}, AttendCase{4, 2, 32, 200, 4}, AttendCase{8, 4, 128, 100, 300},
+        AttendCase{6, 2, 32, 0, 0, values_by_head}, AttendCase{3, 3, 45, 200, 4, values_by_element},
+        AttendCase{2, 2, 64, 0, 0, values_by_element}, AttendCase{11, 1, 45, 0, 0, outputs_by_head},
+        AttendCase{6, 2, 32, 200, 4, outputs_by_element}),
+    [](const auto& row) {
+      const AttendCase& c = row.param;
+      std::ostringstream name;
+      name << c.n_heads << "_over_" << c.n_kv_heads << "_heads_of_" << c.head_dim << "_window_"
+           << c.window << "_kept_" << c.n_kept;
+      if (c.gate) {
+        name << '_' << vga::name(c.gate.placement) << "_gate_by_" << vga::name(c.gate.granularity);
+      }
+      return name.str();
+    });
 
 // What sees nothing but itself gets its own value.
 TEST_F(VulkanOps, Q8_0CacheRoundsToTheNearest) {

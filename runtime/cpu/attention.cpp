@@ -23,11 +23,14 @@ HeadBlock head_block(size_t index, size_t group) {
 
 }  // namespace
 
-void apply_gate(std::span<float> head, std::span<const float> gate) {
-  if (gate.size() == 1) {
-    for (float& x : head) x *= gate[0];
-  } else {
-    for (size_t i = 0; i < head.size(); ++i) head[i] *= gate[i];
+void apply_gate(std::span<float> x, std::span<const float> gates) {
+  if (gates.size() == x.size()) {
+    for (size_t i = 0; i < x.size(); ++i) x[i] *= gates[i];
+    return;
+  }
+  const size_t head_dim = x.size() / gates.size();
+  for (size_t head = 0; head < gates.size(); ++head) {
+    for (float& element : x.subspan(head * head_dim, head_dim)) element *= gates[head];
   }
 }
 

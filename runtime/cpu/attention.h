@@ -9,8 +9,8 @@
 
 namespace vga::cpu {
 
-/// Multiplies a head by its gate, which has one element for all of it, or one for each.
-void apply_gate(std::span<float> head, std::span<const float> gate);
+/// Multiplies x, one head or several, by its gates: one for each head, or one for each element.
+void apply_gate(std::span<float> x, std::span<const float> gates);
 
 /// Attention of a batch over the cache. Queries that share keys, those of a head group and of rows
 /// that follow each other, are computed together as a tile; few tiles over a long context are split

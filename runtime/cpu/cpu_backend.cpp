@@ -113,17 +113,13 @@ class CpuBackend : public Backend {
     const CpuCache& c = static_cast<const CpuCache&>(cache);
     const CacheShape& shape = c.shape();
     const size_t head_dim = shape.head_dim;
-    const size_t n_gates = gate != nullptr ? gate->cols() / shape.n_kv_heads : 0;  // of a head
     if (gate != nullptr) gated_.resize(std::max(gated_.size(), n_rows_ * v.cols()));
     each_row(2 * k.cols(), [&](size_t r) {
       const float* values = host(v).row(r);
       if (gate != nullptr) {
         float* gated = gated_.data() + r * v.cols();
         std::copy_n(values, v.cols(), gated);
-        for (size_t head = 0; head < shape.n_kv_heads; ++head) {
-          apply_gate({gated + head * head_dim, head_dim},
-                     {host(*gate).row(r) + head * n_gates, n_gates});
-        }
+        apply_gate({gated, v.cols()}, {host(*gate).row(r), gate->cols()});
         values = gated;
       }
       const BatchRow& row = batch_.rows[r];
