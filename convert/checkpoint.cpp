@@ -4,11 +4,11 @@
 #include <map>
 
 #include "config_json.h"
-#include "error.h"
 #include "llama2c.h"
 #include "safetensors.h"
 #include "strict_json.h"
 #include "torch_state.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

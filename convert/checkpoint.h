@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "config.h"
-#include "file.h"
+#include "base/file.h"
 #include "source_tensor.h"
+#include "vga/config.h"
 
 namespace vga {
 

@@ -7,8 +7,8 @@
 #include <optional>
 #include <string>
 
-#include "error.h"
 #include "strict_json.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "config.h"
+#include "vga/config.h"
 
 namespace vga {
 

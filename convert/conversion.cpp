@@ -4,9 +4,9 @@
 #include <cmath>
 #include <map>
 
-#include "error.h"
-#include "text.h"
-#include "vocabulary.h"
+#include "base/text.h"
+#include "tokenizer/vocabulary.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

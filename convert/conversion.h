@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "checkpoint.h"
-#include "gguf.h"
+#include "gguf/gguf.h"
+#include "model/weights.h"
 #include "names.h"
 #include "quantization.h"
 #include "tensor_encoder.h"
-#include "weights.h"
 
 namespace vga {
 

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <string>
 
-#include "error.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

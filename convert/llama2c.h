@@ -4,8 +4,8 @@
 #include <span>
 #include <string_view>
 
-#include "config.h"
 #include "source_tensor.h"
+#include "vga/config.h"
 
 namespace vga {
 

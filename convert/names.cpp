@@ -5,7 +5,7 @@
 #include <cassert>
 #include <utility>
 
-#include "error.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

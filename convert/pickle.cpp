@@ -10,8 +10,8 @@
 #include <utility>
 #include <variant>
 
-#include "checked.h"
-#include "error.h"
+#include "base/checked.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

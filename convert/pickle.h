@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "dtype.h"
+#include "vga/dtype.h"
 
 namespace vga {
 

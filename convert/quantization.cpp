@@ -5,8 +5,8 @@
 #include <charconv>
 #include <optional>
 
-#include "error.h"
-#include "text.h"
+#include "base/text.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

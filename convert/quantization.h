@@ -4,8 +4,8 @@
 #include <string>
 #include <string_view>
 
-#include "gguf.h"
-#include "weights.h"
+#include "gguf/gguf.h"
+#include "model/weights.h"
 
 namespace vga {
 

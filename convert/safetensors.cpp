@@ -5,9 +5,9 @@
 #include <bit>
 #include <cstring>
 
-#include "checked.h"
-#include "error.h"
+#include "base/checked.h"
 #include "strict_json.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

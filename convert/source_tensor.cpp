@@ -2,7 +2,7 @@
 
 #include <cassert>
 
-#include "decode.h"
+#include "gguf/decode.h"
 
 namespace vga {
 

@@ -5,7 +5,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "error.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

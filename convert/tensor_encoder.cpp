@@ -4,9 +4,9 @@
 #include <cmath>
 #include <vector>
 
-#include "decode.h"
-#include "encode.h"
-#include "error.h"
+#include "gguf/decode.h"
+#include "gguf/encode.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

@@ -6,9 +6,9 @@
 #include <span>
 #include <string_view>
 
+#include "base/file.h"
 #include "cpu/threads.h"
-#include "dtype.h"
-#include "file.h"
+#include "vga/dtype.h"
 
 namespace vga {
 

@@ -1,7 +1,7 @@
 #include "torch_state.h"
 
-#include "error.h"
 #include "pickle.h"
+#include "vga/error.h"
 #include "zip.h"
 
 namespace vga {

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "checked.h"
-#include "error.h"
+#include "base/checked.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

@@ -11,7 +11,7 @@
 #include "cpu/large_memory.h"
 #include "cpu/panels.h"
 #include "cpu/threads.h"
-#include "encode.h"
+#include "gguf/encode.h"
 
 namespace vga::cpu {
 namespace {

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "file.h"
-#include "vga.h"
+#include "base/file.h"
+#include "vga/vga.h"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "text.h"
+#include "base/text.h"
 
 namespace vga::test {
 

@@ -13,15 +13,15 @@
 #include "checkpoint.h"
 #include "config_json.h"
 #include "conversion.h"
-#include "decode.h"
-#include "encode.h"
-#include "error.h"
+#include "gguf/decode.h"
+#include "gguf/encode.h"
 #include "gguf_image.h"
 #include "llama2c.h"
 #include "names.h"
 #include "pickle.h"
 #include "safetensors.h"
 #include "torch_state.h"
+#include "vga/error.h"
 #include "zip.h"
 
 namespace vga::test {

@@ -7,9 +7,9 @@
 #include <random>
 #include <vector>
 
-#include "blocks.h"
-#include "dtype.h"
-#include "encode.h"
+#include "gguf/blocks.h"
+#include "gguf/encode.h"
+#include "vga/dtype.h"
 
 namespace vga::test {
 

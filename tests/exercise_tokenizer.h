@@ -3,7 +3,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tokenizer.h"
+#include "vga/tokenizer.h"
 
 namespace vga::test {
 

@@ -6,8 +6,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "decode.h"
-#include "encode.h"
+#include "gguf/decode.h"
+#include "gguf/encode.h"
 
 namespace {
 

@@ -2,10 +2,10 @@
 
 #include <string_view>
 
-#include "error.h"
-#include "gguf.h"
+#include "gguf/gguf.h"
+#include "model/weights.h"
 #include "scratch_file.h"
-#include "weights.h"
+#include "vga/error.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);

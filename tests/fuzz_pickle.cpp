@@ -1,9 +1,9 @@
 /// Any bytes as a pickle and as a torch.save archive: the readers return or throw Error, nothing is
 /// executed, and every element of a small tensor they return can be read.
 
-#include "error.h"
 #include "pickle.h"
 #include "torch_state.h"
+#include "vga/error.h"
 
 namespace {
 

@@ -2,9 +2,9 @@
 /// or throw Error, and every element of a tensor they return can be read.
 
 #include "config_json.h"
-#include "error.h"
 #include "llama2c.h"
 #include "safetensors.h"
+#include "vga/error.h"
 
 namespace {
 

@@ -6,8 +6,8 @@
 #include <span>
 #include <string>
 
-#include "error.h"
 #include "exercise_tokenizer.h"
+#include "vga/error.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // The last bytes are the text, the rest is the model; a fixed text follows it.

@@ -8,10 +8,10 @@
 #include <fuzzer/FuzzedDataProvider.h>
 
 #include "byte_spelling.h"
-#include "error.h"
 #include "exercise_tokenizer.h"
 #include "gguf_image.h"
 #include "scratch_file.h"
+#include "vga/error.h"
 
 namespace {
 

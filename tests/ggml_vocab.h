@@ -8,8 +8,8 @@
 
 #include <gtest/gtest.h>
 
-#include "file.h"
-#include "token.h"
+#include "base/file.h"
+#include "vga/token.h"
 
 namespace vga::test {
 

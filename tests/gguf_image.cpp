@@ -5,7 +5,7 @@
 
 #include <unistd.h>
 
-#include "weights.h"
+#include "model/weights.h"
 
 namespace vga::test {
 

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "config.h"
-#include "dtype.h"
-#include "gguf.h"
+#include "gguf/gguf.h"
+#include "vga/config.h"
+#include "vga/dtype.h"
 
 namespace vga::test {
 

@@ -7,8 +7,8 @@
 
 #include <gtest/gtest.h>
 
-#include "device_choice.h"
-#include "vga.h"
+#include "compute/device_choice.h"
+#include "vga/vga.h"
 
 namespace vga::test {
 

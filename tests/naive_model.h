@@ -3,9 +3,9 @@
 #include <span>
 #include <vector>
 
-#include "config.h"
 #include "gguf_image.h"
-#include "token.h"
+#include "vga/config.h"
+#include "vga/token.h"
 
 namespace vga::test {
 

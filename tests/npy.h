@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "file.h"
+#include "base/file.h"
 
 namespace vga::test {
 

@@ -4,9 +4,9 @@
 #include <cstdio>
 #include <exception>
 
-#include "file.h"
-#include "gguf.h"
-#include "tokenizer.h"
+#include "base/file.h"
+#include "gguf/gguf.h"
+#include "vga/tokenizer.h"
 
 int main(int argc, char** argv) {
   if (argc != 2) {

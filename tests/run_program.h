@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
-#include "file.h"
+#include "base/file.h"
 #include "gguf_image.h"
 
 namespace vga::test {

@@ -13,7 +13,7 @@
 #include "gguf_image.h"
 #include "logits.h"
 #include "run_program.h"
-#include "vga.h"
+#include "vga/vga.h"
 
 namespace vga::test {
 namespace {

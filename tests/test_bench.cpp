@@ -5,12 +5,12 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "bench_flags.h"
+#include "bench/bench_flags.h"
+#include "bench/memory_bandwidth.h"
 #include "gguf_image.h"
 #include "logits.h"
-#include "memory_bandwidth.h"
 #include "run_program.h"
-#include "vga.h"
+#include "vga/vga.h"
 
 namespace vga::test {
 namespace {

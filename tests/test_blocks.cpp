@@ -8,9 +8,9 @@
 
 #include <gtest/gtest.h>
 
-#include "blocks.h"
-#include "decode.h"
-#include "encode.h"
+#include "gguf/blocks.h"
+#include "gguf/decode.h"
+#include "gguf/encode.h"
 
 namespace vga {
 namespace {

@@ -8,13 +8,13 @@
 
 #include <gtest/gtest.h>
 
+#include "base/text.h"
 #include "byte_spelling.h"
-#include "error.h"
 #include "ggml_vocab.h"
 #include "gguf_image.h"
-#include "pretokenizer.h"
-#include "text.h"
-#include "tokenizer.h"
+#include "tokenizer/pretokenizer.h"
+#include "vga/error.h"
+#include "vga/tokenizer.h"
 
 namespace vga::test {
 namespace {

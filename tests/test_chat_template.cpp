@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "chat_template.h"
-#include "error.h"
 #include "gguf_image.h"
+#include "vga/chat_template.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "gguf_image.h"
 #include "logits.h"
-#include "vga.h"
+#include "vga/vga.h"
 
 namespace vga::test {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#include "conversation.h"
+#include "chat/conversation.h"
 #include "gguf_image.h"
 #include "logits.h"
 #include "run_program.h"

@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-#include "dtype.h"
+#include "vga/dtype.h"
 
 namespace vga {
 namespace {

@@ -8,13 +8,13 @@
 
 #include <gtest/gtest.h>
 
-#include "blocks.h"
 #include "cpu/kernels.h"
 #include "cpu/panels.h"
-#include "decode.h"
 #include "encoded.h"
 #include "environment.h"
-#include "error.h"
+#include "gguf/blocks.h"
+#include "gguf/decode.h"
+#include "vga/error.h"
 
 namespace vga::cpu {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "cpu/kernels.h"
 #include "gguf_image.h"
-#include "vga.h"
+#include "vga/vga.h"
 
 namespace vga::test {
 namespace {

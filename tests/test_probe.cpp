@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "file.h"
+#include "base/file.h"
 #include "gguf_image.h"
 #include "run_program.h"
 

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sys/stat.h>
 
-#include "file.h"
+#include "base/file.h"
 #include "gguf_image.h"
 #include "run_program.h"
 

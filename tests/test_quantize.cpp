@@ -12,16 +12,16 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include "decode.h"
-#include "error.h"
-#include "file.h"
-#include "gguf.h"
+#include "base/file.h"
+#include "gguf/decode.h"
+#include "gguf/gguf.h"
 #include "gguf_image.h"
 #include "logits.h"
+#include "model/weights.h"
 #include "quantization.h"
 #include "run_program.h"
-#include "vga.h"
-#include "weights.h"
+#include "vga/error.h"
+#include "vga/vga.h"
 
 namespace vga::test {
 namespace {

@@ -7,12 +7,12 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "file.h"
+#include "base/file.h"
 #include "gguf_image.h"
 #include "logits.h"
 #include "npy.h"
 #include "run_program.h"
-#include "vga.h"
+#include "vga/vga.h"
 
 namespace vga::test {
 namespace {

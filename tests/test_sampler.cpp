@@ -6,8 +6,8 @@
 
 #include <gtest/gtest.h>
 
-#include "error.h"
-#include "sampler.h"
+#include "vga/error.h"
+#include "vga/sampler.h"
 
 namespace vga {
 namespace {

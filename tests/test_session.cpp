@@ -9,7 +9,7 @@
 
 #include "gguf_image.h"
 #include "logits.h"
-#include "vga.h"
+#include "vga/vga.h"
 
 namespace vga {
 

@@ -7,14 +7,14 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "attention_probe.h"
-#include "file.h"
+#include "base/file.h"
+#include "common/attention_probe.h"
+#include "common/score.h"
 #include "gguf_image.h"
 #include "logits.h"
 #include "naive_model.h"
 #include "run_program.h"
-#include "score.h"
-#include "vga.h"
+#include "vga/vga.h"
 
 namespace vga::test {
 namespace {

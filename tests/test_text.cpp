@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include "error.h"
-#include "text.h"
+#include "base/text.h"
+#include "vga/error.h"
 
 namespace vga {
 namespace {

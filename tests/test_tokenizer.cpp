@@ -15,13 +15,13 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
-#include "error.h"
+#include "base/text.h"
 #include "ggml_vocab.h"
 #include "gguf_image.h"
-#include "sentencepiece_model.h"
-#include "text.h"
-#include "tokenizer.h"
-#include "vocabulary.h"
+#include "tokenizer/sentencepiece_model.h"
+#include "tokenizer/vocabulary.h"
+#include "vga/error.h"
+#include "vga/tokenizer.h"
 
 namespace vga::test {
 namespace {

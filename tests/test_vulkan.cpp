@@ -8,12 +8,12 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "base/file.h"
 #include "environment.h"
-#include "file.h"
 #include "gguf_image.h"
 #include "logits.h"
 #include "run_program.h"
-#include "vga.h"
+#include "vga/vga.h"
 #include "vulkan_device.h"
 
 namespace vga::test {

@@ -9,10 +9,10 @@
 
 #include <gtest/gtest.h>
 
-#include "config.h"
+#include "compute/device_choice.h"
 #include "cpu/cpu_backend.h"
-#include "device_choice.h"
 #include "encoded.h"
+#include "vga/config.h"
 #include "vulkan/device_model.h"
 #include "vulkan/vulkan_backend.h"
 #include "vulkan_device.h"

@@ -8,12 +8,12 @@
 
 #include <gtest/gtest.h>
 
+#include "compute/kv_window.h"
+#include "compute/rope.h"
 #include "gguf_image.h"
-#include "kv_window.h"
 #include "logits.h"
 #include "naive_model.h"
-#include "rope.h"
-#include "vga.h"
+#include "vga/vga.h"
 
 namespace vga::test {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "device_choice.h"
-#include "error.h"
+#include "compute/device_choice.h"
+#include "vga/error.h"
 
 namespace vga::test {
 

@@ -3,9 +3,9 @@
 #include <span>
 #include <vector>
 
-#include "kernels.h"
-#include "kv_cache.h"
-#include "threads.h"
+#include "cpu/kernels.h"
+#include "cpu/kv_cache.h"
+#include "cpu/threads.h"
 
 namespace vga::cpu {
 

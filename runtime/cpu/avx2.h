@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "vector_kernels.h"
+#include "cpu/vector_kernels.h"
 
 /// The vectors of AVX2, FMA and F16C, and how bytes are multiplied with no more than these; see
 /// vector.h for what may be called here, and why nothing in it may be linked elsewhere.

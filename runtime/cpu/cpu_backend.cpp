@@ -1,13 +1,13 @@
-#include "cpu_backend.h"
+#include "cpu/cpu_backend.h"
 
 #include <algorithm>
 #include <array>
 #include <cassert>
 #include <vector>
 
-#include "../decode.h"
-#include "attention.h"
-#include "threads.h"
+#include "cpu/attention.h"
+#include "cpu/threads.h"
+#include "gguf/decode.h"
 
 namespace vga::cpu {
 namespace {

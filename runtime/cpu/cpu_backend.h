@@ -2,8 +2,8 @@
 
 #include <memory>
 
-#include "../backend.h"
-#include "kernels.h"
+#include "compute/backend.h"
+#include "cpu/kernels.h"
 
 namespace vga::cpu {
 

@@ -1,4 +1,4 @@
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "../error.h"
+#include "vga/error.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>

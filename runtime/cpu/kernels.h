@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "../backend.h"
+#include "compute/backend.h"
 
 namespace vga::cpu {
 

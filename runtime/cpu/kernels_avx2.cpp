@@ -1,6 +1,6 @@
 // Compiled for AVX2, FMA and F16C.
 
-#include "avx2.h"
+#include "cpu/avx2.h"
 
 namespace vga::cpu {
 

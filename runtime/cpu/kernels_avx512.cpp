@@ -4,8 +4,8 @@
 
 #include <immintrin.h>
 
-#include "vector_kernels.h"
-#include "vnni.h"
+#include "cpu/vector_kernels.h"
+#include "cpu/vnni.h"
 
 namespace vga::cpu {
 namespace {

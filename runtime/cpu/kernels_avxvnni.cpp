@@ -1,7 +1,7 @@
 // Compiled for AVX2, FMA, F16C and AVX-VNNI: laptops without AVX-512 that are not old.
 
-#include "avx2.h"
-#include "vnni.h"
+#include "cpu/avx2.h"
+#include "cpu/vnni.h"
 
 namespace vga::cpu {
 namespace {

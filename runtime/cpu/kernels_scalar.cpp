@@ -2,9 +2,9 @@
 #include <cmath>
 #include <limits>
 
-#include "../decode.h"
-#include "../encode.h"
-#include "kernels.h"
+#include "cpu/kernels.h"
+#include "gguf/decode.h"
+#include "gguf/encode.h"
 
 namespace vga::cpu {
 namespace {

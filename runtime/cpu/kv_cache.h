@@ -1,7 +1,7 @@
 #pragma once
 
-#include "../backend.h"
-#include "large_memory.h"
+#include "compute/backend.h"
+#include "cpu/large_memory.h"
 
 namespace vga::cpu {
 

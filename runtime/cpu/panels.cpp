@@ -1,4 +1,4 @@
-#include "panels.h"
+#include "cpu/panels.h"
 
 #include <algorithm>
 #include <array>
@@ -8,7 +8,7 @@
 #include <iterator>
 #include <vector>
 
-#include "../blocks.h"
+#include "gguf/blocks.h"
 
 namespace vga::cpu {
 namespace {

@@ -3,9 +3,9 @@
 #include <functional>
 #include <span>
 
-#include "../weights.h"
-#include "large_memory.h"
-#include "threads.h"
+#include "cpu/large_memory.h"
+#include "cpu/threads.h"
+#include "model/weights.h"
 
 namespace vga::cpu {
 

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "vector_elements.h"
-#include "vector_products.h"
+#include "cpu/vector_elements.h"
+#include "cpu/vector_products.h"
 
 namespace vga::cpu {
 

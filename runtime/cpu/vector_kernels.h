@@ -1,9 +1,9 @@
 #pragma once
 
-#include "kernels.h"
-#include "vector_attention.h"
-#include "vector_elements.h"
-#include "vector_products.h"
+#include "cpu/kernels.h"
+#include "cpu/vector_attention.h"
+#include "cpu/vector_elements.h"
+#include "cpu/vector_products.h"
 
 namespace vga::cpu {
 

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "kernels.h"
-#include "panels.h"
-#include "vector_weights.h"
+#include "cpu/kernels.h"
+#include "cpu/panels.h"
+#include "cpu/vector_weights.h"
 
 namespace vga::cpu {
 

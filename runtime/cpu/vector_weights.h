@@ -1,8 +1,8 @@
 #pragma once
 
-#include "../blocks.h"
-#include "panels.h"
-#include "vector.h"
+#include "cpu/panels.h"
+#include "cpu/vector.h"
+#include "gguf/blocks.h"
 
 namespace vga::cpu {
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "vector.h"
+#include "cpu/vector.h"
 
 namespace vga::cpu {
 

@@ -1,6 +1,6 @@
 /// What a build without Vulkan has instead of it.
-#include "../error.h"
-#include "devices.h"
+#include "vga/error.h"
+#include "vulkan/devices.h"
 
 namespace vga::vulkan {
 

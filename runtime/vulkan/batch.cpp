@@ -1,4 +1,4 @@
-#include "batch.h"
+#include "vulkan/batch.h"
 
 #include <algorithm>
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../backend.h"
+#include "compute/backend.h"
 
 /// What the shaders are told of a batch; shaders/batch.glsl reads it.
 namespace vga::vulkan {

@@ -1,11 +1,11 @@
-#include "commands.h"
+#include "vulkan/commands.h"
 
 #include <algorithm>
 #include <cassert>
 #include <string>
 #include <utility>
 
-#include "../error.h"
+#include "vga/error.h"
 
 namespace vga::vulkan {
 namespace {

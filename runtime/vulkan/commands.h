@@ -6,7 +6,7 @@
 #include <initializer_list>
 #include <vector>
 
-#include "memory.h"
+#include "vulkan/memory.h"
 
 namespace vga::vulkan {
 

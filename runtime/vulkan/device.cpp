@@ -1,13 +1,13 @@
-#include "device.h"
+#include "vulkan/device.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <utility>
 
-#include "../error.h"
-#include "../file.h"
-#include "shaders.h"
+#include "base/file.h"
+#include "vga/error.h"
+#include "vulkan/shaders.h"
 
 namespace vga::vulkan {
 namespace {

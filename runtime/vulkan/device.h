@@ -9,8 +9,8 @@
 #include <optional>
 #include <string_view>
 
-#include "../dtype.h"
-#include "physical_device.h"
+#include "vga/dtype.h"
+#include "vulkan/physical_device.h"
 
 /// A small layer over Vulkan 1.2: plain structs, free functions. Of a device it wants one queue
 /// that computes, storage buffers and a timeline semaphore; 8-bit and 16-bit storage and

@@ -1,13 +1,13 @@
-#include "device_model.h"
+#include "vulkan/device_model.h"
 
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <string>
 
-#include "../error.h"
-#include "commands.h"
-#include "vulkan_backend.h"
+#include "vga/error.h"
+#include "vulkan/commands.h"
+#include "vulkan/vulkan_backend.h"
 
 namespace vga::vulkan {
 namespace {

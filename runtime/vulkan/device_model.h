@@ -2,7 +2,7 @@
 
 #include <deque>
 
-#include "memory.h"
+#include "vulkan/memory.h"
 
 namespace vga::vulkan {
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "../backend.h"
-#include "../weights.h"
+#include "compute/backend.h"
+#include "model/weights.h"
 
 /// The Vulkan backend as the rest of the runtime sees it. A build without Vulkan has all of this
 /// too: devices() then says so.

@@ -1,4 +1,4 @@
-#include "instance.h"
+#include "vulkan/instance.h"
 
 #include <algorithm>
 #include <array>
@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "../error.h"
+#include "vga/error.h"
 
 namespace vga::vulkan {
 namespace {

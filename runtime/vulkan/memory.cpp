@@ -1,4 +1,4 @@
-#include "memory.h"
+#include "vulkan/memory.h"
 
 #include <algorithm>
 #include <string>
@@ -6,7 +6,7 @@
 
 #include <sys/mman.h>
 
-#include "../error.h"
+#include "vga/error.h"
 
 namespace vga::vulkan {
 namespace {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "device.h"
+#include "vulkan/device.h"
 
 namespace vga::vulkan {
 

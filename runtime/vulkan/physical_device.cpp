@@ -1,4 +1,4 @@
-#include "physical_device.h"
+#include "vulkan/physical_device.h"
 
 #include <algorithm>
 #include <array>
@@ -7,7 +7,7 @@
 #include <string_view>
 #include <utility>
 
-#include "../error.h"
+#include "vga/error.h"
 
 namespace vga::vulkan {
 namespace {

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "devices.h"
-#include "instance.h"
+#include "vulkan/devices.h"
+#include "vulkan/instance.h"
 
 namespace vga::vulkan {
 

@@ -1,4 +1,4 @@
-#include "shaders.h"
+#include "vulkan/shaders.h"
 
 #include <algorithm>
 #include <cassert>

@@ -1,4 +1,4 @@
-#include "vulkan_backend.h"
+#include "vulkan/vulkan_backend.h"
 
 #include <algorithm>
 #include <array>
@@ -9,10 +9,10 @@
 #include <limits>
 #include <utility>
 
-#include "../error.h"
-#include "batch.h"
-#include "commands.h"
-#include "device_model.h"
+#include "vga/error.h"
+#include "vulkan/batch.h"
+#include "vulkan/commands.h"
+#include "vulkan/device_model.h"
 
 namespace vga::vulkan {
 namespace {

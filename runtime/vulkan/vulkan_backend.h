@@ -2,8 +2,8 @@
 
 #include <memory>
 
-#include "../backend.h"
-#include "device.h"
+#include "compute/backend.h"
+#include "vulkan/device.h"
 
 namespace vga::vulkan {
 

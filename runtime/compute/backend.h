@@ -1,0 +1,174 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "base/checked.h"
+#include "model/tensor.h"
+#include "vga/candidate.h"
+#include "vga/token.h"
+
+namespace vga {
+
+/// Activations where the backend keeps them: (rows, cols) of float32. Only the backend that made a
+/// Buffer looks inside.
+class Buffer {
+ public:
+  Buffer(size_t rows, size_t cols) : rows_(rows), cols_(cols) {}
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  virtual ~Buffer() = default;
+
+  size_t rows() const { return rows_; }  // capacity; an op works on as many as the batch has
+  size_t cols() const { return cols_; }
+
+ private:
+  size_t rows_;
+  size_t cols_;
+};
+
+/// Positions of the cache that attention takes at a time. What a row gets is summed span by span,
+/// in ascending order, so it does not matter who computes a span nor what else is computed with it.
+constexpr size_t cache_span = 256;
+
+/// The shape of a KV cache. A lane holds one sequence: its first n_kept positions for good, those
+/// that follow in a ring, where position p overwrites position p - n_ring. Keys are stored after
+/// RoPE, values after a value-placement gate; neither is ever moved or rotated again.
+struct CacheShape {
+  size_t n_layers;
+  size_t n_lanes;
+  size_t n_kept;  // 0 unless a window slides and spares the first tokens
+  size_t n_ring;  // a multiple of cache_span
+  size_t n_kv_heads;
+  size_t head_dim;
+  DType type;  // f32, f16 or q8_0 (head_dim a multiple of 32)
+
+  /// What a head takes in memory; vector units like multiples of 16.
+  size_t padded_dim() const { return (head_dim + 15) / 16 * 16; }
+  /// Spans of one lane: those of the kept positions, then those of the ring.
+  size_t kept_spans() const { return (n_kept + cache_span - 1) / cache_span; }
+  size_t ring_spans() const { return n_ring / cache_span; }
+  size_t n_spans() const { return kept_spans() + ring_spans(); }
+  /// The span of its lane that holds a position.
+  size_t span_of(int64_t position) const {
+    const size_t counted = static_cast<size_t>(position) / cache_span;
+    return position < static_cast<int64_t>(n_kept) ? counted
+                                                   : kept_spans() + counted % ring_spans();
+  }
+  /// Bytes of the keys, or of the values, of one head in one span.
+  size_t span_bytes() const { return cache_span * row_bytes(type, padded_dim()); }
+  /// nullopt if no number holds them; no Session has such a cache.
+  std::optional<uint64_t> checked_bytes() const {
+    return checked_product(
+        std::array<uint64_t, 6>{2, n_layers, n_lanes, n_kv_heads, n_spans(), span_bytes()});
+  }
+  size_t bytes() const { return checked_bytes().value(); }
+};
+
+class Cache {
+ public:
+  explicit Cache(const CacheShape& shape) : shape_(shape) {}
+  Cache(const Cache&) = delete;
+  Cache& operator=(const Cache&) = delete;
+  virtual ~Cache() = default;
+
+  const CacheShape& shape() const { return shape_; }
+
+ private:
+  CacheShape shape_;
+};
+
+/// What the backend needs to know of one row of a batch. It attends to its own position, to those
+/// before it from `first` on, and to the kept ones before it. Rows of a lane stand in the order of
+/// their positions, which follow each other.
+struct BatchRow {
+  Token token;
+  uint32_t lane;
+  int64_t position;
+  int64_t first;
+};
+
+struct Batch {
+  std::span<const BatchRow> rows;
+  /// (rows, rope_dim / 2, 2): cosine and sine per row and pair, computed on the host in double so
+  /// that every backend rotates by the same exact angle.
+  std::span<const float> angles;
+  /// The same for queries that meet kept keys; empty when the cache keeps none.
+  std::span<const float> kept_angles;
+  /// Indices of the rows whose logits are wanted, ascending.
+  std::span<const uint32_t> wanted;
+};
+
+/// A matrix to multiply by and the buffer that takes the product.
+struct Projection {
+  const Tensor& weight;  // (out->cols(), x.cols())
+  Buffer& out;
+};
+
+/// The ops a transformer is made of; forward.cpp composes them, a backend only knows them one by
+/// one. Every op works on all rows of the current batch at once. One Backend serves one session at
+/// a time; weights are read in place and never changed, so any number of Backends share them.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  /// "cpu avx2, 2 threads".
+  virtual std::string description() const = 0;
+
+  virtual std::unique_ptr<Buffer> new_buffer(size_t rows, size_t cols) = 0;
+  virtual std::unique_ptr<Cache> new_cache(const CacheShape& shape) = 0;
+
+  /// Starts a batch; `batch` stays valid until the next begin().
+  virtual void begin(const Batch& batch) = 0;
+
+  /// x[r] = table[token of r].
+  virtual void embed(const Tensor& table, Buffer& x) = 0;
+  /// out = x / sqrt(mean(x^2) + eps) * weight, row by row.
+  virtual void rms_norm(const Buffer& x, const Tensor& weight, float eps, Buffer& out) = 0;
+  /// out = x W^T for each projection.
+  virtual void project(const Buffer& x, std::span<const Projection> projections) = 0;
+  /// Rotates the first 2 * n_pairs elements of every head of x (rows, n_heads * head_dim) by the
+  /// batch's angles. Pairs are (i, i + n_pairs) when half_split, else (2i, 2i + 1).
+  virtual void rope(Buffer& x, size_t head_dim, bool half_split) = 0;
+  /// gate = sigmoid(gate + bias); no bias when it is empty.
+  virtual void sigmoid(Buffer& gate, const Tensor& bias) = 0;
+  /// out = q rotated like rope() does, but by the angles for kept keys.
+  virtual void rope_kept(const Buffer& q, size_t head_dim, bool half_split, Buffer& out) = 0;
+  /// Writes each row's keys and values (rows, n_kv_heads * head_dim) to where its position lies;
+  /// values times the gate, if that is not null: (rows, n_kv_heads), or a column for each element.
+  virtual void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v,
+                           const Buffer* gate) = 0;
+  /// out = softmax(q k^T / sqrt(head_dim)) v over the positions each row sees; q and out are
+  /// (rows, n_heads * head_dim), query head h reads KV head h / (n_heads / n_kv_heads). Kept keys
+  /// are met by q_kept, which is null when the cache keeps none. What comes out is multiplied by
+  /// the gate, if that is not null: (rows, n_heads), or a column for each element.
+  virtual void attend(const Buffer& q, const Buffer* q_kept, const Cache& cache, size_t layer,
+                      const Buffer* gate, Buffer& out) = 0;
+  /// gate = silu(gate) * up.
+  virtual void swiglu(Buffer& gate, const Buffer& up) = 0;
+  /// x += y.
+  virtual void add(Buffer& x, const Buffer& y) = 0;
+  /// Keeps only the wanted rows of x, in order, in `out`; ops that follow work on those alone.
+  virtual void keep_wanted(const Buffer& x, Buffer& out) = 0;
+  /// The same for rows [first, first + n) of x.
+  virtual void keep_rows(const Buffer& x, size_t first, size_t n, Buffer& out) = 0;
+  /// Returns once everything is done.
+  virtual void wait_for_all() {}
+  /// Waits for everything and copies the current rows of x to host memory.
+  virtual void read(const Buffer& x, std::span<float> out) = 0;
+  /// Waits for everything and finds the k largest elements of each current row of x, in the order
+  /// of candidate.h, where columns are tokens: `out` is (rows, k), k at most x.cols().
+  virtual void likeliest(const Buffer& x, size_t k, std::span<Candidate> out) = 0;
+  /// Copies host memory to the current rows of x: for the stage before on another backend, and for
+  /// Observers that change what they see.
+  virtual void write(Buffer& x, std::span<const float> in) = 0;
+  /// Seconds so far in which a device was at work and was waited for in the end; 0 where the host
+  /// computes.
+  virtual double wait_seconds() const { return 0; }
+};
+
+}  // namespace vga

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <random>
+#include <span>
+#include <vector>
+
+#include "vga/candidate.h"
+
+namespace vga {
+
+/// How the next token is chosen. Applied in this order: repetition penalty, temperature, top-k,
+/// top-p, min-p; what is left is renormalised and drawn from.
+struct SamplerOptions {
+  float temperature = 0.8f;  // 0 takes the likeliest token always (greedy)
+  size_t top_k = 40;         // keep the k likeliest; 0 keeps all
+  float top_p = 0.95f;       // keep the smallest set with this much probability; 1 keeps all
+  float min_p = 0.05f;       // drop what is less likely than this share of the likeliest; 0 is off
+  float repeat_penalty = 1;  // > 1 makes recent tokens less likely (Keskar et al. 2019); 1 is off
+  size_t repeat_last = 64;   // how many recent tokens that concerns
+  uint64_t seed = 0;
+};
+
+/// An Error naming the option and its range if one makes no sense (negative, NaN).
+void validate(const SamplerOptions& options);
+
+/// Draws tokens. The same options and the same logits give the same tokens.
+class Sampler {
+ public:
+  explicit Sampler(const SamplerOptions& options);
+
+  const SamplerOptions& options() const { return options_; }
+  /// How many of the likeliest tokens the choice depends on; 0: on all logits.
+  size_t n_candidates() const;
+  /// Chooses from logits (vocab_size); ties go to the lower id. Does not remember the choice. An
+  /// Error if a token to be penalized is not of the vocabulary.
+  Token sample(std::span<const float> logits);
+  /// The same from the likeliest tokens alone, in the order of find_likeliest(): n_candidates() of
+  /// them, or all there are.
+  Token sample(std::span<const Candidate> likeliest);
+  /// Remembers a token, chosen or given, for the repetition penalty.
+  void accept(Token token);
+
+ private:
+  size_t n_kept() const { return options_.temperature == 0 ? 1 : options_.top_k; }
+
+  SamplerOptions options_;
+  std::mt19937_64 random_;
+  std::deque<Token> recent_;
+  std::vector<float> penalized_;       // (vocab_size)
+  std::vector<Candidate> candidates_;  // what is left of the vocabulary
+};
+
+}  // namespace vga

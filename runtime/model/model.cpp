@@ -1,0 +1,163 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <numeric>
+#include <utility>
+
+#include "compute/device_choice.h"
+#include "tokenizer/vocabulary.h"
+
+namespace vga {
+namespace {
+
+constexpr std::string_view tokenizer_key = vocabulary_key::model;
+
+/// What goes to a device with the first `n_layers`: those, the embedding, and with the last layer
+/// all that follows it.
+std::vector<Tensor*> device_tensors(Weights& weights, size_t n_layers) {
+  std::vector<Tensor*> tensors = {&weights.token_embd};
+  for (BlockWeights& b : std::span(weights.blocks).first(n_layers)) {
+    for (Tensor* t : matrices(b)) {
+      if (*t) tensors.push_back(t);
+    }
+    for (Tensor* t : {&b.attn_norm, &b.attn_gate_b, &b.ffn_norm}) {
+      if (*t) tensors.push_back(t);
+    }
+  }
+  if (n_layers == weights.blocks.size()) {
+    tensors.push_back(&weights.output_norm);
+    if (weights.output.data != weights.token_embd.data) tensors.push_back(&weights.output);
+  }
+  return tensors;
+}
+
+/// Puts the first layers on the device that the options ask for; null if they ask for the CPU.
+/// `n_layers` and `why_cpu` say what became of it.
+std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
+                                                    const ModelOptions& options, Weights& weights,
+                                                    size_t& n_layers, std::string& why_cpu) {
+  n_layers = 0;
+  const WantedDevice device = wanted_device(options.device);
+  if (device.name == "cpu" || options.device_layers == 0) return nullptr;
+  try {
+    const std::vector<vulkan::DeviceInfo> devices = vulkan::devices();
+    const size_t index = choose_device(devices, device);
+    const size_t wanted = std::min<size_t>(options.device_layers, config.n_layers);
+    Weights placed = weights;  // as they are, should there be no room
+    const std::vector<Tensor*> tensors = device_tensors(placed, wanted);
+    auto loaded = vulkan::load(index, tensors, session_bytes(config, options.session, wanted),
+                               options.progress);
+    if (wanted == config.n_layers && !placed.output.on_device) {
+      placed.output.on_device = placed.token_embd.on_device;
+    }
+    weights = std::move(placed);
+    n_layers = wanted;
+    return loaded;
+  } catch (const Error& error) {
+    if (device.name != "auto") throw;
+    why_cpu = error.what();
+    return nullptr;
+  }
+}
+
+}  // namespace
+
+std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Config& config) {
+  if (gguf.find(tokenizer_key) == nullptr) return std::nullopt;
+  Tokenizer tokenizer = Tokenizer::from_gguf(gguf);
+  if (tokenizer.vocab_size() != config.vocab_size) {
+    throw Error(gguf.file_name(), "key 'tokenizer.ggml.tokens': wanted one token for each of the " +
+                                      std::to_string(config.vocab_size) +
+                                      " rows of 'token_embd.weight', found " +
+                                      std::to_string(tokenizer.vocab_size()));
+  }
+  return tokenizer;
+}
+
+Model::Model(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+Model::~Model() = default;
+
+Model Model::load(const std::filesystem::path& path, const ModelOptions& options) {
+  Gguf gguf = Gguf::open(path, options.mmap ? MappedFile::Access::map : MappedFile::Access::read);
+  Config config = read_config(gguf);
+  Weights weights = bind_weights(gguf, config);
+  std::optional<Tokenizer> tokenizer = read_tokenizer(gguf, config);
+  size_t device_layers = 0;
+  std::string why_cpu;
+  auto device = load_on_device(config, options, weights, device_layers, why_cpu);
+  const cpu::Kernels& kernels = cpu::best_kernels();
+  std::optional<cpu::Panels> panels;
+  if (kernels.lanes > 0 && device_layers < config.n_layers) {
+    cpu::ThreadPool threads(cpu::default_threads());
+    const auto done = [&](const Tensor& matrix, std::span<const std::byte> band) {
+      // What a tied embedding was read in from is read again, row by row.
+      if (options.mmap || matrix.data != weights.token_embd.data) gguf.release(band);
+    };
+    panels.emplace(weights, kernels.lanes, threads, done);
+    weights = panels->weights();
+  }
+  return Model(std::make_unique<const Impl>(
+      Impl{std::move(gguf), std::move(config), std::move(weights), std::move(tokenizer), kernels,
+           std::move(panels), std::move(device), device_layers, std::move(why_cpu)}));
+}
+
+const Config& Model::config() const {
+  return impl_->config;
+}
+const Tokenizer& Model::tokenizer() const {
+  if (!impl_->tokenizer) {
+    throw Error(file_name(), "key '" + std::string(tokenizer_key) +
+                                 "' is missing: without a tokenizer this model takes token ids "
+                                 "alone");
+  }
+  return *impl_->tokenizer;
+}
+const std::string& Model::file_name() const {
+  return impl_->gguf.file_name();
+}
+
+std::string_view Model::chat_template() const {
+  return impl_->gguf.string("tokenizer.chat_template").value_or("");
+}
+
+uint64_t Model::weight_bytes() const {
+  uint64_t bytes = 0;
+  for (const GgufTensor& tensor : impl_->gguf.tensors()) bytes += tensor.data.size();
+  return bytes;
+}
+
+const std::string& Model::why_cpu() const {
+  return impl_->why_cpu;
+}
+
+uint64_t Model::bytes_per_token() const {
+  return weight_bytes() - (impl_->config.tied_embeddings ? 0 : impl_->weights.token_embd.bytes());
+}
+
+uint64_t Model::parameters() const {
+  uint64_t count = 0;
+  for (const WeightSpec& spec : weight_specs(impl_->config)) count += spec.rows * spec.cols;
+  return count;
+}
+
+std::string Model::description() const {
+  std::map<uint32_t, uint64_t> elements;  // by GGUF type
+  for (const GgufTensor& tensor : impl_->gguf.tensors()) {
+    elements[tensor.type] +=
+        std::accumulate(tensor.dims.begin(), tensor.dims.end(), uint64_t{1}, std::multiplies());
+  }
+  const auto most = std::ranges::max_element(elements, {}, [](const auto& e) { return e.second; });
+  const auto millions = static_cast<double>(parameters()) / 1e6;
+  char count[32];
+  std::snprintf(count, sizeof count, millions < 999.5 ? "%.3gM" : "%.3gB",
+                millions < 999.5 ? millions : millions / 1000);
+  return (impl_->config.architecture == Config::Architecture::vga ? "vga " : "llama ") +
+         std::string(count) + ' ' + gguf_type_name(most->first);
+}
+
+}  // namespace vga

@@ -1,0 +1,184 @@
+#include "tokenizer/pretokenizer.h"
+
+#include <array>
+#include <cassert>
+#include <cstdint>
+#include <new>
+#include <utility>
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include "base/text.h"
+#include "vga/error.h"
+
+namespace vga {
+namespace {
+
+constexpr const char* gpt2 =
+    R"('(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr const char* llama3 = R"((?i:'(?:s|t|re|ve|m|ll|d))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|)"
+                               R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* qwen2 = R"((?i:'(?:s|t|re|ve|m|ll|d))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|)"
+                              R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// Words begin where a capital follows a small letter: HelloWorld.
+constexpr const char* tekken =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}|)"
+    R"( ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* digit = R"(\p{N})";
+
+/// PCRE2's \s adds U+180E, which the engines that the tokenizers were trained with count among the
+/// format characters.
+std::string with_unicode_spaces(std::string_view pattern) {
+  std::string out;
+  for (size_t i = 0; i < pattern.size(); ++i) {
+    const std::string_view escape = pattern.substr(i, 2);
+    if (escape[0] != '\\') {
+      out += escape[0];
+      continue;
+    }
+    ++i;
+    if (escape == "\\s") {
+      out += "\\p{White_Space}";
+    } else if (escape == "\\S") {
+      out += "\\P{White_Space}";
+    } else {
+      out += escape;
+    }
+  }
+  return out;
+}
+
+struct Rules {
+  std::string_view name;
+  std::array<const char*, 2> expressions;  // a null one is none
+  bool keeps_whole_words = false;
+  bool adds_bos = false;
+};
+
+// Several names for the same rules: llama.cpp has one for each family of models.
+constexpr std::array<Rules, 11> known = {{
+    {"gpt-2", {gpt2, nullptr}},
+    {"llama-bpe", {llama3, nullptr}, true, true},
+    {"llama-v3", {llama3, nullptr}, true, true},
+    {"llama3", {llama3, nullptr}, true, true},
+    {"falcon3", {llama3, nullptr}, true, true},
+    {"pixtral", {llama3, nullptr}, true, true},
+    {"smaug-bpe", {llama3, nullptr}},
+    {"qwen2", {qwen2, nullptr}},
+    {"smollm", {digit, gpt2}},
+    {"refact", {digit, gpt2}},
+    {"tekken", {tekken, nullptr}, true, true},
+}};
+
+[[noreturn]] void fail(int code) {
+  std::array<PCRE2_UCHAR, 256> message{};
+  pcre2_get_error_message(code, message.data(), message.size());
+  throw Error("text", "cannot be cut into words: PCRE2 says " +
+                          std::string(reinterpret_cast<const char*>(message.data())));
+}
+
+}  // namespace
+
+class Pretokenizer::Expression {
+ public:
+  explicit Expression(std::string_view common_pattern) {
+    const std::string pattern = with_unicode_spaces(common_pattern);
+    int error = 0;
+    PCRE2_SIZE at = 0;
+    code_ = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                          PCRE2_UTF | PCRE2_UCP, &error, &at, nullptr);
+    if (code_ == nullptr) fail(error);
+    // Where this fails (no memory may be made executable), matching is slower and no different.
+    pcre2_jit_compile(code_, PCRE2_JIT_COMPLETE);
+  }
+  Expression(const Expression&) = delete;
+  Expression& operator=(const Expression&) = delete;
+  ~Expression() { pcre2_code_free(code_); }
+
+  const pcre2_code* code() const { return code_; }
+
+ private:
+  pcre2_code* code_;
+};
+
+/// What one expression needs while it is matched.
+class Pretokenizer::Matcher {
+ public:
+  explicit Matcher(const Expression& expression)
+      : code_(expression.code()),
+        data_(pcre2_match_data_create(1, nullptr)),
+        context_(pcre2_match_context_create(nullptr)) {
+    if (!data_ || !context_) throw std::bad_alloc();
+    // Stepping back over a long run of spaces counts against it, once per space.
+    pcre2_set_match_limit(context_.get(), UINT32_MAX);
+  }
+
+  /// Begin and end of the next match in `text` from `from` on; an empty one at the end if none.
+  std::pair<size_t, size_t> next(std::string_view text, size_t from) const {
+    const auto match = [&](uint32_t options) {
+      return pcre2_match(code_, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
+                         PCRE2_NO_UTF_CHECK | options, data_.get(), context_.get());
+    };
+    int found = match(0);
+    if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(PCRE2_NO_JIT);
+    if (found == PCRE2_ERROR_NOMATCH) return {text.size(), text.size()};
+    if (found < 0) fail(found);
+    const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(data_.get());
+    assert(bounds[0] >= from && bounds[1] > bounds[0]);
+    return {bounds[0], bounds[1]};
+  }
+
+ private:
+  struct Free {
+    void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
+    void operator()(pcre2_match_context* context) const { pcre2_match_context_free(context); }
+  };
+  const pcre2_code* code_;
+  std::unique_ptr<pcre2_match_data, Free> data_;
+  std::unique_ptr<pcre2_match_context, Free> context_;
+};
+
+Pretokenizer::Pretokenizer() = default;
+Pretokenizer::Pretokenizer(Pretokenizer&&) noexcept = default;
+Pretokenizer& Pretokenizer::operator=(Pretokenizer&&) noexcept = default;
+Pretokenizer::~Pretokenizer() = default;
+
+std::optional<Pretokenizer> Pretokenizer::find(std::string_view name) {
+  for (const Rules& rules : known) {
+    if (rules.name != name) continue;
+    Pretokenizer found;
+    for (const char* pattern : rules.expressions) {
+      if (pattern) found.expressions_.push_back(std::make_unique<const Expression>(pattern));
+    }
+    found.keeps_whole_words_ = rules.keeps_whole_words;
+    found.adds_bos_ = rules.adds_bos;
+    return found;
+  }
+  return std::nullopt;
+}
+
+std::string Pretokenizer::names() {
+  return names_of(known);
+}
+
+void Pretokenizer::split(std::string_view text,
+                         const std::function<void(std::string_view)>& word) const {
+  std::vector<Matcher> matchers;
+  for (const auto& expression : expressions_) matchers.emplace_back(*expression);
+
+  // Matches and what lies between them are words alike, to be cut by the expressions that follow.
+  const auto cut = [&](const auto& self, size_t depth, std::string_view rest) -> void {
+    if (depth == matchers.size()) return word(rest);
+    for (size_t at = 0; at < rest.size();) {
+      const auto [begin, end] = matchers[depth].next(rest, at);
+      if (begin > at) self(self, depth + 1, rest.substr(at, begin - at));
+      if (end > begin) self(self, depth + 1, rest.substr(begin, end - begin));
+      at = end;
+    }
+  };
+  cut(cut, 0, text);
+}
+
+}  // namespace vga

@@ -1,0 +1,343 @@
+#include "vga/tokenizer.h"
+
+#include <algorithm>
+#include <bitset>
+#include <climits>
+#include <functional>
+
+#include <sentencepiece_processor.h>
+
+#include "base/hash_index.h"
+#include "base/text.h"
+#include "gguf/gguf.h"
+#include "tokenizer/byte_bpe.h"
+#include "tokenizer/sentencepiece_model.h"
+#include "tokenizer/vocabulary.h"
+#include "vga/error.h"
+
+namespace vga {
+namespace {
+
+/// SentencePiece needs some 200 bytes for each byte of what it encodes at once.
+constexpr size_t part_bytes = 1 << 16;
+
+std::string with_spaces(std::string_view piece) {
+  std::string text;
+  for (size_t at = piece.find(space_symbol); at != std::string_view::npos;
+       at = piece.find(space_symbol)) {
+    text += piece.substr(0, at);
+    text += ' ';
+    piece.remove_prefix(at + space_symbol.size());
+  }
+  text += piece;
+  return text;
+}
+
+/// The value of a byte piece, "<0x0A>", already validated.
+char byte_of(std::string_view piece) {
+  const auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'A' + 10; };
+  return static_cast<char>(digit(piece[3]) * 16 + digit(piece[4]));
+}
+
+}  // namespace
+
+/// What both kinds of tokenizers have; each kind adds its way from text to tokens and back.
+struct Tokenizer::Impl {
+  struct SentencePiece;
+  struct ByteLevel;
+
+  virtual ~Impl() = default;
+
+  /// Appends the tokens of a text without marks.
+  virtual void encode_text(std::string_view text, std::vector<Token>& out) const = 0;
+  /// Whether `token` may be a part of a character that its neighbours complete.
+  virtual bool is_bytes(Token token) const = 0;
+  /// Appends what `token`, not a control token, stands for. While `at_start` is true a leading
+  /// space is dropped; it says afterwards whether another one would be.
+  virtual void append_text(Token token, bool& at_start, std::string& text) const = 0;
+
+  /// `token` as an index into the tables; an Error if it is out of range.
+  size_t at(Token token) const;
+  bool is_control(Token token) const { return types[at(token)] == PieceType::control; }
+  /// Finds the marks, and the tokens that end an answer beside `eos` and `eot`.
+  void index(bool user_defined_are_marks, std::optional<Token> eot);
+  /// Length of the longest mark that `text` starts with, and its token; 0 if none. Control tokens
+  /// are marks only within the first `trusted` bytes.
+  std::pair<size_t, Token> mark_at(std::string_view text, size_t trusted) const;
+
+  // By token; the derived class fills them and holds what the texts view.
+  std::vector<std::string_view> texts;
+  std::string_view text_of(Token token) const { return texts[static_cast<size_t>(token)]; }
+  std::vector<PieceType> types;
+  std::optional<Token> bos;
+  std::optional<Token> eos;
+  bool add_bos = false;
+  std::vector<Token> ends;
+
+  // Marks are tokens that are looked for in a text before all else: the control tokens, and the
+  // user-defined ones where the algorithm does not see to them itself.
+  HashIndex marks;
+  std::vector<size_t> mark_lengths;  // distinct, longest first
+  std::bitset<256> mark_starts;      // first bytes
+  bool has_user_marks = false;
+};
+
+size_t Tokenizer::Impl::at(Token token) const {
+  if (token < 0 || static_cast<size_t>(token) >= texts.size()) {
+    throw Error("token", "wanted 0 to " + std::to_string(texts.size() - 1) + ", found " +
+                             std::to_string(token));
+  }
+  return static_cast<size_t>(token);
+}
+
+void Tokenizer::Impl::index(bool user_defined_are_marks, std::optional<Token> eot) {
+  if (eos) ends.push_back(*eos);
+  if (eot) ends.push_back(*eot);
+  std::vector<Token> found;
+  for (size_t i = 0; i < types.size(); ++i) {
+    const bool control = types[i] == PieceType::control;
+    if (!control && !(user_defined_are_marks && types[i] == PieceType::user_defined)) continue;
+    const auto token = static_cast<Token>(i);
+    found.push_back(token);
+    mark_lengths.push_back(texts[i].size());
+    mark_starts.set(static_cast<unsigned char>(texts[i][0]));
+    has_user_marks |= !control;
+    if (control && is_end_of_turn_name(texts[i])) ends.push_back(token);
+  }
+  marks = HashIndex(found.size());
+  for (const Token token : found)
+    marks.insert(text_of(token), token, [&](Token t) { return text_of(t); });
+  std::ranges::sort(mark_lengths, std::greater());
+  mark_lengths.erase(std::unique(mark_lengths.begin(), mark_lengths.end()), mark_lengths.end());
+}
+
+std::pair<size_t, Token> Tokenizer::Impl::mark_at(std::string_view text, size_t trusted) const {
+  if (!mark_starts.test(static_cast<unsigned char>(text[0]))) return {0, 0};
+  for (const size_t length : mark_lengths) {
+    if (length > text.size()) continue;
+    const Token token = marks.find(text.substr(0, length), [&](Token t) { return text_of(t); });
+    if (token < 0) continue;
+    if (length <= trusted || !is_control(token)) return {length, token};
+  }
+  return {0, 0};
+}
+
+struct Tokenizer::Impl::SentencePiece final : Impl {
+  SentencePiece(SentencePieceModel model_, std::string_view where);
+
+  void encode_text(std::string_view text, std::vector<Token>& out) const override;
+  bool is_bytes(Token token) const override { return types[at(token)] == PieceType::byte; }
+  void append_text(Token token, bool& at_start, std::string& text) const override;
+
+  SentencePieceModel model;
+  sentencepiece::SentencePieceProcessor processor;
+};
+
+Tokenizer::Impl::SentencePiece::SentencePiece(SentencePieceModel model_, std::string_view where)
+    : model(std::move(model_)) {
+  const std::string proto = serialize(model);
+  if (proto.size() > INT_MAX) throw Error(where, "is too large for SentencePiece");
+  std::string problem;
+  try {
+    const auto status = processor.LoadFromSerializedProto(proto);
+    if (!status.ok()) problem = status.ToString();
+  } catch (const std::exception& e) {  // from the tries it builds
+    problem = e.what();
+  }
+  if (!problem.empty()) throw Error(where, "SentencePiece refuses it: " + problem);
+
+  for (const SentencePieceModel::Piece& piece : model.pieces) {
+    texts.push_back(piece.text);
+    types.push_back(piece.type);
+  }
+  bos = model.bos;
+  eos = model.eos;
+  add_bos = model.add_bos;
+  index(false, model.eot);
+}
+
+void Tokenizer::Impl::SentencePiece::encode_text(std::string_view text,
+                                                 std::vector<Token>& out) const {
+  // The library counts bytes of the normalized text, and a prefix of its own, in an int.
+  const size_t limit = INT_MAX / model.max_expansion - 16;
+  std::vector<int> ids;
+  while (!text.empty()) {
+    const std::string_view part = model.words_are_independent
+                                      ? take_part(text, part_bytes, model)
+                                      : std::exchange(text, std::string_view());
+    if (part.size() > limit) {
+      throw Error("text", "wanted at most " + std::to_string(limit) + " bytes, found " +
+                              std::to_string(part.size()));
+    }
+    const auto status = processor.Encode(part, &ids);
+    if (!status.ok()) throw Error("text", "SentencePiece cannot encode it: " + status.ToString());
+    out.insert(out.end(), ids.begin(), ids.end());
+  }
+}
+
+void Tokenizer::Impl::SentencePiece::append_text(Token token, bool& at_start,
+                                                 std::string& text) const {
+  const size_t i = at(token);
+  if (types[i] == PieceType::byte) {
+    text += byte_of(texts[i]);
+  } else if (types[i] == PieceType::unknown) {
+    text += model.unk_surface;
+  } else {
+    std::string_view rest = texts[i];
+    const bool drops_space = model.add_dummy_prefix || model.remove_extra_whitespaces;
+    if (at_start && drops_space && rest.starts_with(space_symbol)) {
+      rest.remove_prefix(space_symbol.size());
+      // The prefix is one space; where extra spaces are removed, all leading ones go.
+      at_start = model.remove_extra_whitespaces;
+    }
+    text += with_spaces(rest);
+  }
+}
+
+struct Tokenizer::Impl::ByteLevel final : Impl {
+  explicit ByteLevel(const Gguf& gguf) : bpe(gguf) {
+    texts = bpe.texts();
+    types = bpe.types();
+    bos = bpe.bos();
+    eos = bpe.eos();
+    add_bos = bpe.adds_bos();
+    index(true, bpe.eot());
+  }
+
+  void encode_text(std::string_view text, std::vector<Token>& out) const override {
+    bpe.encode(text, out);
+  }
+  bool is_bytes(Token token) const override { return !is_control(token); }
+  void append_text(Token token, bool&, std::string& text) const override {
+    bpe.append_bytes(token, text);
+  }
+
+  ByteBpe bpe;
+};
+
+Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
+Tokenizer::~Tokenizer() = default;
+
+Tokenizer Tokenizer::from_gguf(const Gguf& gguf) {
+  constexpr std::string_view key = vocabulary_key::model;
+  const std::string_view kind = gguf.required(key, gguf.string(key));
+  if (kind == "gpt2") return Tokenizer(std::make_unique<Impl::ByteLevel>(gguf));
+  if (kind == "llama" || kind == "t5") {
+    return Tokenizer(std::make_unique<Impl::SentencePiece>(read_tokenizer(gguf), gguf.file_name()));
+  }
+  throw Error(key_in(gguf, key),
+              "'" + std::string(kind) + "' is not supported, wanted 'llama', 't5' or 'gpt2'");
+}
+
+Tokenizer Tokenizer::from_sentencepiece(std::span<const std::byte> model, std::string_view where) {
+  return Tokenizer(std::make_unique<Impl::SentencePiece>(parse_sentencepiece(model, where), where));
+}
+
+size_t Tokenizer::vocab_size() const {
+  return impl_->texts.size();
+}
+std::optional<Token> Tokenizer::bos() const {
+  return impl_->bos;
+}
+std::optional<Token> Tokenizer::eos() const {
+  return impl_->eos;
+}
+bool Tokenizer::adds_bos() const {
+  return impl_->add_bos && impl_->bos;
+}
+bool Tokenizer::is_end(Token token) const {
+  return std::ranges::find(impl_->ends, token) != impl_->ends.end();
+}
+bool Tokenizer::is_control(Token token) const {
+  return impl_->is_control(token);
+}
+std::string_view Tokenizer::piece(Token token) const {
+  return impl_->texts[impl_->at(token)];
+}
+
+std::optional<Token> Tokenizer::find(std::string_view piece) const {
+  const auto found = std::ranges::find(impl_->texts, piece);
+  if (found == impl_->texts.end()) return std::nullopt;
+  return static_cast<Token>(found - impl_->texts.begin());
+}
+
+std::vector<Token> Tokenizer::encode(std::string_view text, Special special) const {
+  if (special == Special::parse || impl_->has_user_marks) {
+    return encode(std::vector<Part>{{std::string(text), special}});
+  }
+  std::vector<Token> tokens;
+  impl_->encode_text(text, tokens);
+  return tokens;
+}
+
+std::vector<Token> Tokenizer::encode(std::span<const Part> parts) const {
+  std::string whole;
+  for (const Part& part : parts) whole += part.text;
+  const std::string_view text = whole;
+  std::vector<Token> tokens;
+  size_t begin = 0;  // of the text since the last mark
+  size_t at = 0;
+  size_t end = 0;  // of the part
+  for (const Part& part : parts) {
+    end += part.text.size();
+    while (at < end) {
+      const size_t trusted = part.special == Special::parse ? end - at : 0;
+      const auto [length, token] = impl_->mark_at(text.substr(at), trusted);
+      if (length == 0) {
+        ++at;
+        continue;
+      }
+      impl_->encode_text(text.substr(begin, at - begin), tokens);
+      tokens.push_back(token);
+      at += length;
+      begin = at;
+    }
+  }
+  impl_->encode_text(text.substr(begin), tokens);
+  return tokens;
+}
+
+std::vector<Token> Tokenizer::encode_prompt(std::string_view text, Special special) const {
+  std::vector<Token> tokens = encode(text, special);
+  if (adds_bos()) tokens.insert(tokens.begin(), *bos());
+  return tokens;
+}
+
+std::string Tokenizer::decode(std::span<const Token> tokens) const {
+  StreamDecoder decoder(*this);
+  std::string text;
+  for (const Token token : tokens) text += decoder.add(token);
+  return text + decoder.finish();
+}
+
+StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool continues)
+    : tokenizer_(&tokenizer), at_start_(!continues) {}
+
+void StreamDecoder::flush(std::string& text, bool everything) {
+  // SentencePiece, too, replaces bytes one by one.
+  pending_.erase(0, append_repaired(text, pending_, everything));
+}
+
+std::string StreamDecoder::add(Token token) {
+  const Tokenizer::Impl& impl = *tokenizer_->impl_;
+  std::string text;
+  if (!impl.is_bytes(token)) {
+    flush(text, true);
+    if (!text.empty()) at_start_ = false;
+  }
+  if (impl.is_control(token)) return text;
+  impl.append_text(token, at_start_, pending_);
+  flush(text, false);
+  if (!text.empty()) at_start_ = false;
+  return text;
+}
+
+std::string StreamDecoder::finish() {
+  std::string text;
+  flush(text, true);
+  return text;
+}
+
+}  // namespace vga

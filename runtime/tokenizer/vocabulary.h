@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gguf/gguf.h"
+#include "tokenizer/piece.h"
+#include "tokenizer/sentencepiece_model.h"
+#include "vga/token.h"
+
+namespace vga {
+
+/// llama.cpp's keys of what is read in more than one place.
+namespace vocabulary_key {
+constexpr std::string_view model = "tokenizer.ggml.model";
+constexpr std::string_view pre = "tokenizer.ggml.pre";
+constexpr std::string_view tokens = "tokenizer.ggml.tokens";
+constexpr std::string_view types = "tokenizer.ggml.token_type";
+constexpr std::string_view merges = "tokenizer.ggml.merges";
+}  // namespace vocabulary_key
+
+/// What the `tokenizer.ggml.*` keys say of any kind of tokenizer.
+struct Vocabulary {
+  std::string_view model;               // "llama", "t5", "gpt2"
+  std::vector<std::string_view> texts;  // by token, at least one; views of the file
+  std::vector<PieceType> types;         // by token
+  std::optional<Token> bos;
+  std::optional<Token> eos;
+  std::optional<Token> eot;  // end of a chat turn
+  std::optional<Token> unknown;
+  std::optional<bool> adds_bos;
+};
+
+/// Tokens that are template markers by their look (<|im_start|>) but called user-defined, and those
+/// that end a turn whatever they are called, count as control tokens: text from users cannot forge
+/// them. Texts are not checked. An Error naming file and key.
+Vocabulary read_vocabulary(const Gguf& gguf);
+
+/// The file and the key, for messages.
+std::string key_in(const Gguf& gguf, std::string_view key);
+
+/// Writes the same keys, and `original`, the bytes of the tokenizer.model, as
+/// `tokenizer.sentencepiece.model`.
+void write_tokenizer(const SentencePieceModel& model, std::span<const std::byte> original,
+                     GgufWriter& writer);
+
+/// Reads what write_tokenizer() wrote. A file from elsewhere has only the `tokenizer.ggml.*`
+/// arrays: then the model is rebuilt from them, with llama.cpp's defaults for absent keys.
+SentencePieceModel read_tokenizer(const Gguf& gguf);
+
+}  // namespace vga

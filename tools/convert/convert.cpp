@@ -1,0 +1,126 @@
+/// vga-convert: a trained checkpoint goes in, a GGUF file comes out.
+
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "base/text.h"
+#include "common/program.h"
+#include "common/terminal.h"
+#include "conversion.h"
+#include "vga/error.h"
+
+namespace {
+
+struct Flags {
+  std::string checkpoint;
+  std::string output;
+  std::string type = "f16";
+  std::string tokenizer;
+  std::vector<std::string> renames;
+  std::string name;
+  size_t n_threads = 0;
+  bool dry_run = false;
+};
+
+void print_table(const vga::Conversion& conversion) {
+  uint64_t elements = 0;
+  uint64_t bytes = 0;
+  std::printf("%-28s %-16s %-16s    %-5s %14s\n", "tensor", "shape", "from", "to", "bytes");
+  for (const vga::PlannedTensor& tensor : conversion.tensors) {
+    const std::string note = vga::fallback_note(tensor.wanted, tensor.type);
+    std::printf("%-28s %-16s %-16s -> %-5s %14s%s%s\n", tensor.spec.name.c_str(),
+                vga::joined(tensor.source->shape, " x ").c_str(), tensor.source->type_name.c_str(),
+                std::string(name(tensor.type)).c_str(), vga::with_commas(tensor.bytes()).c_str(),
+                note.empty() ? "" : "  ", note.c_str());
+    elements += tensor.spec.rows * tensor.spec.cols;
+    bytes += tensor.bytes();
+  }
+  for (const std::string& name : conversion.skipped) {
+    std::printf("%-28s skipped, the model does not need it\n", vga::printable(name).c_str());
+  }
+  std::printf("%zu tensors, %s parameters, %s of weights, %s in all\n", conversion.tensors.size(),
+              vga::with_commas(elements).c_str(), vga::human_bytes(bytes).c_str(),
+              vga::human_bytes(conversion.writer.file_size()).c_str());
+}
+
+/// False if the user interrupted it.
+bool write(const vga::Conversion& conversion, const Flags& flags) {
+  vga::catch_interrupts();
+  vga::Progress bar("writing", conversion.writer.file_size());
+  const auto progress = [&](uint64_t done, std::string_view tensor) {
+    bar.update(done, tensor);
+    return !vga::interrupted();
+  };
+  return vga::write_conversion(conversion, flags.output, progress, flags.n_threads);
+}
+
+int convert(const Flags& flags) {
+  const vga::Quantization quantization = vga::quantization_from_name(flags.type);
+  const std::vector<vga::Rename> renames(flags.renames.begin(), flags.renames.end());
+  vga::Checkpoint checkpoint = vga::open_checkpoint(flags.checkpoint, flags.tokenizer);
+  if (checkpoint.tokenizer_name.empty()) {
+    std::cerr << "note: no tokenizer.model beside the weights and no --tokenizer FILE: the result "
+                 "takes token ids, not text\n";
+  }
+  if (!flags.name.empty()) checkpoint.config.model_name = flags.name;
+  const vga::Conversion conversion = vga::plan_conversion(checkpoint, quantization, renames);
+  if (flags.dry_run) {
+    print_table(conversion);
+    std::cout << "dry run: nothing was written\n";
+    return 0;
+  }
+  if (flags.output.empty()) throw vga::Error("-o FILE says where to write; --dry-run only shows");
+  std::vector<std::string> inputs;
+  for (const vga::MappedFile& file : checkpoint.files) inputs.push_back(file.name());
+  vga::check_output(flags.output, inputs);
+  if (!write(conversion, flags)) {
+    std::cerr << "vga-convert: interrupted, nothing was written\n";
+    return vga::interrupted_status();
+  }
+  print_table(conversion);
+  std::cout << "wrote " << vga::printable(flags.output) << '\n';
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Turn a trained checkpoint into a GGUF file that the runtime loads.\n\n"
+      "  vga-convert models/stories -o stories.gguf\n"
+      "  vga-convert models/stories -o stories-q8.gguf --type q8_0\n"
+      "  vga-convert run7/step9000.pt -o step9000.gguf      (config.json lies beside it)\n"
+      "  vga-convert stories15M.bin --tokenizer tokenizer.model -o stories15M.gguf\n"
+      "  vga-convert mine --dry-run --rename '^transformer\\.h\\.(\\d+)\\.=model.layers.$1.'\n\n"
+      "CHECKPOINT is a folder in Hugging Face's layout (config.json, tokenizer.model, weights as\n"
+      "model.safetensors, its shards, pytorch_model.bin or one .pt), one such weights file, or a\n"
+      "llama2.c float32 .bin. Nothing in a .pt or .bin file is ever executed. The output appears\n"
+      "under its name complete or not at all. docs/checkpoints.md describes the formats.",
+      "vga-convert");
+  Flags flags;
+  app.add_option("checkpoint", flags.checkpoint, "Folder or file to convert")
+      ->required()
+      ->type_name("CHECKPOINT");
+  app.add_option("-o,--output", flags.output, "GGUF file to write")->type_name("FILE");
+  app.add_option("--type", flags.type,
+                 "How matrices are stored: " + vga::quantization_names() +
+                     ". Vectors and gates stay f32; vga-quantize --help says more")
+      ->capture_default_str()
+      ->type_name("TYPE");
+  vga::add_threads_to(app, flags.n_threads);
+  app.add_option("--tokenizer", flags.tokenizer,
+                 "SentencePiece model (default: tokenizer.model beside the weights)")
+      ->type_name("FILE");
+  app.add_option("--rename", flags.renames,
+                 "Replace what matches in tensor names, before they are looked up; may be repeated,"
+                 " applies in order; $1 is a group")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->type_name("REGEX=NEW");
+  app.add_option("--name", flags.name, "The model's name (default: that of the folder or file)");
+  app.add_flag("--dry-run", flags.dry_run, "Show what would be written, write nothing");
+  return vga::run_program(app, argc, argv, [&] { return convert(flags); });
+}

@@ -1,0 +1,307 @@
+#include "perplexity/w8a8.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <numeric>
+#include <tuple>
+#include <vector>
+
+#include "base/file.h"
+#include "common/attention_probe.h"
+#include "common/terminal.h"
+#include "cpu/threads.h"
+#include "gguf/decode.h"
+#include "gguf/gguf.h"
+#include "model/weights.h"
+
+namespace vga {
+namespace {
+
+constexpr double smallest_scale = 1e-8;
+constexpr double percentile = 0.99999;
+constexpr double momentum = 0.9;
+constexpr size_t n_candidates = 100;
+constexpr double range_margin = 0.5;
+constexpr size_t n_calibration = 16;  // chunks
+
+/// The value below which a share of `x` lies, between neighbours in proportion.
+double quantile(std::vector<float>& x, double share) {
+  const double place = share * static_cast<double>(x.size() - 1);
+  const auto below = static_cast<std::ptrdiff_t>(place);
+  std::nth_element(x.begin(), x.begin() + below, x.end());
+  const double low = x[static_cast<size_t>(below)];
+  if (below + 1 == std::ssize(x)) return low;
+  const double high = *std::min_element(x.begin() + below + 1, x.end());
+  return low + (high - low) * (place - static_cast<double>(below));
+}
+
+std::vector<float> decoded(const Tensor& tensor) {
+  std::vector<float> out(tensor.rows * tensor.cols);
+  for (size_t r = 0; r < tensor.rows; ++r) {
+    decode_row(tensor.type, tensor.row(r), std::span(out).subspan(r * tensor.cols, tensor.cols));
+  }
+  return out;
+}
+
+/// A file of its own, gone at the end.
+class TemporaryFile {
+ public:
+  TemporaryFile() {
+    std::string path = (std::filesystem::temp_directory_path() / "vga-w8a8-XXXXXX").string();
+    if (::mkdtemp(path.data()) == nullptr) throw Error(path, "cannot make this folder");
+    folder_ = path;
+  }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  ~TemporaryFile() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  std::filesystem::path path() const { return folder_ / "model.gguf"; }
+
+ private:
+  std::filesystem::path folder_;
+};
+
+/// The scale and zero point of 8 bits, as numbers.
+struct Int8Grid {
+  double scale = 1;
+  double zero = 0;  // the integer that stands for 0
+  double lowest = 0;
+  double highest = 255;
+
+  /// 0 to 255 from `min` (or 0, if that is less) to `max`.
+  static Int8Grid asymmetric(double min, double max);
+  /// Zero stands for itself: -128 to 127, or 0 to 255 where nothing is negative.
+  static Int8Grid symmetric(double max, bool is_signed);
+  double round(double x) const;
+};
+
+Int8Grid Int8Grid::asymmetric(double min, double max) {
+  min = std::min(min, 0.0);
+  max = std::max(max, smallest_scale);
+  const double step = (max - min) / 255;
+  return {.scale = std::max(step, smallest_scale),
+          .zero = std::clamp(std::nearbyint(-min / step), 0.0, 255.0)};
+}
+
+Int8Grid Int8Grid::symmetric(double max, bool is_signed) {
+  Int8Grid grid{.lowest = is_signed ? -128.0 : 0.0, .highest = is_signed ? 127.0 : 255.0};
+  grid.scale = std::max(std::max(max, smallest_scale) / grid.highest, smallest_scale);
+  return grid;
+}
+
+double Int8Grid::round(double x) const {
+  return scale * (std::clamp(std::nearbyint(x / scale) + zero, lowest, highest) - zero);
+}
+
+/// Of 100 ranges up to half beyond the largest magnitude the one with the smallest squared error;
+/// any if interrupted.
+Int8Grid best_symmetric_grid(std::span<const float> weights, size_t n_threads) {
+  const auto [min, max] = std::ranges::minmax(weights);
+  const bool is_signed = min < 0;
+  const double widest = std::max(std::abs(double{min}), double{max}) + range_margin;
+  std::vector<Int8Grid> grids;
+  for (size_t i = 1; i <= n_candidates; ++i) {
+    grids.push_back(Int8Grid::symmetric(widest / n_candidates * static_cast<double>(i), is_signed));
+  }
+  std::vector<double> errors(n_candidates);
+  cpu::ThreadPool threads(n_threads);
+  threads.run(n_candidates, 1, [&](size_t begin, size_t end, size_t) {
+    for (size_t i = begin; i < end && !interrupted(); ++i) {
+      for (const float w : weights) errors[i] += std::pow(w - grids[i].round(w), 2);
+    }
+  });
+  return grids[static_cast<size_t>(std::ranges::min_element(errors) - errors.begin())];
+}
+
+/// Writes `model_file` with rounded weights, as f32 and without a tokenizer. Gates and the matrix
+/// that makes the logits are left as they are. False, and no file, if interrupted.
+bool write_int8_weights(const std::filesystem::path& model_file,
+                        const std::filesystem::path& out_file, size_t n_threads) {
+  const Gguf input = Gguf::open(model_file);
+  Config config = read_config(input);
+  const Weights weights = bind_weights(input, config);
+  config.tied_embeddings = false;  // the embedding is rounded, the same matrix at the end is not
+  GgufWriter writer;
+  write_config(config, writer);
+  const std::vector<WeightSpec> specs = weight_specs(config);
+  for (const WeightSpec& spec : specs) {
+    writer.add_tensor(spec.name, DType::f32, spec.rows, spec.cols, spec.is_vector ? 1 : 2);
+  }
+  Progress progress("rounding weights", writer.file_size());
+  OutputFile out(out_file);
+  writer.begin(out);
+  for (const WeightSpec& spec : specs) {
+    progress.update(out.size(), spec.name);
+    const bool is_output = spec.name == "output.weight";
+    const bool tied = is_output && input.find_tensor(spec.name) == nullptr;
+    const GgufTensor& from = *input.find_tensor(tied ? "token_embd.weight" : spec.name);
+    std::vector<float> values =
+        decoded({dtype_from_gguf(from.type).value(), spec.rows, spec.cols, from.data.data()});
+    const bool kept = is_output || spec.name == "rope_freqs.weight" ||
+                      spec.name.find("attn_gate") != std::string::npos;
+    if (!kept) {
+      const Int8Grid grid = best_symmetric_grid(values, n_threads);
+      for (float& w : values) w = static_cast<float>(grid.round(w));
+    }
+    if (interrupted()) return false;
+    out.write(std::as_bytes(std::span(values)));
+    writer.pad(out);
+  }
+  out.commit();
+  return true;
+}
+
+/// Rounds activations: what norms, projections, attention (scores, weights and what it mixed), the
+/// MLP's product and the residual sums give. Gates, and values that a gate has scaled, are left as
+/// they are. While calibrating the ranges follow what is seen, the 0.001st and 99.999th percentile
+/// of each batch, with a momentum of 0.9. A batch is one text from its first token on.
+class Int8Activations : public Observer {
+ public:
+  explicit Int8Activations(const Config& config) : config_(config) {}
+
+  bool calibrating = true;
+
+  bool wants(Site site) const override;
+  bool see(Site site, size_t layer, std::span<float> values) override;
+
+ private:
+  /// Where a range belongs to: the attention has three at one site.
+  enum class Place { output, scores, weights };
+  struct Range {
+    double min = 0;
+    double max = 0;
+    bool seen = false;
+  };
+
+  void quantize(Site site, Place place, size_t layer, std::span<float> values);
+  void attend(size_t layer, std::span<float> mixed);
+  void apply_gate(AttentionGate::Placement placement, std::span<float> x) const;
+
+  const Config& config_;
+  AttentionInputs in_;
+  std::map<std::tuple<size_t, Site, Place>, Range> ranges_;
+};
+
+bool Int8Activations::wants(Site site) const {
+  return site != Site::attn_gate || config_.gate;
+}
+
+bool Int8Activations::see(Site site, size_t layer, std::span<float> values) {
+  switch (site) {
+    case Site::attn_gate:
+      in_.gate.assign(values.begin(), values.end());
+      return false;
+    case Site::q_rotated:
+      in_.q.assign(values.begin(), values.end());
+      return false;
+    case Site::k_rotated:
+      in_.k.assign(values.begin(), values.end());
+      return false;
+    case Site::attn_mixed:
+      attend(layer, values);
+      quantize(site, Place::output, layer, values);
+      apply_gate(AttentionGate::Placement::output, values);
+      return true;
+    default:
+      break;
+  }
+  quantize(site, Place::output, layer, values);
+  if (site == Site::attn_v) in_.v.assign(values.begin(), values.end());
+  return true;
+}
+
+/// Rounds in place, and learns the range first while calibrating.
+void Int8Activations::quantize(Site site, Place place, size_t layer, std::span<float> values) {
+  Range& range = ranges_[{layer, site, place}];
+  if (calibrating) {
+    std::vector<float> sorted(values.begin(), values.end());
+    const double max = quantile(sorted, percentile);
+    const double min = quantile(sorted, 1 - percentile);
+    range.min = range.seen ? (1 - momentum) * min + momentum * range.min : min;
+    range.max = range.seen ? (1 - momentum) * max + momentum * range.max : max;
+    range.seen = true;
+  }
+  const Int8Grid grid = Int8Grid::asymmetric(range.min, range.max);
+  for (float& x : values) x = static_cast<float>(grid.round(x));
+}
+
+/// What attention mixes, from rounded scores and rounded weights: they have no site of their own.
+void Int8Activations::attend(size_t layer, std::span<float> mixed) {
+  const Config& c = config_;
+  const size_t n = in_.q.size() / c.q_size();
+  // All heads at once, masked scores included: they share a range.
+  std::vector<float> scores(c.n_heads * n * n);  // (n_heads, queries, keys)
+  for (size_t head = 0; head < c.n_heads; ++head) {
+    const float* k = in_.k.data() + head / c.heads_per_kv_head() * c.head_dim;
+    for (size_t query = 0; query < n; ++query) {
+      const float* q = in_.q.data() + query * c.q_size() + head * c.head_dim;
+      for (size_t key = 0; key < n; ++key) {
+        const double sum = std::inner_product(q, q + c.head_dim, k + key * c.kv_size(), 0.0);
+        scores[(head * n + query) * n + key] =
+            static_cast<float>(sum / std::sqrt(static_cast<double>(c.head_dim)));
+      }
+    }
+  }
+  quantize(Site::attn_mixed, Place::scores, layer, scores);
+  for (size_t row = 0; row < c.n_heads * n; ++row) {
+    const auto all = std::span(scores).subspan(row * n, n);
+    const auto seen = all.first(row % n + 1);
+    const float highest = *std::ranges::max_element(seen);
+    double total = 0;
+    for (float& x : seen) total += x = std::exp(x - highest);
+    for (float& x : seen) x = static_cast<float>(x / total);
+    std::ranges::fill(all.subspan(seen.size()), 0.0f);
+  }
+  quantize(Site::attn_mixed, Place::weights, layer, scores);
+
+  std::vector<float> values = in_.v;
+  apply_gate(AttentionGate::Placement::value, values);
+  for (size_t head = 0; head < c.n_heads; ++head) {
+    const float* v = values.data() + head / c.heads_per_kv_head() * c.head_dim;
+    for (size_t query = 0; query < n; ++query) {
+      const float* weights = scores.data() + (head * n + query) * n;
+      for (size_t i = 0; i < c.head_dim; ++i) {
+        double sum = 0;
+        for (size_t key = 0; key <= query; ++key) {
+          sum += double{weights[key]} * v[key * c.kv_size() + i];
+        }
+        mixed[query * c.q_size() + head * c.head_dim + i] = static_cast<float>(sum);
+      }
+    }
+  }
+}
+
+/// Multiplies by the gate, if it has this place. Neither it nor the product is rounded.
+void Int8Activations::apply_gate(AttentionGate::Placement placement, std::span<float> x) const {
+  if (!config_.gate || config_.gate.placement != placement) return;
+  const size_t width = x.size() / in_.gate.size();  // elements that share a gate
+  for (size_t i = 0; i < x.size(); ++i) x[i] *= in_.gate[i / width];
+}
+
+}  // namespace
+
+Score score_w8a8(const ModelFlags& flags, std::span<const Chunk> chunks,
+                 std::span<const Chunk> calibration) {
+  const TemporaryFile file;
+  if (!write_int8_weights(flags.file, file.path(), flags.session.n_threads)) return {};
+  ModelOptions options = flags.model;
+  options.session = flags.session;
+  const Model rounded = load_model(file.path(), options);
+  Session session(rounded, options.session);
+  Int8Activations activations(rounded.config());
+  session.observe(&activations);
+  for (const Chunk& chunk : calibration.first(std::min(calibration.size(), n_calibration))) {
+    // All rows want logits, as the last norm is seen for such rows alone.
+    each_logits(session, chunk.tokens, 0, [](size_t, std::span<const float>) {});
+    if (interrupted()) return {};
+  }
+  activations.calibrating = false;
+  return score_chunks(session, chunks);
+}
+
+}  // namespace vga
