@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "common/reference.h"
 #include "common/terminal.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
@@ -47,6 +48,29 @@ void on_bus_error(int) {
           : "error: a mapped file became shorter while it was in use\n";
   [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, message.data(), message.size());
   ::_exit(1);
+}
+
+/// What an installation is made with; no group, so --help does not list them.
+void add_reference_to(CLI::App& app) {
+  app.add_flag_callback(
+         "--man-page",
+         [&app] {
+           std::cout << man_page(app, app.get_name(), VGA_VERSION);
+           throw CLI::Success();
+         },
+         "Print the manual page and exit")
+      ->trigger_on_parse()
+      ->group("");
+  app.add_option_function<std::string>(
+         "--completion",
+         [&app](const std::string& shell) {
+           std::cout << completion(app, app.get_name(), shell);
+           throw CLI::Success();
+         },
+         "Print completion for bash, zsh or fish and exit")
+      ->trigger_on_parse()
+      ->type_name("SHELL")
+      ->group("");
 }
 
 }  // namespace
@@ -230,6 +254,7 @@ int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>
   std::signal(SIGBUS, on_bus_error);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of write()
   app.set_version_flag("--version", app.get_name() + " " VGA_VERSION, "Print the version and exit");
+  add_reference_to(app);
   try {
     app.parse(argc, argv);
     const int status = body();
