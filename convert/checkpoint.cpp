@@ -18,9 +18,21 @@ using nlohmann::json;
 
 constexpr uint64_t max_json = 64 << 20;
 
+/// What `git clone` leaves in place of a large file without Git LFS.
+void refuse_lfs_pointer(std::span<const std::byte> bytes, const fs::path& path) {
+  constexpr std::string_view start = "version https://git-lfs.github.com/spec/";
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  if (!text.starts_with(start)) return;
+  throw Error(path.string(),
+              "is a Git LFS pointer of " + std::to_string(bytes.size()) +
+                  " bytes, not the file itself; `git lfs pull` in its repository fetches it");
+}
+
 /// Maps a file and keeps it with the checkpoint. Its bytes stay where they are when `files` grows.
 std::span<const std::byte> open_file(Checkpoint& checkpoint, const fs::path& path) {
-  return checkpoint.files.emplace_back(path).bytes();
+  const auto bytes = checkpoint.files.emplace_back(path).bytes();
+  refuse_lfs_pointer(bytes, path);
+  return bytes;
 }
 
 std::span<const std::byte> open_json(Checkpoint& checkpoint, const fs::path& path) {
@@ -34,6 +46,11 @@ bool is_there(const fs::path& path) {
   return fs::exists(path, ignored);
 }
 
+SourceTensors parse_weights(std::span<const std::byte> bytes, const fs::path& path) {
+  return path.extension() == ".safetensors" ? parse_safetensors(bytes, path.string())
+                                            : parse_torch_state(bytes, path.string());
+}
+
 /// Shards: the index says which file holds which tensor, and must be right about all of them.
 void read_shards(Checkpoint& checkpoint, const fs::path& index) {
   const auto where = parse_safetensors_index(open_json(checkpoint, index), index.string());
@@ -41,7 +58,7 @@ void read_shards(Checkpoint& checkpoint, const fs::path& index) {
   for (const auto& [tensor, shard] : where) ++shards[shard];
   for (const auto& [shard, n_expected] : shards) {
     const fs::path path = index.parent_path() / shard;
-    auto tensors = parse_safetensors(open_file(checkpoint, path), path.string());
+    auto tensors = parse_weights(open_file(checkpoint, path), path);
     for (const auto& [name, tensor] : tensors) {
       const auto expected = where.find(name);
       if (expected == where.end() || expected->second != shard) {
@@ -66,31 +83,52 @@ void read_shards(Checkpoint& checkpoint, const fs::path& index) {
 
 void read_weights(Checkpoint& checkpoint, const fs::path& path) {
   if (path.extension() == ".json") return read_shards(checkpoint, path);
-  const auto bytes = open_file(checkpoint, path);
-  checkpoint.tensors = path.extension() == ".safetensors" ? parse_safetensors(bytes, path.string())
-                                                          : parse_torch_state(bytes, path.string());
+  checkpoint.tensors = parse_weights(open_file(checkpoint, path), path);
+}
+
+/// What training programs leave beside the weights, under the names that they give it.
+bool is_other_state(const fs::path& file) {
+  const std::string name = file.filename().string();
+  for (const char* start :
+       {"optimizer", "scheduler", "rng_state", "scaler", "training_args", "random_states"}) {
+    if (name.starts_with(start)) return true;
+  }
+  return false;
+}
+
+bool is_weights_file(const fs::path& file) {
+  const fs::path extension = file.extension();
+  return (extension == ".safetensors" || extension == ".pt" || extension == ".pth" ||
+          extension == ".ckpt" || extension == ".bin") &&
+         !is_other_state(file);
 }
 
 /// The file in a checkpoint folder that holds the weights, or says where they are.
 fs::path find_weights(const fs::path& folder) {
-  for (const char* name :
-       {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"}) {
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                           "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.bin"}) {
     if (is_there(folder / name)) return folder / name;
+  }
+  if (is_there(folder / "adapter_config.json")) {
+    throw Error(folder.string(),
+                "holds an adapter, not a model; merge it into its base model first (PEFT: "
+                "merge_and_unload() and save_pretrained())");
   }
   std::vector<fs::path> found;
   std::error_code failure;
   for (const auto& entry : fs::directory_iterator(folder, failure)) {
-    if (entry.path().extension() == ".pt") found.push_back(entry.path());
+    if (is_weights_file(entry.path())) found.push_back(entry.path());
   }
   if (failure) throw Error(folder.string(), "cannot be listed: " + failure.message());
   if (found.size() == 1) return found[0];
   if (found.size() > 1) {
     throw Error(folder.string(), "has " + std::to_string(found.size()) +
-                                     " .pt files; give the one to convert instead of the folder");
+                                     " files of weights; give the one to convert instead of the "
+                                     "folder");
   }
   throw Error(folder.string(),
-              "has no weights: wanted model.safetensors, "
-              "model.safetensors.index.json, pytorch_model.bin or a .pt file");
+              "has no weights: wanted model.safetensors or pytorch_model.bin, the .index.json of "
+              "one of them, or one .pt, .pth, .ckpt or .bin file");
 }
 
 /// GGUF has RoPE's factors as a tensor, so they become one here.
@@ -123,16 +161,28 @@ std::string template_in(const json& config, const std::string& where) {
   throw Error(where, "key 'chat_template': wanted a string, found " + describe_json(*found));
 }
 
-std::string read_chat_template(Checkpoint& checkpoint, const fs::path& folder) {
+/// The JSON value in `file`, if there is such a file.
+std::optional<json> read_json(Checkpoint& checkpoint, const fs::path& file) {
+  if (!is_there(file)) return std::nullopt;
+  return parse_python_json(open_json(checkpoint, file), file.string());
+}
+
+/// How texts begin and end and how a chat is written.
+void read_tokenizer_settings(Checkpoint& checkpoint, const fs::path& folder) {
+  TokenSettings& settings = checkpoint.token_settings;
+  const fs::path tokenizer_config = folder / "tokenizer_config.json";
+  if (const auto file = read_json(checkpoint, tokenizer_config)) {
+    settings.read_tokenizer_config(*file, tokenizer_config.string());
+    checkpoint.chat_template = template_in(*file, tokenizer_config.string());
+  }
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    const fs::path path = folder / name;
+    if (const auto file = read_json(checkpoint, path)) settings.read_config(*file, path.string());
+  }
   if (const fs::path path = folder / "chat_template.jinja"; is_there(path)) {
     const auto bytes = open_json(checkpoint, path);
-    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+    checkpoint.chat_template.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   }
-  if (const fs::path path = folder / "tokenizer_config.json"; is_there(path)) {
-    const auto bytes = open_json(checkpoint, path);
-    return template_in(parse_json(bytes, path.string()), path.string());
-  }
-  return {};
 }
 
 void read_tokenizer_file(Checkpoint& checkpoint, const fs::path& folder, const fs::path& given) {
@@ -143,15 +193,24 @@ void read_tokenizer_file(Checkpoint& checkpoint, const fs::path& folder, const f
 }
 
 /// What people would call the model: the folder's name, or the file's without its extension.
+/// Hugging Face's cache has models--OWNER--NAME/snapshots/COMMIT, where the files are links.
 std::string name_of(const fs::path& path, bool is_folder) {
   std::error_code ignored;
-  const fs::path full = fs::weakly_canonical(path, ignored);
+  fs::path full = fs::absolute(path, ignored).lexically_normal();
+  if (full.filename().empty()) full = full.parent_path();
+  const fs::path folder = is_folder ? full : full.parent_path();
+  const std::string model = folder.parent_path().parent_path().filename().string();
+  if (folder.parent_path().filename() == "snapshots" && model.starts_with("models--")) {
+    return model.substr(model.rfind("--") + 2);
+  }
   return (is_folder ? full.filename() : full.stem()).string();
 }
 
 bool is_llama2c(const fs::path& weights) {
-  return weights.extension() != ".safetensors" && weights.extension() != ".json" &&
-         !looks_like_torch(MappedFile(weights).bytes());
+  if (weights.extension() == ".safetensors" || weights.extension() == ".json") return false;
+  const MappedFile file(weights);
+  refuse_lfs_pointer(file.bytes(), weights);
+  return !looks_like_torch(file.bytes());
 }
 
 }  // namespace
@@ -171,7 +230,7 @@ Checkpoint open_checkpoint(const fs::path& path, const fs::path& tokenizer) {
   } else {
     read_weights(checkpoint, weights);
     read_config_json(checkpoint, folder / "config.json");
-    checkpoint.chat_template = read_chat_template(checkpoint, folder);
+    read_tokenizer_settings(checkpoint, folder);
   }
   read_tokenizer_file(checkpoint, folder, tokenizer);
   checkpoint.config.model_name = name_of(path, is_folder);

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "source_tensor.h"
+#include "token_settings.h"
 #include "vga/config.h"
 
 namespace vga {
@@ -23,15 +24,16 @@ struct Checkpoint {
   bool adjacent_pairs = false;
   std::span<const std::byte> tokenizer;  // bytes of the tokenizer.model, if any
   std::string tokenizer_name;            // its path, for messages
+  TokenSettings token_settings;          // what the JSON files say of its special tokens
   std::string chat_template;             // Jinja text; empty if the checkpoint has none
   std::string path;                      // as given, for messages
   std::vector<MappedFile> files;         // everything that was read
 };
 
 /// Opens
-///  - a folder with config.json and model.safetensors, or model.safetensors.index.json and its
-///    shards, or pytorch_model.bin, or a single .pt file;
-///  - one such .safetensors, .pt or .bin file with config.json beside it;
+///  - a folder with config.json and model.safetensors, or pytorch_model.bin, or the index of one of
+///    them and its shards, or a single weights file of another name, .pt, .pth, .ckpt or .bin;
+///  - one such file with config.json beside it;
 ///  - a llama2.c float32 .bin file.
 /// `tokenizer` is a tokenizer.model; empty takes the one that lies beside the weights, if
 /// one does.

@@ -132,10 +132,14 @@ std::vector<float> llama3_factors(const Fields& fields, const Config& config) {
   return factors;
 }
 
+struct RopeScaling {
+  double scale = 1;
+  std::vector<float> factors;
+};
+
 /// `rope_scaling`, or `rope_parameters` as newer files call it, which may hold theta as well.
-void parse_rope(const Fields& fields, ConfigJson& parsed) {
-  Config& config = parsed.config;
-  if (const auto theta = fields.real("rope_theta")) config.rope_theta = *theta;
+RopeScaling parse_rope(const Fields& fields, const Config& config) {
+  RopeScaling rope;
   if (fields.real("partial_rotary_factor").value_or(1) != 1) {
     fields.fail("partial_rotary_factor", "1");
   }
@@ -144,14 +148,17 @@ void parse_rope(const Fields& fields, ConfigJson& parsed) {
   std::vector<std::string_view> known = {"rope_type", "type", "rope_theta",
                                          "partial_rotary_factor"};
   if (type == "linear") {
-    config.rope_scale = fields.required("factor", fields.real("factor"));
+    rope.scale = fields.required("factor", fields.real("factor"));
     known.push_back("factor");
   } else if (type == "llama3") {
-    parsed.rope_factors = llama3_factors(fields, config);
-    config.rope_factors = true;
+    rope.factors = llama3_factors(fields, config);
     known.insert(known.end(), {"factor", "low_freq_factor", "high_freq_factor",
                                "original_max_position_embeddings"});
-  } else if (type && type != "default") {
+  } else if (type == "default") {
+    // Some files write a factor that says nothing.
+    if (fields.real("factor").value_or(1) != 1) fields.fail("factor", "1 or none");
+    known.push_back("factor");
+  } else if (type) {
     throw Error(fields.where(key), "wanted default, linear or llama3, found \"" + *type +
                                        "\", which " + std::string(rope_scaling_obstacle(*type)));
   }
@@ -160,6 +167,40 @@ void parse_rope(const Fields& fields, ConfigJson& parsed) {
     throw Error(fields.where(other), type ? "not known for rope_type \"" + *type + "\""
                                           : "wanted a rope_type beside it");
   }
+  return rope;
+}
+
+/// A file may describe RoPE at the top level, in `rope_scaling` and in `rope_parameters`; what it
+/// says twice must be the same.
+void parse_ropes(const Fields& fields, ConfigJson& parsed) {
+  Config& config = parsed.config;
+  std::optional<double> theta = fields.real("rope_theta");
+  // Both objects may need the theta that only one of them has.
+  for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
+    const json* rope = fields.find(key);
+    if (rope == nullptr) continue;
+    const Fields inner(*rope, fields.where(key));
+    const auto found = inner.real("rope_theta");
+    if (found && theta.value_or(*found) != *found) {
+      inner.fail("rope_theta", "the " + json(*theta).dump() + " that stands elsewhere in the file");
+    }
+    if (found) theta = found;
+  }
+  config.rope_theta = theta.value_or(config.rope_theta);
+  std::optional<RopeScaling> first;
+  for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
+    const json* object = fields.find(key);
+    if (object == nullptr) continue;
+    const RopeScaling rope = parse_rope(Fields(*object, fields.where(key)), config);
+    if (first && (first->scale != rope.scale || first->factors != rope.factors)) {
+      throw Error(fields.where(key), "contradicts key 'rope_scaling'");
+    }
+    first = rope;
+  }
+  if (!first) return;
+  config.rope_scale = first->scale;
+  config.rope_factors = !first->factors.empty();
+  parsed.rope_factors = std::move(first->factors);
 }
 
 /// What changes the model's function in ways that the runtime has no ops for.
@@ -190,7 +231,7 @@ Config::Architecture parse_architecture(const Fields& fields) {
 }  // namespace
 
 ConfigJson parse_config_json(std::span<const std::byte> text, std::string_view where) {
-  const json root = parse_json(text, where);
+  const json root = parse_python_json(text, where);
   const Fields fields(root, std::string(where));
   const auto integer = [&](std::string_view key, size_t max) {
     return fields.required(key, fields.integer(key, max));
@@ -216,10 +257,7 @@ ConfigJson parse_config_json(std::span<const std::byte> text, std::string_view w
   c.head_dim = head_dim.value_or(c.hidden_size / c.n_heads);
   c.rope_dim = c.head_dim;
   c.rms_eps = static_cast<float>(fields.required("rms_norm_eps", fields.real("rms_norm_eps")));
-  c.rope_theta = fields.real("rope_theta").value_or(c.rope_theta);
-  for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
-    if (const json* rope = fields.find(key)) parse_rope(Fields(*rope, fields.where(key)), parsed);
-  }
+  parse_ropes(fields, parsed);
   c.tied_embeddings = fields.boolean("tie_word_embeddings").value_or(false);
 
   const json* gate = fields.find("attention_gate");

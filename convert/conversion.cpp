@@ -20,26 +20,75 @@ struct Found {
 };
 using FoundTensors = std::map<std::string, Found>;
 
-FoundTensors match_names(const Checkpoint& checkpoint, const std::vector<Rename>& renames,
-                         std::vector<std::string>& skipped) {
+/// The checkpoint's tensors by their names in the GGUF file.
+FoundTensors match_names(const Checkpoint& checkpoint, const NameRules& rules,
+                         std::vector<SkippedTensor>& skipped) {
+  std::vector<std::string> names;
+  for (const auto& [source_name, tensor] : checkpoint.tensors) {
+    names.push_back(unwrapped_name(source_name));
+  }
+  const std::string prefix = common_prefix(names);
   FoundTensors found;
+  size_t i = 0;
   for (const auto& [source_name, tensor] : checkpoint.tensors) {
     const std::string where = checkpoint.path + ": tensor '" + source_name + "'";
-    const std::string name = canonical_name(source_name, renames);
-    const auto target = gguf_name(name);
-    const bool tied_copy = checkpoint.config.tied_embeddings && target == "output.weight";
-    if (is_redundant(name) || tied_copy) {
-      skipped.push_back(source_name);
+    std::string name = names[i++];
+    if (name.starts_with(prefix)) name.erase(0, prefix.size());
+    if (std::ranges::any_of(rules.skips, [&](const Skip& skip) { return skip.matches(name); })) {
+      skipped.push_back({source_name, "--skip"});
       continue;
     }
+    name = renamed(std::move(name), rules.renames);
+    if (is_redundant(name)) {
+      skipped.push_back({source_name, "the model does not need it"});
+      continue;
+    }
+    if (is_adapter(name)) {
+      throw Error(where,
+                  "is a part of an adapter, which must be merged into the model before (PEFT: "
+                  "merge_and_unload()); if it was, --skip lora_ leaves it out");
+    }
+    const auto target = gguf_name(name);
     if (!target) {
-      throw Error(where, std::string(name == source_name ? "" : "renamed to '" + name + "', ") +
-                             "is no part of this model; --rename maps names that differ");
+      throw Error(where, std::string(name == source_name ? "" : "taken as '" + name + "', ") +
+                             "is no part of this model; --rename maps names that differ, --skip "
+                             "leaves out what the model does not need");
     }
     const auto [twin, is_new] = found.emplace(*target, Found{&source_name, &tensor});
     if (!is_new) throw Error(where, "means the same as tensor '" + *twin->second.source_name + "'");
   }
   return found;
+}
+
+bool same_values(const SourceTensor& a, const SourceTensor& b) {
+  if (a.shape != b.shape || a.shape.size() != 2 || a.type != b.type || !a.type) return false;
+  if (a.data == b.data && a.strides == b.strides) return true;
+  std::vector<float> row_a(a.shape[1]);
+  std::vector<float> row_b(b.shape[1]);
+  for (size_t r = 0; r < a.shape[0]; ++r) {
+    a.read_row(r, row_a);
+    b.read_row(r, row_b);
+    if (row_a != row_b) return false;
+  }
+  return true;
+}
+
+/// A config that says "tied" is believed where there is no output matrix, or a copy of the
+/// embedding.
+void check_ties(Config& config, FoundTensors& found, Conversion& conversion) {
+  const auto output = found.find("output.weight");
+  if (!config.tied_embeddings || output == found.end()) return;
+  const auto embedding = found.find("token_embd.weight");
+  const std::string& name = *output->second.source_name;
+  if (embedding == found.end() || same_values(*embedding->second.tensor, *output->second.tensor)) {
+    conversion.skipped.push_back({name, "a copy of the embedding"});
+    found.erase(output);
+    return;
+  }
+  config.tied_embeddings = false;
+  conversion.notes.push_back("tensor '" + name +
+                             "' differs from the embedding, so it is written, " +
+                             "though tie_word_embeddings is true");
 }
 
 void check_tensor(const WeightSpec& spec, const SourceTensor& tensor, const std::string& where) {
@@ -52,18 +101,21 @@ void check_tensor(const WeightSpec& spec, const SourceTensor& tensor, const std:
   }
 }
 
-void write_metadata(const Checkpoint& checkpoint, const Quantization& quantization,
-                    GgufWriter& writer) {
-  write_config(checkpoint.config, writer);
-  write_quantization(quantization, writer);
+void write_vocabulary(const Checkpoint& checkpoint, size_t vocab_size, Conversion& conversion) {
   if (checkpoint.tokenizer_name.empty()) return;
   const auto tokenizer = parse_sentencepiece(checkpoint.tokenizer, checkpoint.tokenizer_name);
-  if (tokenizer.pieces.size() != checkpoint.config.vocab_size) {
-    throw Error(checkpoint.tokenizer_name,
-                "has " + std::to_string(tokenizer.pieces.size()) + " pieces, the model embeds " +
-                    std::to_string(checkpoint.config.vocab_size) + " (vocab_size)");
+  if (tokenizer.pieces.size() != vocab_size) {
+    throw Error(checkpoint.tokenizer_name, "has " + std::to_string(tokenizer.pieces.size()) +
+                                               " pieces, the model embeds " +
+                                               std::to_string(vocab_size) + " (vocab_size)");
   }
+  std::vector<std::string_view> texts;
+  for (const auto& piece : tokenizer.pieces) texts.emplace_back(piece.text);
+  GgufWriter& writer = conversion.writer;
   write_tokenizer(tokenizer, checkpoint.tokenizer, writer);
+  write_special_tokens(
+      resolve(checkpoint.token_settings, texts, special_tokens_of(tokenizer), conversion.notes),
+      writer);
   if (!checkpoint.chat_template.empty()) {
     writer.add("tokenizer.chat_template", std::string_view(checkpoint.chat_template));
   }
@@ -79,11 +131,14 @@ size_t half_split_row(size_t row, size_t head_dim) {
 }  // namespace
 
 Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& quantization,
-                           const std::vector<Rename>& renames) {
-  const Config& config = checkpoint.config;
+                           const NameRules& rules) {
+  Config config = checkpoint.config;
   Conversion conversion;
-  write_metadata(checkpoint, quantization, conversion.writer);
-  FoundTensors found = match_names(checkpoint, renames, conversion.skipped);
+  FoundTensors found = match_names(checkpoint, rules, conversion.skipped);
+  check_ties(config, found, conversion);
+  write_config(config, conversion.writer);
+  write_quantization(quantization, conversion.writer);
+  write_vocabulary(checkpoint, config.vocab_size, conversion);
   const bool permutes =
       config.architecture == Config::Architecture::llama && !checkpoint.adjacent_pairs;
   for (const WeightSpec& spec : weight_specs(config)) {

@@ -29,18 +29,26 @@ struct PlannedTensor {
   size_t bytes() const { return spec.rows * row_bytes(type, spec.cols); }
 };
 
+/// A tensor of the checkpoint that is not written.
+struct SkippedTensor {
+  std::string name;
+  std::string_view why;
+};
+
 /// What will be written.
 struct Conversion {
   GgufWriter writer;                   // metadata and tensor table, complete
   std::vector<PlannedTensor> tensors;  // in file order
-  std::vector<std::string> skipped;    // tensors of the checkpoint that the model does not need
+  std::vector<SkippedTensor> skipped;
+  std::vector<std::string> notes;  // what the user should know, a line each
 };
 
 /// Matches the checkpoint's tensors with those its config asks for. A tensor that is missing,
 /// unknown, of the wrong shape or of a type that weights do not come in is an Error naming it, as
-/// is a tokenizer whose size is not the number of embeddings. `checkpoint` must outlive the result.
+/// is a tokenizer whose size is not the number of embeddings. An output matrix that differs from
+/// the embedding is written whatever the config says. `checkpoint` must outlive the result.
 Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& quantization,
-                           const std::vector<Rename>& renames);
+                           const NameRules& rules);
 
 /// Called with the bytes written so far and the tensor at hand; false stops.
 using ConversionProgress = std::function<bool(uint64_t done, std::string_view tensor)>;

@@ -35,6 +35,17 @@ constexpr std::array<NamePair, 11> block_names = {
 constexpr std::string_view block_prefix = "model.layers.";
 constexpr std::string_view gguf_block_prefix = "blk.";
 
+/// Parts of names that say how a module was wrapped, not what it is: by torch.compile, by
+/// activation checkpointing, FSDP, DDP, and by PEFT around what an adapter was merged into.
+constexpr std::array<std::string_view, 5> wrappers = {
+    "_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "module.", "base_layer."};
+
+void check_length(const std::string& name) {
+  if (name.size() <= max_name) return;
+  throw Error("tensor '" + name.substr(0, 64) + "...'",
+              "a name of " + std::to_string(name.size()) + " bytes is too long for a regex");
+}
+
 std::regex compile(const std::string& pattern, const std::string& where) {
   if (pattern.size() > max_name) throw Error(where, "the regex is too long");
   try {
@@ -70,21 +81,44 @@ std::string Rename::apply(const std::string& name) const {
   }
 }
 
-std::string canonical_name(std::string_view given, const std::vector<Rename>& renames) {
-  for (bool found = true; found;) {
-    found = false;
-    for (const std::string_view prefix : {"_orig_mod.", "module."}) {
-      if (!given.starts_with(prefix)) continue;
-      given.remove_prefix(prefix.size());
-      found = true;
-    }
+Skip::Skip(std::string_view text) : text_(text), regex_(compile(text_, "--skip '" + text_ + "'")) {}
+
+bool Skip::matches(const std::string& name) const {
+  check_length(name);
+  try {
+    return std::regex_search(name, regex_);
+  } catch (const std::regex_error& error) {
+    throw Error("--skip '" + text_ + "'", "cannot match '" + name + "': " + error.what());
   }
-  std::string name(given);
+}
+
+std::string unwrapped_name(std::string_view given) {
+  std::string name;
+  while (!given.empty()) {
+    const size_t dot = given.find('.');
+    const std::string_view part = given.substr(0, dot == given.npos ? dot : dot + 1);
+    if (std::ranges::find(wrappers, part) == wrappers.end()) name += part;
+    given.remove_prefix(part.size());
+  }
+  return name;
+}
+
+std::string common_prefix(const std::vector<std::string>& names) {
+  const std::string_view embedding = model_names[0].first;
+  const std::string* found = nullptr;
+  for (const std::string& name : names) {
+    if (!name.ends_with(embedding)) continue;
+    if (found != nullptr) return {};
+    found = &name;
+  }
+  if (found == nullptr) return {};
+  const std::string prefix = found->substr(0, found->size() - embedding.size());
+  return prefix.ends_with('.') ? prefix : "";
+}
+
+std::string renamed(std::string name, const std::vector<Rename>& renames) {
   for (const Rename& rename : renames) {
-    if (name.size() > max_name) {
-      throw Error("tensor '" + name.substr(0, 64) + "...'",
-                  "a name of " + std::to_string(name.size()) + " bytes is too long to rename");
-    }
+    check_length(name);
     name = rename.apply(name);
   }
   return name;
@@ -116,7 +150,14 @@ std::string hugging_face_name(std::string_view name) {
 }
 
 bool is_redundant(std::string_view name) {
-  return name.ends_with("rotary_emb.inv_freq");
+  constexpr std::array<std::string_view, 4> buffers = {
+      "rotary_emb.inv_freq", "rotary_emb.original_inv_freq", "rotary_emb.cos_cached",
+      "rotary_emb.sin_cached"};
+  return std::ranges::any_of(buffers, [&](std::string_view end) { return name.ends_with(end); });
+}
+
+bool is_adapter(std::string_view name) {
+  return name.find(".lora_") != name.npos;
 }
 
 }  // namespace vga

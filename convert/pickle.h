@@ -30,11 +30,14 @@ struct NamedTensor {
 };
 
 /// The state dict in a pickle that torch.save wrote: the pickled dictionary itself, or the one
-/// under its key "model", "state_dict" or "model_state_dict".
+/// under its key "model", "state_dict", "model_state_dict", "module", "net" or "ema". What in it is
+/// no tensor is left out; a pickle without tensors is an Error that lists its keys.
 ///
 /// A pickle is a program. This machine knows the instructions that state dicts and plain values are
-/// made of, and as functions only those that rebuild tensors; it runs nothing else, and what it
-/// does not know is an Error naming `where`, the instruction or global, and the offset.
+/// made of, and as functions only those that rebuild tensors; it runs nothing else. What training
+/// programs keep beside the weights (numpy scalars, sets, namespaces, dtypes) is skipped without
+/// being built, and what it does not know is an Error naming `where`, the instruction or global,
+/// and the offset.
 std::vector<NamedTensor> parse_pickled_state(std::span<const std::byte> pickle,
                                              std::string_view where);
 

@@ -59,6 +59,29 @@ json parse_json(std::span<const std::byte> bytes, std::string_view where) {
   }
 }
 
+json parse_python_json(std::span<const std::byte> bytes, std::string_view where) {
+  std::string_view rest(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  std::string text;
+  text.reserve(rest.size());
+  bool in_string = false;
+  while (!rest.empty()) {
+    size_t taken = 1;
+    if (in_string) {
+      in_string = rest[0] != '"';
+      if (rest[0] == '\\' && rest.size() > 1) taken = 2;
+    } else {
+      in_string = rest[0] == '"';
+      for (const std::string_view word : {"NaN", "Infinity", "-Infinity"}) {
+        if (rest.starts_with(word)) taken = word.size();
+      }
+    }
+    const bool is_word = taken > 2;
+    text.append(is_word ? "\"" : "").append(rest.substr(0, taken)).append(is_word ? "\"" : "");
+    rest.remove_prefix(taken);
+  }
+  return parse_json(std::as_bytes(std::span(text)), where);
+}
+
 uint64_t json_integer(const json& value, std::string_view where) {
   if (value.is_number_unsigned()) return value.get<uint64_t>();
   throw Error(where, "wanted a whole number from 0 to 2^64-1, found " + describe_json(value));

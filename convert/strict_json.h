@@ -15,6 +15,10 @@ namespace vga {
 /// 64, more than a million values.
 nlohmann::json parse_json(std::span<const std::byte> bytes, std::string_view where);
 
+/// The same for what Python's json.dump writes: NaN, Infinity and -Infinity are taken as the
+/// strings "NaN", "Infinity" and "-Infinity", which are no numbers to whoever wants one.
+nlohmann::json parse_python_json(std::span<const std::byte> bytes, std::string_view where);
+
 /// The non-negative integer in `value`; an Error naming `where` for anything else: negative,
 /// fractional, 1e3, too large for 64 bits.
 uint64_t json_integer(const nlohmann::json& value, std::string_view where);

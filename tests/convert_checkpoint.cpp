@@ -3,341 +3,25 @@
 
 #include <cmath>
 #include <csignal>
-#include <fstream>
-#include <numeric>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <sys/resource.h>
 
 #include "checkpoint.h"
+#include "checkpoint_image.h"
 #include "config_json.h"
 #include "conversion.h"
 #include "gguf/decode.h"
 #include "gguf/encode.h"
-#include "gguf_image.h"
 #include "llama2c.h"
 #include "names.h"
-#include "pickle.h"
-#include "safetensors.h"
-#include "torch_state.h"
-#include "vga/error.h"
-#include "zip.h"
 
 namespace vga::test {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-const fs::path data_dir = fs::path(VGA_SOURCE_DIR) / "tests/data";
-
-std::span<const std::byte> bytes_of(const std::string& text) {
-  return std::as_bytes(std::span(text));
-}
-
-/// Runs `read`; the message of the Error it must throw.
-template <class Read>
-std::string message_of(Read&& read) {
-  try {
-    read();
-  } catch (const Error& error) {
-    std::string message = error.what();
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-    return message;
-  }
-  ADD_FAILURE() << "no Error";
-  return {};
-}
-
-void write_file(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
-
-std::string safetensors(const std::string& header, const std::string& data = {}) {
-  return raw<uint64_t>(header.size()) + header + data;
-}
-std::string entry(const std::string& name, const std::string& dtype, const std::string& shape,
-                  const std::string& offsets) {
-  return "\"" + name + R"(":{"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":)" +
-         offsets + "}";
-}
-std::string repeated(const std::string& text, size_t n) {
-  std::string out;
-  while (n-- > 0) out += text;
-  return out;
-}
-
-struct Bad {
-  const char* name;  // of the row
-  std::string bytes;
-  const char* says;  // stands in the message
-};
-
-template <class Parse>
-void expect_refused(const std::vector<Bad>& table, Parse&& parse) {
-  for (const Bad& bad : table) {
-    SCOPED_TRACE(bad.name);
-    const std::string message = message_of([&] { parse(bytes_of(bad.bytes), "bad.file"); });
-    EXPECT_TRUE(message.starts_with("bad.file")) << message;
-    EXPECT_NE(message.find(bad.says), std::string::npos) << message;
-    EXPECT_LT(message.size(), 600u);
-  }
-}
-
-TEST(ConvertSafetensors, RefusesBadFiles) {
-  const std::string eight(8, '\0');
-  const auto one = [&](const std::string& dtype, const std::string& shape,
-                       const std::string& offsets) {
-    return safetensors("{" + entry("t", dtype, shape, offsets) + "}", eight);
-  };
-  expect_refused(
-      {
-          {"Empty", "", "too small"},
-          {"HeaderOver100MB", raw<uint64_t>(100'000'001) + "{}", "limit"},
-          {"HeaderPastFile", raw<uint64_t>(50) + "{}", "claims a header of 50 bytes"},
-          {"HugeHeader", raw<uint64_t>(~uint64_t{0}) + "{}", "limit"},
-          {"NotAnObject", safetensors("[]"), "'{'"},
-          {"NoHeader", raw<uint64_t>(0), "'{'"},
-          {"BrokenJson", safetensors("{\"a\":"), "not JSON"},
-          {"NotUtf8", safetensors("{\"\xff\":1}"), "not JSON"},
-          {"NulInHeader", safetensors(std::string("{}\0{}", 5)), "NUL"},
-          {"DeepNesting", safetensors("{\"a\":" + repeated("[", 100'000)), "nested deeper"},
-          {"DuplicateKey",
-           safetensors("{" + entry("t", "F32", "[1]", "[0,4]") + "," +
-                           entry("t", "F32", "[1]", "[4,8]") + "}",
-                       eight),
-           "'t' stands twice"},
-          {"DuplicateField", safetensors(R"({"t":{"dtype":"F32","dtype":"F16"}})"), "'dtype'"},
-          {"Hole", one("F32", "[1]", "[4,8]"), "a hole"},
-          {"Overlap",
-           safetensors("{" + entry("a", "F32", "[2]", "[0,8]") + "," +
-                           entry("b", "F32", "[1]", "[4,8]") + "}",
-                       eight),
-           "overlap"},
-          {"WrongSize", one("F32", "[3]", "[0,8]"), "want 12 bytes, data_offsets span 8"},
-          {"ShapeOverflows", one("F32", "[4294967296,4294967296]", "[0,8]"), "overflows"},
-          {"SizeOverflows", one("F32", "[9223372036854775807]", "[0,8]"), "overflows"},
-          {"UnknownDtype", one("F33", "[2]", "[0,8]"), "unknown dtype \"F33\""},
-          {"NegativeOffset", one("F32", "[2]", "[-8,0]"), "data_offsets"},
-          {"FloatOffset", one("F32", "[2]", "[0,8.0]"), "data_offsets"},
-          {"OffsetBeyond64Bits", one("F32", "[2]", "[0,99999999999999999999]"), "data_offsets"},
-          {"BackwardOffsets", one("F32", "[2]", "[8,0]"), "data_offsets"},
-          {"ThreeOffsets", one("F32", "[2]", "[0,4,8]"), "data_offsets"},
-          {"NegativeShape", one("F32", "[-2]", "[0,8]"), "shape"},
-          {"UnknownField", safetensors(R"({"t":{"strides":[1]}})"), "unknown key 'strides'"},
-          {"NoDtype", safetensors(R"({"t":{"shape":[1]}})"), "has no 'dtype'"},
-          {"MetadataNumber", safetensors(R"({"__metadata__":{"a":1}})"), "__metadata__"},
-          {"MetadataString", safetensors(R"({"__metadata__":"a"})"), "__metadata__"},
-          {"CutOff", safetensors("{" + entry("t", "F32", "[4]", "[0,16]") + "}", eight),
-           "8 bytes of its data are missing"},
-          {"Trailing", safetensors("{}", eight), "8 bytes behind the last tensor"},
-      },
-      parse_safetensors);
-}
-
-TEST(ConvertSafetensors, ReadsWhatIsLegal) {
-  const std::string file = safetensors(
-      "{" + entry("long", "I64", "[1]", "[4,12]") + "," + entry("empty", "F32", "[0,3]", "[4,4]") +
-          "," + entry("scalar", "F32", "[]", "[0,4]") + R"(,"__metadata__":{"format":"pt"}}  )",
-      raw(2.5f) + std::string(8, '\0'));
-  const SourceTensors tensors = parse_safetensors(bytes_of(file), "good");
-  EXPECT_EQ(tensors.size(), 3u);
-  EXPECT_FALSE(tensors.at("long").type);
-  EXPECT_EQ(tensors.at("empty").shape, (std::vector<uint64_t>{0, 3}));
-}
-
-TEST(ConvertSafetensors, RefusesShardsElsewhere) {
-  std::vector<Bad> table;
-  for (const char* shard : {"../x", "/etc/passwd", "a/b", "a\\\\b", "..", "."}) {
-    table.push_back(
-        {shard, R"({"weight_map":{"t":")" + std::string(shard) + R"("}})", "plain file name"});
-  }
-  table.push_back({"Empty", R"({"weight_map":{}})", "weight_map"});
-  table.push_back({"Number", R"({"weight_map":{"t":1}})", "'t'"});
-  table.push_back({"Duplicate", R"({"weight_map":{"t":"a","t":"b"}})", "twice"});
-  expect_refused(table, parse_safetensors_index);
-}
-
-/// A pickle, protocol 2.
-std::string pickle(const std::string& body) {
-  return "\x80\x02" + body + ".";
-}
-
-std::string text(const std::string& value) {
-  return "X" + raw(static_cast<uint32_t>(value.size())) + value;
-}
-std::string integer(int32_t value) {
-  return "J" + raw(value);
-}
-
-/// A state dict of one tensor "t" over storage "0".
-std::string one_tensor(int32_t storage, int32_t offset, const std::string& shape,
-                       const std::string& strides) {
-  return pickle("}" + text("t") + "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") +
-                "ctorch\nFloatStorage\n" + text("0") + text("cpu") + integer(storage) + "tQ" +
-                integer(offset) + shape + strides + "\x89" + "}tRs");
-}
-std::string sizes(std::initializer_list<int32_t> values) {
-  std::string out = "(";
-  for (const int32_t value : values) out += integer(value);
-  return out + "t";
-}
-
-TEST(ConvertPickle, RefusesBadPickles) {
-  const std::string nested = "\x80\x02" + repeated("(", 2'000'000);
-  expect_refused(
-      {
-          {"Empty", "", "offset 0"},
-          {"NoStop", "\x80\x02}", "bytes"},
-          {"System", pickle("cos\nsystem\n" + text("touch /tmp/owned") + "\x85R"), "'os.system'"},
-          {"Eval", pickle("cbuiltins\neval\n"), "'builtins.eval'"},
-          {"StackGlobal", pickle(text("posix") + text("system") + "\x93"), "'posix.system'"},
-          {"Inst", pickle("(ios\nsystem\n"), "INST"},
-          {"NewObj", pickle(")\x81"), "NEWOBJ"},
-          {"Ext", pickle("\x82\x01"), "EXT1"},
-          {"UnknownInstruction", pickle("\xfe"), "254"},
-          {"ViewPastStorage", one_tensor(5, 0, sizes({2, 3}), sizes({3, 1})), "reaches past the 5"},
-          {"OffsetPastStorage", one_tensor(6, 1, sizes({2, 3}), sizes({3, 1})), "reaches past"},
-          {"StrideOutOfRange", one_tensor(6, 0, sizes({2, 3}), sizes({2147483647, 1})),
-           "reaches past"},
-          {"NegativeStride", one_tensor(6, 5, sizes({2}), sizes({-1})),
-           "strides of a tensor is -1"},
-          {"NegativeOffset", one_tensor(6, -1, sizes({2}), sizes({1})), "offset of a tensor is -1"},
-          {"NegativeStorage", one_tensor(-6, 0, sizes({2}), sizes({1})), "size of a storage is -6"},
-          {"ShapeWithoutStrides", one_tensor(6, 0, sizes({2}), sizes({})), "more sizes"},
-          {"ManyDimensions", one_tensor(6, 0, sizes({1, 1, 1, 1, 1, 1, 1, 1, 1}), sizes({1})),
-           "dimensions"},
-          {"SetItemOnList", pickle("]" + text("a") + "Ns"), "is a list"},
-          {"AppendToDict", pickle("}Na"), "is a dict"},
-          {"BuildOnTuple", pickle(")}b"), "is a tuple"},
-          {"CallsDict", pickle("})R"), "what is called is a dict"},
-          {"MemoNeverSet", pickle("h\x07"), "memo 7"},
-          {"MarkBomb", nested, "objects"},
-          {"StackEmpty", pickle("s"), "stack is empty"},
-          {"LeftOnStack", pickle("NN"), "left on the stack"},
-          {"TensorOnly", pickle("N"), "wanted a dict of tensors, found None"},
-          {"NumberInState", pickle("}" + text("lr") + "K\x01s"), "'lr': wanted a tensor"},
-          {"NumberAsKey", pickle("}K\x01K\x01s"), "wanted a tensor's name"},
-          {"LongStringClaim", "\x80\x02X" + raw<uint32_t>(0xFFFFFFFF), "wants 4294967295 bytes"},
-          {"Protocol1", "\x80\x01.", "protocol 1"},
-      },
-      parse_pickled_state);
-}
-
-/// A ZIP archive with fields that can be wrong.
-struct ZipImage {
-  struct File {
-    std::string name;
-    std::string data;
-    uint16_t method = 0;
-    uint16_t flags = 0;
-    std::optional<uint32_t> size = {};    // instead of the right one
-    std::optional<uint32_t> header = {};  // offset, instead of the right one
-    std::string local_name = name;
-  };
-  std::vector<File> files;
-  std::optional<uint16_t> n_entries = {};
-
-  std::string bytes() const {
-    std::string body;
-    std::string directory;
-    for (const File& f : files) {
-      const auto at = static_cast<uint32_t>(body.size());
-      const auto size = static_cast<uint32_t>(f.data.size());
-      const auto name_size = static_cast<uint16_t>(f.name.size());
-      body += "PK\x03\x04" + raw<uint16_t>(20) + raw(f.flags) + raw(f.method) + raw<uint64_t>(0) +
-              raw(size) + raw(size) + raw(static_cast<uint16_t>(f.local_name.size())) +
-              raw<uint16_t>(0) + f.local_name + f.data;
-      directory += "PK\x01\x02" + raw<uint32_t>(20) + raw(f.flags) + raw(f.method) +
-                   raw<uint64_t>(0) + raw(f.size.value_or(size)) + raw(f.size.value_or(size)) +
-                   raw(name_size) + std::string(12, '\0') + raw(f.header.value_or(at)) + f.name;
-    }
-    const auto n = n_entries.value_or(static_cast<uint16_t>(files.size()));
-    return body + directory + "PK\x05\x06" + raw<uint32_t>(0) + raw(n) + raw(n) +
-           raw(static_cast<uint32_t>(directory.size())) + raw(static_cast<uint32_t>(body.size())) +
-           raw<uint16_t>(0);
-  }
-};
-
-std::string torch_file(const std::string& pickled, const std::string& storage) {
-  return ZipImage{{{"m/data.pkl", pickled}, {"m/data/0", storage}}, {}}.bytes();
-}
-
-TEST(ConvertZip, RefusesBadArchives) {
-  const auto file = [](ZipImage::File f) { return ZipImage{{std::move(f)}, {}}.bytes(); };
-  std::string cut = file({"m/a", "data"});
-  cut.resize(cut.size() - 5);
-  expect_refused(
-      {{"Empty", "", "too small"},
-       {"CutOff", cut, "end record"},
-       {"Traversal", file({"../../x", "a"}), "'../../x'"},
-       {"Inside", file({"m/../x", "a"}), "safe"},
-       {"Absolute", file({"/etc/x", "a"}), "safe"},
-       {"Backslash", file({"m\\x", "a"}), "safe"},
-       {"DeflateBomb", file({"m/a", "abc", 8}), "compressed"},
-       {"Encrypted", file({"m/a", "abc", 0, 1}), "encrypted"},
-       {"SizeLies", file({"m/a", "abc", 0, 0, 1'000'000'000}), "directory"},
-       {"Zip64Missing", file({"m/a", "abc", 0, 0, 0xFFFFFFFF}), "directory"},
-       {"HeaderLies", file({"m/a", "abc", 0, 0, {}, 0x7FFFFFFF}), "damaged"},
-       {"NamesDiffer", file({"m/a", "abc", 0, 0, {}, {}, "m/b"}), "contradicts"},
-       {"Twice", ZipImage{{{"m/a", "x"}, {"m/a", "y"}}, {}}.bytes(), "twice"},
-       {"Overlap", ZipImage{{{"m/a", "x"}, {"m/a", "y", 0, 0, {}, 0}}, {}}.bytes(), "overlaps"},
-       {"CountLies", ZipImage{{{"m/a", "x"}}, 60000}.bytes(), "more than fit"}},
-      parse_zip);
-}
-
-TEST(ConvertTorch, RefusesBadFiles) {
-  const std::string good = one_tensor(6, 0, sizes({2, 3}), sizes({3, 1}));
-  std::string tar(512, '\0');
-  tar.replace(257, 5, "ustar");
-  expect_refused(
-      {{"Legacy", std::string("\x80\x02\x8a\x0a", 4) + std::string(100, 'x'), "1.6"},
-       {"Tar", tar, "tar archive"},
-       {"Garbage", "garbage", "not a torch.save file"},
-       {"NoPickle", ZipImage{{{"m/x", "x"}}, {}}.bytes(), "data.pkl"},
-       {"StorageShort", torch_file(good, std::string(20, 'x')), "has 20 bytes, wanted 24"},
-       {"StorageLong", torch_file(good, std::string(28, 'x')), "has 28 bytes, wanted 24"},
-       {"StorageMissing", ZipImage{{{"m/data.pkl", good}}, {}}.bytes(), "'m/data/0' is not in"},
-       {"BigEndian", ZipImage{{{"m/byteorder", "big"}, {"m/data.pkl", good}}, {}}.bytes(), "'big'"},
-       {"Evil", torch_file(pickle("cos\nsystem\n" + text("false") + "\x85R"), ""), "os.system"}},
-      parse_torch_state);
-}
-
-TEST(ConvertTorch, ReadsWhatPyTorchWrites) {
-  size_t n_files = 0;
-  for (const auto& file : fs::directory_iterator(data_dir / "peculiar")) {
-    fs::path expected_at = file.path();
-    if (file.path().extension() != ".pt" || !fs::exists(expected_at.replace_extension("json"))) {
-      continue;
-    }
-    SCOPED_TRACE(file.path().filename());
-    ++n_files;
-    const MappedFile mapped(file.path());
-    const SourceTensors tensors = parse_torch_state(mapped.bytes(), mapped.name());
-    const json expected = json::parse(read_text(expected_at));
-    EXPECT_EQ(tensors.size(), expected.size());
-    for (const auto& [name, wanted] : expected.items()) {
-      ASSERT_TRUE(tensors.contains(name)) << name;
-      const SourceTensor& tensor = tensors.at(name);
-      const auto values = wanted["values"].get<std::vector<float>>();
-      EXPECT_EQ(tensor.shape, wanted["shape"].get<std::vector<uint64_t>>()) << name;
-      if (!tensor.type || tensor.shape.empty() || tensor.shape.size() > 2) continue;
-      std::vector<float> row(tensor.shape.back());
-      for (size_t r = 0; !row.empty() && r * row.size() < values.size(); ++r) {
-        tensor.read_row(r, row);
-        EXPECT_TRUE(std::equal(row.begin(), row.end(), values.begin() + r * row.size())) << name;
-      }
-    }
-  }
-  EXPECT_GE(n_files, 5u);
-}
-
-TEST(ConvertTorch, EvilPickleIsRefused) {
-  const MappedFile mapped(data_dir / "peculiar/evil.pt");
-  const auto message = message_of([&] { parse_torch_state(mapped.bytes(), mapped.name()); });
-  EXPECT_NE(message.find("nothing was run"), std::string::npos) << message;
-}
 
 json good_config(bool llama) {
   json config = {{"model_type", llama ? "llama" : "vga"},
@@ -390,6 +74,54 @@ TEST(ConvertConfig, Llama3ScalingLeavesFastFrequenciesAndDividesSlowOnes) {
   }
 }
 
+ConfigJson parse(const json& config) {
+  const std::string dump = config.dump();
+  return parse_config_json(bytes_of(dump), "config.json");
+}
+
+TEST(ConvertConfig, RopeMayBeDescribedTwiceIfTheSame) {
+  const json plain = {{"rope_type", "default"}, {"factor", 1.0}};
+  const json linear = {{"type", "linear"}, {"factor", 4.0}};
+  const json newer = {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 5e5}};
+  const json llama3 = llama3_scaling("factor", 32);
+  json config = good_config(true);
+  config["head_dim"] = 64;
+  const auto with = [&](const json& scaling, const json& parameters, const json& theta) {
+    config["rope_scaling"] = scaling;
+    config["rope_parameters"] = parameters;
+    config["rope_theta"] = theta;
+    return config;
+  };
+  EXPECT_EQ(parse(with(plain, nullptr, nullptr)).config.rope_scale, 1);
+  EXPECT_EQ(parse(with(plain, {{"rope_theta", 5e5}, {"rope_type", "default"}}, nullptr))
+                .config.rope_theta,
+            5e5);
+  EXPECT_EQ(parse(with(linear, newer, 5e5)).config.rope_scale, 4);
+  EXPECT_EQ(parse(with(llama3, llama3, nullptr)).rope_factors.size(), 32u);
+  for (const json& bad :
+       {with(linear, plain, nullptr), with(plain, llama3, nullptr), with(linear, llama3, nullptr),
+        with(llama3_scaling("factor", 8), llama3, nullptr)}) {
+    const auto message = message_of([&] { parse(bad); });
+    EXPECT_NE(message.find("'rope_parameters': contradicts"), std::string::npos) << message;
+  }
+  const auto message = message_of([&] { parse(with(linear, newer, 1e4)); });
+  EXPECT_NE(message.find("rope_theta"), std::string::npos) << message;
+}
+
+TEST(ConvertConfig, NanIsReadWhereNobodyAsks) {
+  const auto with = [](const std::string& more) {
+    std::string dump = good_config(true).dump();
+    return dump.insert(1, more);
+  };
+  const std::string good = with(R"("a":NaN,"NaN \\\"":[Infinity,-Infinity,"-Infinity"],)");
+  EXPECT_EQ(parse_config_json(bytes_of(good), "config.json").config.hidden_size, 8u);
+  const std::string bad = with(R"("rope_theta":NaN,)");
+  const auto message = message_of([&] { parse_config_json(bytes_of(bad), "config.json"); });
+  EXPECT_NE(message.find("'rope_theta': wanted a positive number, found \"NaN\""),
+            std::string::npos)
+      << message;
+}
+
 TEST(ConvertConfig, MistralIsALlama) {
   for (const json& window : {json(nullptr), json(0)}) {
     json config = good_config(true);
@@ -431,6 +163,7 @@ TEST(ConvertConfig, RefusesWhatItCannotRepresent) {
                                  {"/rope_scaling", llama3_scaling("high_freq_factor", 1), "more"},
                                  {"/rope_scaling", llama3_scaling("beta", 1), "'beta'"},
                                  {"/rope_parameters", {{"full_attention", json::object()}}, "full"},
+                                 {"/rope_scaling", {{"type", "default"}, {"factor", 2}}, "factor"},
                                  {"/rope_parameters", {{"partial_rotary_factor", 0.5}}, "rotary"},
                                  {"/attention_bias", true, "attention_bias"},
                                  {"/mlp_bias", true, "mlp_bias"},
@@ -486,10 +219,26 @@ TEST(ConvertNames, MapsAndRenames) {
   EXPECT_FALSE(gguf_name("model.layers.01.mlp.up_proj.weight"));
   EXPECT_FALSE(gguf_name("model.layers..mlp.up_proj.weight"));
   const std::vector<Rename> renames = {Rename(R"(^h\.(\d+)\.=layers.$1.)"), Rename("^=model.")};
-  EXPECT_EQ(canonical_name("_orig_mod.module.h.3.x", renames), "model.layers.3.x");
+  EXPECT_EQ(renamed("h.3.x", renames), "model.layers.3.x");
   message_of([] { Rename("no equals sign"); });
   message_of([] { Rename("(=x"); });
-  message_of([&] { canonical_name(std::string(100'000, 'a'), renames); });
+  message_of([] { Skip("("); });
+  message_of([&] { renamed(std::string(100'000, 'a'), renames); });
+  message_of([&] { Skip("b").matches(std::string(100'000, 'a')); });
+}
+
+TEST(ConvertNames, WrappersAndPrefixesAreNoPartOfAName) {
+  EXPECT_EQ(unwrapped_name("_orig_mod.module.h.3.x"), "h.3.x");
+  EXPECT_EQ(unwrapped_name("model.layers.0._fsdp_wrapped_module._checkpoint_wrapped_module.mlp.w"),
+            "model.layers.0.mlp.w");
+  EXPECT_EQ(unwrapped_name("a.q_proj.base_layer.weight"), "a.q_proj.weight");
+  EXPECT_EQ(unwrapped_name("my_module.x"), "my_module.x");
+  EXPECT_EQ(unwrapped_name("x.module"), "x.module");
+  const std::string embedding = "model.embed_tokens.weight";
+  EXPECT_EQ(common_prefix({"a.b", embedding}), "");
+  EXPECT_EQ(common_prefix({"base_model.model." + embedding, "x"}), "base_model.model.");
+  EXPECT_EQ(common_prefix({"a." + embedding, "b." + embedding}), "");
+  EXPECT_EQ(common_prefix({"my" + embedding}), "");
 }
 
 /// The values that the test's checkpoints hold: small, different in each place, exact in bf16.
@@ -663,6 +412,160 @@ TEST(ConvertShards, TheIndexMustBeRight) {
   refused(R"({"a":"one.safetensors","b":"two.safetensors"})", "c", "nowhere");
   refused(R"({"a":"one.safetensors","b":"one.safetensors"})", "b", "'b'");
   refused(R"({"a":"one.safetensors","b":"three.safetensors"})", "b", "three.safetensors");
+}
+
+TEST(ConvertFolder, FindsTheWeights) {
+  struct Row {
+    std::vector<const char*> files;
+    const char* says;  // empty: opens
+  };
+  const std::string weights = safetensors("{" + entry("a", "F32", "[1]", "[0,4]") + "}", raw(1.0f));
+  const std::vector<Row> rows = {
+      {{"other.safetensors", "optimizer.bin", "training_args.bin"}, ""},
+      {{"optimizer.pt", "scheduler.pt", "rng_state.pth"}, "no weights"},
+      {{"a.safetensors", "b.safetensors"}, "2 files of weights"},
+      {{"adapter_model.safetensors", "adapter_config.json"}, "merge it"},
+  };
+  for (const Row& row : rows) {
+    const TemporaryDirectory directory;
+    write_file(directory.path() / "config.json", good_config(false).dump());
+    for (const char* file : row.files) write_file(directory.path() / file, weights);
+    if (*row.says == '\0') {
+      EXPECT_EQ(open_checkpoint(directory.path(), {}).tensors.size(), 1u);
+      continue;
+    }
+    const auto message = message_of([&] { open_checkpoint(directory.path(), {}); });
+    EXPECT_NE(message.find(row.says), std::string::npos) << message;
+  }
+}
+
+TEST(ConvertFolder, CallsLfsPointersByTheirName) {
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
+  for (const char* name : {"model.safetensors", "pytorch_model.bin", "config.json"}) {
+    const Folder folder(good_config(false));
+    if (std::string_view(name) == "pytorch_model.bin") {
+      fs::remove(folder.path() / "model.safetensors");
+    }
+    write_file(folder.path() / name, pointer);
+    for (const fs::path& path : {folder.path(), folder.path() / name}) {
+      if (path.extension() == ".json") continue;
+      const auto message = message_of([&] { open_checkpoint(path, {}); });
+      EXPECT_NE(message.find(std::string(name) + ": is a Git LFS pointer"), std::string::npos)
+          << message;
+    }
+  }
+}
+
+TEST(ConvertFolder, ASnapshotIsCalledByItsModel) {
+  const Folder folder(good_config(false));
+  const fs::path snapshot =
+      folder.path() / "models--owner--my-model-1.5" / "snapshots" / "0123abcd";
+  fs::create_directories(snapshot);
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    fs::create_symlink(folder.path() / name, snapshot / name);
+  }
+  EXPECT_EQ(open_checkpoint(snapshot, {}).config.model_name, "my-model-1.5");
+  EXPECT_EQ(open_checkpoint(snapshot / "", {}).config.model_name, "my-model-1.5");
+  EXPECT_EQ(open_checkpoint(snapshot / "model.safetensors", {}).config.model_name, "my-model-1.5");
+}
+
+/// A tokenizer.model of 32 pieces, <unk>, <s>, </s>, <|eot_id|>, <|eom_id|>, <x> and letters.
+std::string small_tokenizer() {
+  using Piece = SentencePieceModel::Piece;
+  SentencePieceModel model;
+  model.algorithm = SentencePieceModel::Algorithm::bpe;
+  model.pieces = {Piece{"<unk>", 0, PieceType::unknown}};
+  for (const char* text : {"<s>", "</s>", "<|eot_id|>", "<|eom_id|>", "<x>"}) {
+    model.pieces.push_back({text, 0, PieceType::control});
+  }
+  for (size_t i = model.pieces.size(); i < 32; ++i) {
+    model.pieces.push_back({std::string(1, static_cast<char>('A' + i)), 0, PieceType::normal});
+  }
+  model.bos = 1;
+  model.eos = 2;
+  return serialize(model);
+}
+
+struct Ends {
+  std::optional<uint64_t> bos, eos, eot, eom;
+  std::vector<int64_t> all;
+  bool add_bos, add_eos;
+  bool operator==(const Ends&) const = default;
+};
+
+/// What a file says after a conversion with these JSON files; empty ones are not there.
+Ends converted_ends(const json& config, const json& generation, const json& tokenizer,
+                    size_t n_notes = 0) {
+  json fields = good_config(false);
+  if (!config.is_null()) fields.update(config);
+  const Folder folder(fields);
+  write_file(folder.path() / "tokenizer.model", small_tokenizer());
+  if (!generation.empty()) write_file(folder.path() / "generation_config.json", generation.dump());
+  if (!tokenizer.empty()) write_file(folder.path() / "tokenizer_config.json", tokenizer.dump());
+  const Checkpoint checkpoint = open_checkpoint(folder.path(), {});
+  const Conversion conversion = plan_conversion(checkpoint, quantization_from_name("f32"), {});
+  EXPECT_EQ(conversion.notes.size(), n_notes);
+  write_conversion(conversion, folder.output());
+  const Gguf gguf = Gguf::open(folder.output());
+  const auto id = [&](const char* key) {
+    return gguf.integer("tokenizer.ggml." + std::string(key));
+  };
+  return {id("bos_token_id"),
+          id("eos_token_id"),
+          id("eot_token_id"),
+          id("eom_token_id"),
+          gguf.integers("tokenizer.ggml.eos_token_ids").value_or(std::vector<int64_t>()),
+          *gguf.boolean("tokenizer.ggml.add_bos_token"),
+          *gguf.boolean("tokenizer.ggml.add_eos_token")};
+}
+
+TEST(ConvertTokens, FollowTheFolder) {
+  const std::optional<uint64_t> none;
+  EXPECT_EQ(converted_ends({}, {}, {}), (Ends{1, 2, none, none, {}, true, false}));
+  EXPECT_EQ(converted_ends({{"eos_token_id", 5}, {"bos_token_id", 7}}, {}, {}),
+            (Ends{7, 5, none, none, {5}, true, false}));
+  EXPECT_EQ(converted_ends({{"eos_token_id", {2, 5}}}, {{"eos_token_id", {8, 4, 3, 5}}}, {}),
+            (Ends{1, 8, 3, 4, {8, 4, 3, 5, 2}, true, false}));
+  EXPECT_EQ(converted_ends({{"eos_token_id", 2}}, {},
+                           {{"eos_token", {{"content", "<|eot_id|>"}, {"lstrip", false}}},
+                            {"bos_token", "<x>"},
+                            {"add_bos_token", false},
+                            {"add_eos_token", true}}),
+            (Ends{5, 3, none, none, {3, 2}, false, true}));
+  // A token that is not there can neither be made nor read.
+  EXPECT_EQ(converted_ends({{"eos_token_id", {2, 50256}}, {"bos_token_id", -1}},
+                           {{"eos_token_id", nullptr}}, {{"eos_token", "<none>"}}, 2),
+            (Ends{1, 2, none, none, {2}, true, false}));
+  message_of([] { converted_ends({{"eos_token_id", "2"}}, {}, {}); });
+  message_of([] { converted_ends({}, {{"eos_token_id", {1.5}}}, {}); });
+  message_of([] { converted_ends({}, {}, {{"add_bos_token", 1}}); });
+  message_of([] { converted_ends({}, {}, {{"eos_token", 2}}); });
+}
+
+TEST(ConvertPlan, AHeadThatDiffersFromItsEmbeddingIsKept) {
+  const fs::path cases = fs::path(VGA_SOURCE_DIR) / "tests/data/checkpoints";
+  const Quantization f32 = quantization_from_name("f32");
+  const Checkpoint copy = open_checkpoint(cases / "head_is_a_copy", {});
+  const Conversion tied = plan_conversion(copy, f32, {});
+  EXPECT_EQ(tied.skipped.size(), 1u);
+  EXPECT_TRUE(tied.notes.empty());
+  const Checkpoint other = open_checkpoint(cases / "head_differs_though_tied", {});
+  const Conversion untied = plan_conversion(other, f32, {});
+  EXPECT_TRUE(untied.skipped.empty());
+  ASSERT_EQ(untied.notes.size(), 1u);
+  EXPECT_NE(untied.notes[0].find("lm_head.weight"), std::string::npos);
+}
+
+TEST(ConvertPlan, SkipsWhatItIsTold) {
+  const fs::path cases = fs::path(VGA_SOURCE_DIR) / "tests/data/checkpoints";
+  const Quantization f32 = quantization_from_name("f32");
+  const Checkpoint merged = open_checkpoint(cases / "peft_merged", {});
+  const auto adapter = message_of([&] { plan_conversion(merged, f32, {}); });
+  EXPECT_NE(adapter.find("merge_and_unload"), std::string::npos) << adapter;
+  EXPECT_EQ(plan_conversion(merged, f32, {{Skip("lora_")}, {}}).skipped.size(), 4u);
+  const Checkpoint own = open_checkpoint(cases / "own_loop", {});
+  const auto buffer = message_of([&] { plan_conversion(own, f32, {}); });
+  EXPECT_NE(buffer.find("'causal_mask': is no part of this model"), std::string::npos) << buffer;
 }
 
 TEST(ConvertPlan, NamesTheTensorAtFault) {

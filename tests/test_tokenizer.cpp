@@ -163,7 +163,9 @@ std::filesystem::path write_vocabulary(const TemporaryDirectory& directory, std:
                                        bool keep_original) {
   std::filesystem::path whole = directory.path() / "whole.gguf";
   GgufWriter writer;
-  write_tokenizer(parse_sentencepiece(as_bytes(model), "test"), as_bytes(model), writer);
+  const SentencePieceModel parsed = parse_sentencepiece(as_bytes(model), "test");
+  write_tokenizer(parsed, as_bytes(model), writer);
+  write_special_tokens(special_tokens_of(parsed), writer);
   OutputFile out(whole);
   writer.begin(out);
   out.commit();

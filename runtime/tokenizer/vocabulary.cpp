@@ -16,6 +16,8 @@ constexpr std::string_view eos = "tokenizer.ggml.eos_token_id";
 constexpr std::string_view unknown = "tokenizer.ggml.unknown_token_id";
 constexpr std::string_view padding = "tokenizer.ggml.padding_token_id";
 constexpr std::string_view eot = "tokenizer.ggml.eot_token_id";
+constexpr std::string_view eom = "tokenizer.ggml.eom_token_id";
+constexpr std::string_view ends = "tokenizer.ggml.eos_token_ids";
 constexpr std::string_view add_bos = "tokenizer.ggml.add_bos_token";
 constexpr std::string_view add_eos = "tokenizer.ggml.add_eos_token";
 constexpr std::string_view space_prefix = "tokenizer.ggml.add_space_prefix";
@@ -128,6 +130,28 @@ Vocabulary read_vocabulary(const Gguf& gguf) {
   return vocabulary;
 }
 
+SpecialTokens special_tokens_of(const SentencePieceModel& model) {
+  SpecialTokens special;
+  special.bos = model.bos;
+  special.eos = model.eos;
+  special.eot = model.eot;
+  special.add_bos = model.add_bos;
+  return special;
+}
+
+void write_special_tokens(const SpecialTokens& special, GgufWriter& writer) {
+  const auto add_id = [&](std::string_view key, std::optional<Token> token) {
+    if (token) writer.add(key, static_cast<uint32_t>(*token));
+  };
+  add_id(key::bos, special.bos);
+  add_id(key::eos, special.eos);
+  add_id(key::eot, special.eot);
+  add_id(key::eom, special.eom);
+  if (!special.ends.empty()) writer.add(key::ends, std::span<const Token>(special.ends));
+  writer.add(key::add_bos, special.add_bos);
+  writer.add(key::add_eos, special.add_eos);
+}
+
 void write_tokenizer(const SentencePieceModel& model, std::span<const std::byte> original,
                      GgufWriter& writer) {
   std::vector<std::string> tokens;
@@ -139,21 +163,13 @@ void write_tokenizer(const SentencePieceModel& model, std::span<const std::byte>
     types.push_back(static_cast<int32_t>(piece.type));
   }
   const auto unknown = std::ranges::find(types, static_cast<int32_t>(PieceType::unknown));
-  const auto add_id = [&](std::string_view key, std::optional<Token> token) {
-    if (token) writer.add(key, static_cast<uint32_t>(*token));
-  };
   writer.add(key::model, model.algorithm == Algorithm::bpe ? "llama" : "t5");
   writer.add(key::pre, "default");
   writer.add(key::tokens, std::span<const std::string>(tokens));
   writer.add(key::scores, std::span<const float>(scores));
   writer.add(key::types, std::span<const int32_t>(types));
-  add_id(key::bos, model.bos);
-  add_id(key::eos, model.eos);
-  add_id(key::unknown, static_cast<Token>(unknown - types.begin()));
-  add_id(key::padding, model.pad);
-  add_id(key::eot, model.eot);
-  writer.add(key::add_bos, model.add_bos);
-  writer.add(key::add_eos, false);
+  writer.add(key::unknown, static_cast<uint32_t>(unknown - types.begin()));
+  if (model.pad) writer.add(key::padding, static_cast<uint32_t>(*model.pad));
   writer.add(key::space_prefix, model.add_dummy_prefix);
   writer.add(key::extra_whitespaces, model.remove_extra_whitespaces);
   if (!model.charsmap.empty()) {

@@ -43,12 +43,30 @@ Vocabulary read_vocabulary(const Gguf& gguf);
 /// The file and the key, for messages.
 std::string key_in(const Gguf& gguf, std::string_view key);
 
-/// Writes the same keys, and `original`, the bytes of the tokenizer.model, as
-/// `tokenizer.sentencepiece.model`.
+/// The tokens that begin and end texts, for write_special_tokens().
+struct SpecialTokens {
+  std::optional<Token> bos;
+  std::optional<Token> eos;
+  std::optional<Token> eot;  // end of a chat turn
+  std::optional<Token> eom;  // end of a message, after which the same turn goes on
+  std::vector<Token> ends;   // all that end an answer, `eos` among them; empty: not known
+  bool add_bos = false;      // in front of a text
+  bool add_eos = false;      // behind it
+};
+
+/// What a tokenizer.model says of itself.
+SpecialTokens special_tokens_of(const SentencePieceModel& model);
+
+/// Writes llama.cpp's keys and, as it has none for more than three ends,
+/// `tokenizer.ggml.eos_token_ids`, an array of integers.
+void write_special_tokens(const SpecialTokens& special, GgufWriter& writer);
+
+/// Writes the arrays of `tokenizer.ggml.*`, and `original`, the bytes of the tokenizer.model, as
+/// `tokenizer.sentencepiece.model`. write_special_tokens() does the rest.
 void write_tokenizer(const SentencePieceModel& model, std::span<const std::byte> original,
                      GgufWriter& writer);
 
-/// Reads what write_tokenizer() wrote. A file from elsewhere has only the `tokenizer.ggml.*`
+/// Reads what these wrote. A file from elsewhere has only the `tokenizer.ggml.*`
 /// arrays: then the model is rebuilt from them, with llama.cpp's defaults for absent keys.
 SentencePieceModel read_tokenizer(const Gguf& gguf);
 

@@ -20,6 +20,7 @@ struct Flags {
   std::string type = "f16";
   std::string tokenizer;
   std::vector<std::string> renames;
+  std::vector<std::string> skips;
   std::string name;
   size_t n_threads = 0;
   bool dry_run = false;
@@ -38,8 +39,9 @@ void print_table(const vga::Conversion& conversion) {
     elements += tensor.spec.rows * tensor.spec.cols;
     bytes += tensor.bytes();
   }
-  for (const std::string& name : conversion.skipped) {
-    std::printf("%-28s skipped, the model does not need it\n", vga::printable(name).c_str());
+  for (const vga::SkippedTensor& skipped : conversion.skipped) {
+    std::printf("%-28s skipped: %s\n", vga::printable(skipped.name).c_str(),
+                std::string(skipped.why).c_str());
   }
   std::printf("%zu tensors, %s parameters, %s of weights, %s in all\n", conversion.tensors.size(),
               vga::with_commas(elements).c_str(), vga::human_bytes(bytes).c_str(),
@@ -59,14 +61,18 @@ bool write(const vga::Conversion& conversion, const Flags& flags) {
 
 int convert(const Flags& flags) {
   const vga::Quantization quantization = vga::quantization_from_name(flags.type);
-  const std::vector<vga::Rename> renames(flags.renames.begin(), flags.renames.end());
+  const vga::NameRules rules{{flags.skips.begin(), flags.skips.end()},
+                             {flags.renames.begin(), flags.renames.end()}};
   vga::Checkpoint checkpoint = vga::open_checkpoint(flags.checkpoint, flags.tokenizer);
   if (checkpoint.tokenizer_name.empty()) {
     std::cerr << "note: no tokenizer.model beside the weights and no --tokenizer FILE: the result "
                  "takes token ids, not text\n";
   }
   if (!flags.name.empty()) checkpoint.config.model_name = flags.name;
-  const vga::Conversion conversion = vga::plan_conversion(checkpoint, quantization, renames);
+  const vga::Conversion conversion = vga::plan_conversion(checkpoint, quantization, rules);
+  for (const std::string& note : conversion.notes) {
+    std::cerr << "note: " << vga::printable(note) << '\n';
+  }
   if (flags.dry_run) {
     print_table(conversion);
     std::cout << "dry run: nothing was written\n";
@@ -96,9 +102,12 @@ int main(int argc, char** argv) {
       "  vga-convert stories15M.bin --tokenizer tokenizer.model -o stories15M.gguf\n"
       "  vga-convert mine --dry-run --rename '^transformer\\.h\\.(\\d+)\\.=model.layers.$1.'\n\n"
       "CHECKPOINT is a folder in Hugging Face's layout (config.json, tokenizer.model, weights as\n"
-      "model.safetensors, its shards, pytorch_model.bin or one .pt), one such weights file, or a\n"
-      "llama2.c float32 .bin. Nothing in a .pt or .bin file is ever executed. The output appears\n"
-      "under its name complete or not at all. docs/checkpoints.md describes the formats.",
+      "model.safetensors or pytorch_model.bin, their shards, or one .pt, .pth, .ckpt or .bin), "
+      "one\n"
+      "such weights file, or a llama2.c float32 .bin. Nothing in a PyTorch file is ever executed.\n"
+      "The output appears under its name complete or not at all. docs/checkpoints.md describes "
+      "the\n"
+      "formats.",
       "vga-convert");
   Flags flags;
   app.add_option("checkpoint", flags.checkpoint, "Folder or file to convert")
@@ -120,6 +129,12 @@ int main(int argc, char** argv) {
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->type_name("REGEX=NEW");
+  app.add_option("--skip", flags.skips,
+                 "Leave out tensors in whose name the regex is found, such as buffers that the "
+                 "model does not need; may be repeated")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->type_name("REGEX");
   app.add_option("--name", flags.name, "The model's name (default: that of the folder or file)");
   app.add_flag("--dry-run", flags.dry_run, "Show what would be written, write nothing");
   return vga::run_program(app, argc, argv, [&] { return convert(flags); });
