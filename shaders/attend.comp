@@ -1,5 +1,5 @@
 #version 450
-// softmax(q k^T * scale) v over what each row sees, span by span with a running maximum. Queries of
+// softmax(q k^T * scale) v over what each row sees, page by page with a running maximum. Queries of
 // a head group and of neighbouring rows share the keys and values that a workgroup reads.
 
 #include "common.glsl"
@@ -48,23 +48,23 @@ const uint n_sets = workgroup_size / vectors;  // at least one: heads have up to
 
 shared vec4 queries[n_queries * vectors];
 // Scores, then e^(score - highest); in the end sums of values.
-shared vec4 weights[n_queries * (vectors > span / 4 ? vectors : span / 4)];
+shared vec4 weights[n_queries * (vectors > page / 4 ? vectors : page / 4)];
 shared float highest[n_queries];
 shared float total[n_queries];
 shared float rescale[n_queries];
 
-// The part of a span that a row sees.
-uvec2 visible(View view, uint span_index, bool kept) {
+// The part of a page that a row sees.
+uvec2 visible(View view, uint page_index, bool kept) {
   const uint begin = kept ? 0 : view.begin;
   const uint end = kept ? view.kept_end : view.end;
-  const uint first = span_index * span;
-  return uvec2(max(begin, first), max(min(end, first + span), first)) - first;
+  const uint first = page_index * page;
+  return uvec2(max(begin, first), max(min(end, first + page), first)) - first;
 }
 
-vec4 value_at(uint at_span, uint position, uint vector) {
-  const uint at = at_span * (span_pieces * piece_elements / 4) + position * vectors + vector;
+vec4 value_at(uint at_page, uint position, uint vector) {
+  const uint at = at_page * (page_pieces * piece_elements / 4) + position * vectors + vector;
 #if defined(CACHE_Q8_0)
-  const uint scales = values[scale_word(at_span, vector / 8, position)] >> scale_bit(position);
+  const uint scales = values[scale_word(at_page, vector / 8, position)] >> scale_bit(position);
   return unpackHalf2x16(scales).x * signed_bytes(values[at]);
 #elif defined(CACHE_F16)
   const uvec2 pair = values[at];
@@ -96,11 +96,11 @@ void main() {
   const uint used_queries = tile.n_rows * item.query_heads;
   const View first_view = views[tile.first_row];
   const View last_view = views[tile.first_row + tile.n_rows - 1];
-  const uint lane_spans = (item.kv_head * n_lanes + tile.lane) * (kept_spans + ring_spans);
+  const uint slot_pages = (item.kv_head * n_slots + tile.slot) * (kept_pages + ring_pages);
 
-  const uint spans = tile.kept_spans + tile.ring_spans;
-  const uint first_span = gl_WorkGroupID.z * spans / n_splits;
-  const uint end_span = (gl_WorkGroupID.z + 1) * spans / n_splits;
+  const uint pages = tile.kept_pages + tile.ring_pages;
+  const uint first_page = gl_WorkGroupID.z * pages / n_splits;
+  const uint end_page = (gl_WorkGroupID.z + 1) * pages / n_splits;
 
   const uint vector = lane_index() % vectors;
   const uint set = lane_index() / vectors;
@@ -111,26 +111,26 @@ void main() {
     total[i] = 0;
   }
 
-  for (uint s = first_span; s < end_span; ++s) {
-    const bool kept = s < tile.kept_spans;
-    if (s == first_span || s == tile.kept_spans) {
+  for (uint s = first_page; s < end_page; ++s) {
+    const bool kept = s < tile.kept_pages;
+    if (s == first_page || s == tile.kept_pages) {
       load_queries(tile, item, kept);
       barrier();
     }
-    const uint counted = kept ? s : s - tile.kept_spans;
+    const uint counted = kept ? s : s - tile.kept_pages;
     const uint place =
-        lane_spans + (kept ? s : kept_spans + (tile.ring_start + counted) % ring_spans);
+        slot_pages + (kept ? s : kept_pages + (tile.ring_start + counted) % ring_pages);
     // What any of the rows sees.
     const uint begin = visible(first_view, counted, kept).x;
     const uint end = visible(last_view, counted, kept).y;
 
     // Scores; a lane takes positions.
-    for (uint p = lane_index(); p < span; p += workgroup_size) {
+    for (uint p = lane_index(); p < page; p += workgroup_size) {
       float scores[n_queries];
       for (uint i = 0; i < n_queries; ++i) scores[i] = 0;
       if (p >= begin && p < end) {
-        uint at = place * span_pieces + p;
-        for (uint i = 0; i < pieces; ++i, at += span) {
+        uint at = place * page_pieces + p;
+        for (uint i = 0; i < pieces; ++i, at += page) {
           const uvec4 piece = keys[at];
 #if defined(CACHE_Q8_0)
           const uint scales = key_words[scale_word(place, i / 2, p)] >> scale_bit(p);
@@ -158,7 +158,7 @@ void main() {
         const uint row = tile.first_row + min(i / item.query_heads, tile.n_rows - 1);
         const uvec2 seen = visible(views[row], counted, kept);
         const bool sees = i < used_queries && p >= seen.x && p < seen.y;
-        weights[i * (span / 4) + p / 4][p % 4] = sees ? scores[i] : lowest;
+        weights[i * (page / 4) + p / 4][p % 4] = sees ? scores[i] : lowest;
       }
     }
     barrier();
@@ -166,15 +166,15 @@ void main() {
     // Weights; a team takes queries.
     for (uint i = team_index(); i < n_queries; i += n_teams) {
       float most = lowest;
-      for (uint p = team_lane(); p < span; p += team_size) {
-        most = max(most, weights[i * (span / 4) + p / 4][p % 4]);
+      for (uint p = team_lane(); p < page; p += team_size) {
+        most = max(most, weights[i * (page / 4) + p / 4][p % 4]);
       }
       most = max(team_max(most), highest[i]);
       float sum = 0;
-      for (uint p = team_lane(); p < span; p += team_size) {
-        const float score = weights[i * (span / 4) + p / 4][p % 4];
+      for (uint p = team_lane(); p < page; p += team_size) {
+        const float score = weights[i * (page / 4) + p / 4][p % 4];
         const float weight = score <= lowest ? 0 : exp(score - most);
-        weights[i * (span / 4) + p / 4][p % 4] = weight;
+        weights[i * (page / 4) + p / 4][p % 4] = weight;
         sum += weight;
       }
       sum = team_add(sum);
@@ -197,7 +197,7 @@ void main() {
           v[j] = value_at(place, position, vector);
         }
         for (uint i = 0; i < n_queries; ++i) {
-          const vec4 w = weights[i * (span / 4) + p];
+          const vec4 w = weights[i * (page / 4) + p];
           sums[i] += w.x * v[0] + w.y * v[1] + w.z * v[2] + w.w * v[3];
         }
       }

@@ -10,14 +10,14 @@ const uint vectors = padded_dim / 4;
 
 layout(push_constant) uniform Push {
   uint n_items;
-  uint n_splits;    // workgroups that share the spans of an item
+  uint n_splits;    // workgroups that share the pages of an item
   uint group_size;  // query heads of a KV head
   uint first_head;  // of the KV heads bound
   uint n_heads;     // KV heads bound
   uint kv_heads;    // of the model
-  uint n_lanes;
-  uint kept_spans;  // of a lane
-  uint ring_spans;
+  uint n_slots;
+  uint kept_pages;  // of a slot
+  uint ring_pages;
   float scale;
   uint first_tile;
   uint gate_width;  // elements that share a gate; 0: there is none
@@ -62,7 +62,7 @@ float gate_of(Tile tile, Item item, uint query, uint element) {
               (col_of(item, query) + element) / gate_width];
 }
 
-// A query's sum over the spans of one workgroup: highest score, total weight, padding, then values.
+// A query's sum over the pages of one workgroup: highest score, total weight, padding, then values.
 const uint partial_vectors = vectors + 1;
 uint partial_at(uint item, uint split_index, uint query) {
   return ((item * n_splits + split_index) * n_queries + query) * partial_vectors;

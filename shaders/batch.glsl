@@ -2,24 +2,24 @@
 
 struct Row {
   uint token;
-  uint lane;
-  uint slot;  // of its lane, where its keys and values lie
+  uint slot;
+  uint place;  // of its slot, where its keys and values lie
 };
 
 // What a row sees.
 struct View {
   uint kept_end;  // the kept positions [0, kept_end)
-  // and of its tile's part of the ring these, counted from the first position of its first span
+  // and of its tile's part of the ring these, counted from the first position of its first page
   uint begin;
   uint end;
 };
 
-// Rows that follow each other in one lane, whose queries a workgroup takes together.
+// Rows that follow each other in one slot, whose queries a workgroup takes together.
 struct Tile {
   uint first_row;
   uint n_rows;
-  uint lane;
-  uint kept_spans;  // spans of kept positions that any of them sees
-  uint ring_spans;  // the same of the ring
+  uint slot;
+  uint kept_pages;  // pages of kept positions that any of them sees
+  uint ring_pages;  // the same of the ring
   uint ring_start;  // where in the ring the first of those lies
 };

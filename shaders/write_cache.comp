@@ -29,8 +29,8 @@ layout(push_constant) uniform Push {
   uint kv_heads;    // of the model
   uint first_head;  // of those bound
   uint n_heads;
-  uint n_lanes;
-  uint n_spans;     // of a lane
+  uint n_slots;
+  uint n_pages;     // of a slot
   uint are_values;
   uint gate_width;  // elements that share a gate; 0: there is none
 };
@@ -91,8 +91,8 @@ void main() {
   if (r >= n_rows) return;
   const uint col = (first_head + head) * head_dim;
   const uint i = piece * piece_elements;
-  const uint at_span = (head * n_lanes + rows[r].lane) * n_spans + rows[r].slot / span;
-  const uint position = rows[r].slot % span;
+  const uint at_page = (head * n_slots + rows[r].slot) * n_pages + rows[r].place / page;
+  const uint position = rows[r].place % page;
 #if defined(CACHE_Q8_0)
   const float step_size = step_of(r, col + i / 32 * 32);
   const float inverse = isinf(1 / step_size) ? 0 : 1 / step_size;
@@ -101,7 +101,7 @@ void main() {
             pack_steps(r, col + i + 8, inverse), pack_steps(r, col + i + 12, inverse));
   if (i % 32 == 0) {
     // Another thread may write the other half of the word at the same time.
-    const uint word = scale_word(at_span, i / 32, position);
+    const uint word = scale_word(at_page, i / 32, position);
     const uint bit = scale_bit(position);
     atomicAnd(cache_words[word], ~(0xFFFFu << bit));
     atomicOr(cache_words[word], pack_halves(vec2(step_size, 0)) << bit);
@@ -114,6 +114,6 @@ void main() {
   const uvec4 packed =
       floatBitsToUint(vec4(two_elements(r, col, i), two_elements(r, col, i + 2)));
 #endif
-  cache[at_span * span_pieces +
-        (are_values != 0 ? position * pieces + piece : piece * span + position)] = packed;
+  cache[at_page * page_pieces +
+        (are_values != 0 ? position * pieces + piece : piece * page + position)] = packed;
 }

@@ -90,14 +90,14 @@ BENCHMARK_CAPTURE(project, q4_k, DType::q4_k)->Apply(shapes);
 BENCHMARK_CAPTURE(project, q5_k, DType::q5_k)->Apply(shapes);
 BENCHMARK_CAPTURE(project, q6_k, DType::q6_k)->Apply(shapes);
 
-/// Some queries of 64 elements over the spans of one KV head, the longest from memory.
+/// Some queries of 64 elements over the pages of one KV head, the longest from memory.
 void attend(benchmark::State& state, DType type) {
   constexpr size_t head_dim = 64;
   const auto depth = static_cast<size_t>(state.range(0));
   const auto n_queries = static_cast<size_t>(state.range(1));
   const Kernels& kernels = best_kernels();
   const CpuCache cache({.n_layers = 1,
-                        .n_lanes = 1,
+                        .n_slots = 1,
                         .n_kept = 0,
                         .n_ring = depth,
                         .n_kv_heads = 1,
@@ -105,19 +105,20 @@ void attend(benchmark::State& state, DType type) {
                         .type = type});
   const auto row = random_floats(head_dim);
   for (size_t p = 0; p < depth; ++p) {
-    const size_t span = p / cache_span;
-    kernels.write_key(type, row.data(), head_dim, cache.keys(0, span, 0, 0), p % cache_span);
-    kernels.write_value(type, row.data(), head_dim, cache.values(0, span, 0, 0), p % cache_span);
+    const size_t page = p / page_positions;
+    kernels.write_key(type, row.data(), head_dim, cache.keys(0, page, 0, 0), p % page_positions);
+    kernels.write_value(type, row.data(), head_dim, cache.values(0, page, 0, 0),
+                        p % page_positions);
   }
   const auto q = random_floats(n_queries * head_dim);
   const std::vector<uint32_t> begin(n_queries, 0);
-  const std::vector<uint32_t> end(n_queries, cache_span);
+  const std::vector<uint32_t> end(n_queries, page_positions);
   std::vector<float> out(n_queries * (head_dim + 2));
   std::vector<float> scratch(attend_scratch(head_dim));
   for (auto _ : state) {
-    for (size_t span = 0; span < depth / cache_span; ++span) {
-      kernels.attend({type, head_dim, 0.125f, cache.keys(0, span, 0, 0),
-                      cache.values(0, span, 0, 0), q.data(), n_queries, begin.data(), end.data(),
+    for (size_t page = 0; page < depth / page_positions; ++page) {
+      kernels.attend({type, head_dim, 0.125f, cache.keys(0, page, 0, 0),
+                      cache.values(0, page, 0, 0), q.data(), n_queries, begin.data(), end.data(),
                       out.data(), out.data() + n_queries, out.data() + 2 * n_queries},
                      scratch.data());
     }

@@ -233,28 +233,28 @@ std::vector<float> naive_attend(const std::vector<float>& q, size_t head_dim, fl
   return out;
 }
 
-/// One head's keys and values, as a table of kernels keeps them in spans.
+/// One head's keys and values, as a table of kernels keeps them in pages.
 class CachedHead {
  public:
   CachedHead(const Kernels& kernels, DType type, size_t head_dim, const std::vector<float>& keys,
              const std::vector<float>& values)
-      : kernels_(kernels), shape_{1, 1, 0, cache_span, 1, head_dim, type} {
+      : kernels_(kernels), shape_{1, 1, 0, page_positions, 1, head_dim, type} {
     const size_t n = keys.size() / head_dim;
-    const size_t n_spans = (n + cache_span - 1) / cache_span;
-    keys_.resize(n_spans * shape_.span_bytes());
-    values_.resize(n_spans * shape_.span_bytes());
+    const size_t n_pages = (n + page_positions - 1) / page_positions;
+    keys_.resize(n_pages * shape_.page_bytes());
+    values_.resize(n_pages * shape_.page_bytes());
     for (size_t p = 0; p < n; ++p) {
-      const size_t at = p / cache_span * shape_.span_bytes();
-      kernels.write_key(type, &keys[p * head_dim], head_dim, keys_.data() + at, p % cache_span);
+      const size_t at = p / page_positions * shape_.page_bytes();
+      kernels.write_key(type, &keys[p * head_dim], head_dim, keys_.data() + at, p % page_positions);
       kernels.write_value(type, &values[p * head_dim], head_dim, values_.data() + at,
-                          p % cache_span);
+                          p % page_positions);
     }
   }
 
-  /// What one span gives queries (n, head_dim) that see [begin[i], end[i]) of it: per query the
+  /// What one page gives queries (n, head_dim) that see [begin[i], end[i]) of it: per query the
   /// highest score, the total and head_dim weighted values.
   std::vector<float> attend(const std::vector<float>& q, std::vector<uint32_t> begin,
-                            std::vector<uint32_t> end, float scale, size_t span = 0) const {
+                            std::vector<uint32_t> end, float scale, size_t page = 0) const {
     const size_t n = begin.size();
     const size_t head_dim = shape_.head_dim;
     std::vector<float> results(n * (head_dim + 2), NAN);
@@ -262,8 +262,8 @@ class CachedHead {
     kernels_.attend({.type = shape_.type,
                      .head_dim = head_dim,
                      .scale = scale,
-                     .keys = keys_.data() + span * shape_.span_bytes(),
-                     .values = values_.data() + span * shape_.span_bytes(),
+                     .keys = keys_.data() + page * shape_.page_bytes(),
+                     .values = values_.data() + page * shape_.page_bytes(),
                      .q = q.data(),
                      .n_queries = n,
                      .begin = begin.data(),
@@ -278,8 +278,8 @@ class CachedHead {
  private:
   const Kernels& kernels_;
   CacheShape shape_;
-  std::vector<std::byte> keys_;    // (n_spans) spans
-  std::vector<std::byte> values_;  // (n_spans) spans
+  std::vector<std::byte> keys_;    // (n_pages) pages
+  std::vector<std::byte> values_;  // (n_pages) pages
 };
 
 /// What the type keeps of rows of values.
@@ -337,8 +337,8 @@ TEST(AttendTest, SeesItsPositionsAlone) {
       for (size_t i = 0; i < 5; ++i) {
         const std::vector<float> one(q.begin() + i * head_dim, q.begin() + (i + 1) * head_dim);
         const auto rows = [&](const std::vector<float>& all) {
-          return std::vector<float>(all.begin() + (cache_span + begin[i]) * head_dim,
-                                    all.begin() + (cache_span + end[i]) * head_dim);
+          return std::vector<float>(all.begin() + (page_positions + begin[i]) * head_dim,
+                                    all.begin() + (page_positions + end[i]) * head_dim);
         };
         if (begin[i] == end[i]) {
           EXPECT_EQ(got[i], -infinity);

@@ -121,7 +121,7 @@ TEST_P(SessionTest, SessionsOfOneModelRunInParallel) {
   for (const auto& result : results) EXPECT_TRUE(same_logits(result, expected, vocab));
 }
 
-// Over several spans of the cache, with few rows (split over the threads) and with many.
+// Over several pages of the cache, with few rows (split over the threads) and with many.
 TEST_P(SessionTest, LongContextsDoNotDependOnChunksAndThreads) {
   const auto tokens = some_tokens(700);
   const auto expected = all_logits({.context = 700, .n_threads = 1}, tokens, 1);

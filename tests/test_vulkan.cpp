@@ -84,7 +84,7 @@ class Vulkan : public testing::Test {
   }
 };
 
-// The context is split over workgroups, and the window slides over several spans.
+// The context is split over workgroups, and the window slides over several pages.
 TEST_F(Vulkan, LongContextsAndWindowsEqualTheCpu) {
   const auto tokens = some_tokens(700);
   const Model on_cpu = Model::load(file_, {.device = "cpu"});

@@ -356,31 +356,31 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
   for (const DType type : {DType::f16, DType::f32, DType::q8_0}) {
     if (c.head_dim % block_elements(type) != 0) continue;
     const CacheShape shape = {.n_layers = 2,
-                              .n_lanes = 3,
+                              .n_slots = 3,
                               .n_kept = c.n_kept,
-                              .n_ring = c.window > 0 ? 2 * cache_span : 5 * cache_span,
+                              .n_ring = c.window > 0 ? 2 * page_positions : 5 * page_positions,
                               .n_kv_heads = c.n_kv_heads,
                               .head_dim = c.head_dim,
                               .type = type};
-    const uint64_t head_bytes = shape.n_lanes * shape.n_spans() * shape.span_bytes();
+    const uint64_t head_bytes = shape.n_slots * shape.n_pages() * shape.page_bytes();
     if (head_bytes > device().device.limits.storage_range) continue;  // forced
     const auto on_cpu = cpu_->new_cache(shape);
     const auto on_gpu = gpu_->new_cache(shape);
     const size_t layer = 1;
     uint32_t seed = 20;
     std::array<int64_t, 3> next = {};
-    // Prefill of one lane in chunks, lanes together, then single tokens far behind.
+    // Prefill of one slot in chunks, slots together, then single tokens far behind.
     const std::vector<std::array<size_t, 3>> batches = {
         {1, 0, 0},   {2, 3, 0},   {40, 1, 1}, {0, 200, 0}, {0, 200, 0}, {1, 1, 1},
         {0, 200, 9}, {0, 100, 0}, {0, 1, 0},  {1, 1, 0},   {0, 3, 0}};
     for (const auto& counts : batches) {
       std::vector<BatchRow> rows;
-      for (uint32_t lane = 0; lane < 3; ++lane) {
-        for (size_t i = 0; i < counts[lane]; ++i, ++next[lane]) {
+      for (uint32_t slot = 0; slot < 3; ++slot) {
+        for (size_t i = 0; i < counts[slot]; ++i, ++next[slot]) {
           const auto keep = static_cast<int64_t>(c.n_kept);
           const auto window = static_cast<int64_t>(c.window);
-          const int64_t first = window > 0 ? std::max(keep, next[lane] - window + 1) : 0;
-          rows.push_back({0, lane, next[lane], first});
+          const int64_t first = window > 0 ? std::max(keep, next[slot] - window + 1) : 0;
+          rows.push_back({0, slot, next[slot], first});
         }
       }
       begin(rows);
@@ -436,9 +436,9 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_F(VulkanOps, Q8_0CacheRoundsToTheNearest) {
   constexpr size_t head_dim = 96;
   const auto cache = gpu_->new_cache({.n_layers = 1,
-                                      .n_lanes = 1,
+                                      .n_slots = 1,
                                       .n_kept = 0,
-                                      .n_ring = cache_span,
+                                      .n_ring = page_positions,
                                       .n_kv_heads = 2,
                                       .head_dim = head_dim,
                                       .type = DType::q8_0});

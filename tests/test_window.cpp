@@ -163,7 +163,7 @@ std::vector<WindowCase> all_cases() {
   for (const Gate& gate : gates) {
     for (const size_t keep : {0, 1, 4}) cases.push_back({gate, 37, keep});
   }
-  // Windows over several spans of the cache, kept tokens that fill more than one.
+  // Windows over several pages of the cache, kept tokens that fill more than one.
   cases.push_back({gates[5], 301, 4});
   cases.push_back({gates[0], 333, 270});
   return cases;

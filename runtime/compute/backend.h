@@ -31,40 +31,40 @@ class Buffer {
   size_t cols_;
 };
 
-/// Positions of the cache that attention takes at a time. What a row gets is summed span by span,
-/// in ascending order, so it does not matter who computes a span nor what else is computed with it.
-constexpr size_t cache_span = 256;
+/// Positions of the cache that attention takes at a time. What a row gets is summed page by page,
+/// in ascending order, so it does not matter who computes a page nor what else is computed with it.
+constexpr size_t page_positions = 256;
 
-/// The shape of a KV cache. A lane holds one sequence: its first n_kept positions for good, those
+/// The shape of a KV cache. A slot holds one sequence: its first n_kept positions for good, those
 /// that follow in a ring, where position p overwrites position p - n_ring. Keys are stored after
 /// RoPE, values after a value-placement gate; neither is ever moved or rotated again.
 struct CacheShape {
   size_t n_layers;
-  size_t n_lanes;
+  size_t n_slots;
   size_t n_kept;  // 0 unless a window slides and spares the first tokens
-  size_t n_ring;  // a multiple of cache_span
+  size_t n_ring;  // a multiple of page_positions
   size_t n_kv_heads;
   size_t head_dim;
   DType type;  // f32, f16 or q8_0 (head_dim a multiple of 32)
 
   /// What a head takes in memory; vector units like multiples of 16.
   size_t padded_dim() const { return (head_dim + 15) / 16 * 16; }
-  /// Spans of one lane: those of the kept positions, then those of the ring.
-  size_t kept_spans() const { return (n_kept + cache_span - 1) / cache_span; }
-  size_t ring_spans() const { return n_ring / cache_span; }
-  size_t n_spans() const { return kept_spans() + ring_spans(); }
-  /// The span of its lane that holds a position.
-  size_t span_of(int64_t position) const {
-    const size_t counted = static_cast<size_t>(position) / cache_span;
+  /// Pages of one slot: those of the kept positions, then those of the ring.
+  size_t kept_pages() const { return (n_kept + page_positions - 1) / page_positions; }
+  size_t ring_pages() const { return n_ring / page_positions; }
+  size_t n_pages() const { return kept_pages() + ring_pages(); }
+  /// The page of its slot that holds a position.
+  size_t page_of(int64_t position) const {
+    const size_t counted = static_cast<size_t>(position) / page_positions;
     return position < static_cast<int64_t>(n_kept) ? counted
-                                                   : kept_spans() + counted % ring_spans();
+                                                   : kept_pages() + counted % ring_pages();
   }
-  /// Bytes of the keys, or of the values, of one head in one span.
-  size_t span_bytes() const { return cache_span * row_bytes(type, padded_dim()); }
+  /// Bytes of the keys, or of the values, of one head in one page.
+  size_t page_bytes() const { return page_positions * row_bytes(type, padded_dim()); }
   /// nullopt if no number holds them; no Session has such a cache.
   std::optional<uint64_t> checked_bytes() const {
     return checked_product(
-        std::array<uint64_t, 6>{2, n_layers, n_lanes, n_kv_heads, n_spans(), span_bytes()});
+        std::array<uint64_t, 6>{2, n_layers, n_slots, n_kv_heads, n_pages(), page_bytes()});
   }
   size_t bytes() const { return checked_bytes().value(); }
 };
@@ -83,11 +83,11 @@ class Cache {
 };
 
 /// What the backend needs to know of one row of a batch. It attends to its own position, to those
-/// before it from `first` on, and to the kept ones before it. Rows of a lane stand in the order of
+/// before it from `first` on, and to the kept ones before it. Rows of a slot stand in the order of
 /// their positions, which follow each other.
 struct BatchRow {
   Token token;
-  uint32_t lane;
+  uint32_t slot;
   int64_t position;
   int64_t first;
 };

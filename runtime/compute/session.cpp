@@ -31,9 +31,9 @@ CacheShape cache_shape(const Config& config, const SessionOptions& options) {
   const auto n_ring = static_cast<size_t>(
       options.window > 0 ? window.ring_positions(options.max_batch) : window.size);
   return {.n_layers = config.n_layers,
-          .n_lanes = options.n_sequences,
+          .n_slots = options.n_sequences,
           .n_kept = static_cast<size_t>(window.keep),
-          .n_ring = ((n_ring - 1) / cache_span + 1) * cache_span,
+          .n_ring = ((n_ring - 1) / page_positions + 1) * page_positions,
           .n_kv_heads = config.n_kv_heads,
           .head_dim = config.head_dim,
           .type = options.cache_type};
@@ -96,7 +96,7 @@ uint64_t cache_bytes(const Config& config, const SessionOptions& options) {
   const CacheShape shape = cache_shape(config, options);
   const std::optional<uint64_t> bytes = shape.checked_bytes();
   if (!bytes) {
-    throw Error("cache", "wanted less than 2^64 bytes, found " + std::to_string(shape.n_lanes) +
+    throw Error("cache", "wanted less than 2^64 bytes, found " + std::to_string(shape.n_slots) +
                              " sequences of " + std::to_string(shape.n_kept + shape.n_ring) +
                              " tokens");
   }

@@ -34,19 +34,19 @@ void apply_gate(std::span<float> x, std::span<const float> gates) {
   }
 }
 
-/// Rows [row, row + n_rows) of one lane and the spans that any of them sees: kept ones, then those
+/// Rows [row, row + n_rows) of one slot and the pages that any of them sees: kept ones, then those
 /// of the ring, counted by position from that of position 0 on.
 struct Attention::Tile {
   size_t row;
   size_t n_rows;
-  size_t kept_spans;
+  size_t kept_pages;
   size_t ring_begin;
   size_t ring_end;
 
-  size_t n_spans() const { return kept_spans + ring_end - ring_begin; }
+  size_t n_pages() const { return kept_pages + ring_end - ring_begin; }
 };
 
-/// What some queries got from some spans, as attend() leaves it: weighted values relative to the
+/// What some queries got from some pages, as attend() leaves it: weighted values relative to the
 /// highest score.
 struct Attention::Partial {
   float* highest;  // (n_queries)
@@ -64,7 +64,7 @@ struct Attention::Partial {
     std::fill_n(out, n_queries * head_dim, 0.f);
   }
 
-  /// Adds what came out of the next span.
+  /// Adds what came out of the next page.
   void add(const Partial& next, size_t n_queries, size_t head_dim) const {
     for (size_t i = 0; i < n_queries; ++i) {
       if (next.total[i] == 0) continue;  // saw nothing there
@@ -96,37 +96,39 @@ Attention::~Attention() = default;
 void Attention::plan(std::span<const BatchRow> rows, const CacheShape& shape, size_t group) {
   const size_t max_rows = std::max<size_t>(1, attend_queries / group);
   const auto n_kept = static_cast<int64_t>(shape.n_kept);
-  const auto span_of = [](int64_t position) { return static_cast<size_t>(position) / cache_span; };
+  const auto page_of = [](int64_t position) {
+    return static_cast<size_t>(position) / page_positions;
+  };
   tiles_.clear();
   for (size_t r = 0; r < rows.size(); ++r) {
     const BatchRow& row = rows[r];
     const auto kept = static_cast<size_t>(std::min(n_kept, row.position + 1));
-    const size_t kept_spans = (kept + cache_span - 1) / cache_span;
-    const size_t begin = span_of(std::max(row.first, n_kept));
-    const size_t end = row.position < n_kept ? begin : span_of(row.position) + 1;
-    const bool joins = r > 0 && tiles_.back().n_rows < max_rows && rows[r - 1].lane == row.lane &&
+    const size_t kept_pages = (kept + page_positions - 1) / page_positions;
+    const size_t begin = page_of(std::max(row.first, n_kept));
+    const size_t end = row.position < n_kept ? begin : page_of(row.position) + 1;
+    const bool joins = r > 0 && tiles_.back().n_rows < max_rows && rows[r - 1].slot == row.slot &&
                        rows[r - 1].position >= n_kept;
     if (joins) {  // both see all kept positions
       ++tiles_.back().n_rows;
       tiles_.back().ring_end = end;
     } else {
-      tiles_.push_back({r, 1, kept_spans, begin, end});
+      tiles_.push_back({r, 1, kept_pages, begin, end});
     }
   }
 }
 
-void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t span, float* scratch,
+void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t page, float* scratch,
                        const Partial& out) const {
   const CacheShape& shape = call.cache.shape();
   const HeadBlock heads = head_block(head, call.group);
-  const bool kept = span < tile.kept_spans;
-  const size_t counted = kept ? span : tile.ring_begin + span - tile.kept_spans;
+  const bool kept = page < tile.kept_pages;
+  const size_t counted = kept ? page : tile.ring_begin + page - tile.kept_pages;
   const auto n_kept = static_cast<int64_t>(shape.n_kept);
-  const auto first_position = static_cast<int64_t>(counted * cache_span);
-  const size_t place = kept ? span : shape.span_of(std::max(first_position, n_kept));
+  const auto first_position = static_cast<int64_t>(counted * page_positions);
+  const size_t place = kept ? page : shape.page_of(std::max(first_position, n_kept));
   const auto in_span = [&](int64_t position) {
     return static_cast<uint32_t>(
-        std::clamp<int64_t>(position - first_position, 0, static_cast<int64_t>(cache_span)));
+        std::clamp<int64_t>(position - first_position, 0, static_cast<int64_t>(page_positions)));
   };
 
   uint32_t begin[attend_queries];
@@ -145,12 +147,12 @@ void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t s
       end[n] = std::max(begin[n], in_span(last + 1));
     }
   }
-  const uint32_t lane = call.rows[tile.row].lane;
+  const uint32_t slot = call.rows[tile.row].slot;
   kernels_.attend({.type = shape.type,
                    .head_dim = shape.head_dim,
                    .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim)),
-                   .keys = call.cache.keys(lane, place, call.layer, heads.kv_head),
-                   .values = call.cache.values(lane, place, call.layer, heads.kv_head),
+                   .keys = call.cache.keys(slot, place, call.layer, heads.kv_head),
+                   .values = call.cache.values(slot, place, call.layer, heads.kv_head),
                    .q = q,
                    .n_queries = n,
                    .begin = begin,
@@ -192,13 +194,13 @@ void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_
     return tile.n_rows * head_block(block, group).n;
   };
 
-  size_t n_spans = 0;
-  for (const Tile& tile : tiles_) n_spans += tile.n_spans();
-  const size_t work = 2 * group * head_dim * cache_span;  // multiply-adds of a row in a span
+  size_t n_pages = 0;
+  for (const Tile& tile : tiles_) n_pages += tile.n_pages();
+  const size_t work = 2 * group * head_dim * page_positions;  // multiply-adds of a row in a page
   const size_t n_items = tiles_.size() * n_blocks;
-  if (n_spans == tiles_.size() || tiles_.size() >= 2 * threads_.size()) {
+  if (n_pages == tiles_.size() || tiles_.size() >= 2 * threads_.size()) {
     const size_t rows_per_tile = rows.size() / tiles_.size();
-    const size_t grain = grain_for(work * rows_per_tile * n_spans / tiles_.size());
+    const size_t grain = grain_for(work * rows_per_tile * n_pages / tiles_.size());
     threads_.run(n_items, grain, [&](size_t first, size_t last, size_t thread) {
       float* memory = scratch_[thread].data();
       for (size_t item = first; item < last; ++item) {
@@ -208,8 +210,8 @@ void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_
         const Partial sum = Partial::at(memory, n);
         const Partial next = Partial::at(memory + partial_size, n);
         sum.clear(n, head_dim);
-        for (size_t span = 0; span < tile.n_spans(); ++span) {
-          attend(call, tile, block, span, memory + 2 * partial_size, next);
+        for (size_t page = 0; page < tile.n_pages(); ++page) {
+          attend(call, tile, block, page, memory + 2 * partial_size, next);
           sum.add(next, n, head_dim);
         }
         finish(tile, block, sum);
@@ -218,22 +220,22 @@ void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_
     return;
   }
 
-  // Few tiles: every span of a block of heads is a task of its own. The blocks of a span come one
+  // Few tiles: every page of a block of heads is a task of its own. The blocks of a page come one
   // after the other, as they lie in memory. Their sums are added in the same order as above.
-  const size_t max_spans = std::ranges::max(tiles_, {}, &Tile::n_spans).n_spans();
-  const auto partial_of = [&](size_t tile, size_t span, size_t block) {
-    const size_t task = (tile * max_spans + span) * n_blocks + block;
+  const size_t max_pages = std::ranges::max(tiles_, {}, &Tile::n_pages).n_pages();
+  const auto partial_of = [&](size_t tile, size_t page, size_t block) {
+    const size_t task = (tile * max_pages + page) * n_blocks + block;
     return Partial::at(partials_.data() + task * partial_size, n_queries(tiles_[tile], block));
   };
-  partials_.resize(std::max(partials_.size(), n_items * max_spans * partial_size));
-  threads_.run(n_items * max_spans, grain_for(work), [&](size_t first, size_t last, size_t thread) {
+  partials_.resize(std::max(partials_.size(), n_items * max_pages * partial_size));
+  threads_.run(n_items * max_pages, grain_for(work), [&](size_t first, size_t last, size_t thread) {
     for (size_t task = first; task < last; ++task) {
-      const size_t tile = task / n_blocks / max_spans;
-      const size_t span = task / n_blocks % max_spans;
+      const size_t tile = task / n_blocks / max_pages;
+      const size_t page = task / n_blocks % max_pages;
       const size_t block = task % n_blocks;
-      if (span >= tiles_[tile].n_spans()) continue;
-      attend(call, tiles_[tile], block, span, scratch_[thread].data(),
-             partial_of(tile, span, block));
+      if (page >= tiles_[tile].n_pages()) continue;
+      attend(call, tiles_[tile], block, page, scratch_[thread].data(),
+             partial_of(tile, page, block));
     }
   });
   for (size_t tile = 0; tile < tiles_.size(); ++tile) {
@@ -241,8 +243,8 @@ void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_
       const size_t n = n_queries(tiles_[tile], block);
       const Partial sum = Partial::at(scratch_[0].data(), n);
       sum.clear(n, head_dim);
-      for (size_t span = 0; span < tiles_[tile].n_spans(); ++span) {
-        sum.add(partial_of(tile, span, block), n, head_dim);
+      for (size_t page = 0; page < tiles_[tile].n_pages(); ++page) {
+        sum.add(partial_of(tile, page, block), n, head_dim);
       }
       finish(tiles_[tile], block, sum);
     }

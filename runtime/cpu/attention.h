@@ -14,7 +14,7 @@ void apply_gate(std::span<float> x, std::span<const float> gates);
 
 /// Attention of a batch over the cache. Queries that share keys, those of a head group and of rows
 /// that follow each other, are computed together as a tile; few tiles over a long context are split
-/// over the threads span by span. Either way each query sums its spans in ascending order.
+/// over the threads page by page. Either way each query sums its pages in ascending order.
 class Attention {
  public:
   Attention(const Kernels& kernels, ThreadPool& threads);
@@ -38,13 +38,13 @@ class Attention {
   struct Call;
 
   void plan(std::span<const BatchRow> rows, const CacheShape& shape, size_t group);
-  void attend(const Call& call, const Tile& tile, size_t head, size_t span, float* scratch,
+  void attend(const Call& call, const Tile& tile, size_t head, size_t page, float* scratch,
               const Partial& out) const;
 
   const Kernels& kernels_;
   ThreadPool& threads_;
   std::vector<Tile> tiles_;                  // of the batch
-  std::vector<float> partials_;              // one Partial per tile, head and span, when split
+  std::vector<float> partials_;              // one Partial per tile, head and page, when split
   std::vector<std::vector<float>> scratch_;  // one per thread
 };
 

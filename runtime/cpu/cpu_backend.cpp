@@ -123,13 +123,13 @@ class CpuBackend : public Backend {
         values = gated;
       }
       const BatchRow& row = batch_.rows[r];
-      const size_t span = shape.span_of(row.position);
-      const size_t index = static_cast<size_t>(row.position) % cache_span;
+      const size_t page = shape.page_of(row.position);
+      const size_t index = static_cast<size_t>(row.position) % page_positions;
       for (size_t head = 0; head < shape.n_kv_heads; ++head) {
         kernels_.write_key(shape.type, host(k).row(r) + head * head_dim, head_dim,
-                           c.keys(row.lane, span, layer, head), index);
+                           c.keys(row.slot, page, layer, head), index);
         kernels_.write_value(shape.type, values + head * head_dim, head_dim,
-                             c.values(row.lane, span, layer, head), index);
+                             c.values(row.slot, page, layer, head), index);
       }
     });
   }

@@ -8,17 +8,17 @@
 
 namespace vga::cpu {
 
-/// Some queries and one span of one KV head's cache, which they share.
-struct AttendSpan {
+/// Some queries and one page of one KV head's cache, which they share.
+struct AttendPage {
   DType type;  // of the cache: f32, f16 or q8_0
   size_t head_dim;
   float scale;              // scores are q k^T * scale
-  const std::byte* keys;    // a span, as write_key() wrote it
-  const std::byte* values;  // a span, as write_value() wrote it
+  const std::byte* keys;    // a page, as write_key() wrote it
+  const std::byte* values;  // a page, as write_value() wrote it
   const float* q;           // (n_queries, head_dim)
   size_t n_queries;         // at most attend_queries
-  const uint32_t* begin;    // (n_queries) a query sees positions [begin, end) of the span
-  const uint32_t* end;      // (n_queries) at least begin, at most cache_span
+  const uint32_t* begin;    // (n_queries) a query sees positions [begin, end) of the page
+  const uint32_t* end;      // (n_queries) at least begin, at most page_positions
 
   // Results. A query that sees nothing gets -infinity, 0 and zeros.
   float* highest;  // (n_queries) the highest score
@@ -58,14 +58,14 @@ struct Kernels {
   /// (i, i + n_pairs) when `half_split`, else (2i, 2i + 1).
   void (*rope)(float* head, const float* cos_sin, size_t n_pairs, bool half_split);
 
-  /// Write the key or value (head_dim) of position `index` into a span of the cache, which begins
-  /// as zeros and is CacheShape::span_bytes() long. How a span is laid out is the kernels' own
+  /// Write the key or value (head_dim) of position `index` into a page of the cache, which begins
+  /// as zeros and is CacheShape::page_bytes() long. How a page is laid out is the kernels' own
   /// affair.
-  void (*write_key)(DType type, const float* key, size_t head_dim, std::byte* span, size_t index);
-  void (*write_value)(DType type, const float* value, size_t head_dim, std::byte* span,
+  void (*write_key)(DType type, const float* key, size_t head_dim, std::byte* page, size_t index);
+  void (*write_value)(DType type, const float* value, size_t head_dim, std::byte* page,
                       size_t index);
   /// `scratch` holds attend_scratch(head_dim) floats.
-  void (*attend)(const AttendSpan& span, float* scratch);
+  void (*attend)(const AttendPage& page, float* scratch);
 
   /// gate[i] = gate[i] * sigmoid(gate[i]) * up[i].
   void (*swiglu)(float* gate, const float* up, size_t n);
@@ -89,7 +89,7 @@ constexpr size_t project_group = 16;
 /// Queries that attend() takes at a time.
 constexpr size_t attend_queries = 24;
 constexpr size_t attend_scratch(size_t head_dim) {
-  return 2 * attend_queries * cache_span + prepared_size(attend_queries, head_dim);
+  return 2 * attend_queries * page_positions + prepared_size(attend_queries, head_dim);
 }
 
 extern const Kernels scalar_kernels;

@@ -80,19 +80,19 @@ void rope(float* head, const float* cos_sin, size_t n_pairs, bool half_split) {
   }
 }
 
-/// Bytes from one position to the next in a span: rows as encode_row() writes them.
+/// Bytes from one position to the next in a page: rows as encode_row() writes them.
 size_t cache_row_bytes(DType type, size_t head_dim) {
   return row_bytes(type, (head_dim + 15) / 16 * 16);
 }
 
-void write_cached(DType type, const float* x, size_t head_dim, std::byte* span, size_t index) {
-  encode_row(type, {x, head_dim}, span + index * cache_row_bytes(type, head_dim));
+void write_cached(DType type, const float* x, size_t head_dim, std::byte* page, size_t index) {
+  encode_row(type, {x, head_dim}, page + index * cache_row_bytes(type, head_dim));
 }
 
-void attend(const AttendSpan& s, float* scratch) {
+void attend(const AttendPage& s, float* scratch) {
   const size_t stride = cache_row_bytes(s.type, s.head_dim);
-  float* weights = scratch;               // (cache_span)
-  float* decoded = scratch + cache_span;  // (head_dim)
+  float* weights = scratch;                   // (page_positions)
+  float* decoded = scratch + page_positions;  // (head_dim)
   for (size_t i = 0; i < s.n_queries; ++i) {
     float highest = -std::numeric_limits<float>::infinity();
     for (size_t p = s.begin[i]; p < s.end[i]; ++p) {

@@ -5,12 +5,12 @@
 
 namespace vga::cpu {
 
-/// A span of the cache, and attention over it, over vectors V.
+/// A page of the cache, and attention over it, over vectors V.
 ///
-/// A span of keys is laid out as panels of weights, positions being the rows: scores are a product
+/// A page of keys is laid out as panels of weights, positions being the rows: scores are a product
 /// like any other. Values lie position by position, padded to vectors, so that their mix is one,
-/// too, with positions as columns: in q8_0 first (head_dim / 32, cache_span) f16 scales, then
-/// (cache_span, head_dim) int8.
+/// too, with positions as columns: in q8_0 first (head_dim / 32, page_positions) f16 scales, then
+/// (page_positions, head_dim) int8.
 template <class V>
 class VectorAttention {
   using Weights = VectorWeights<V>;
@@ -39,7 +39,7 @@ class VectorAttention {
   }
 
   static constexpr size_t plain_rows = Weights::plain_rows;
-  static_assert(cache_span % plain_rows == 0);
+  static_assert(page_positions % plain_rows == 0);
 
   static size_t key_panel_rows(DType type) { return type == DType::q8_0 ? lanes : plain_rows; }
   static size_t key_panel_bytes(DType type, size_t head_dim) {
@@ -79,7 +79,7 @@ class VectorAttention {
 
   /// out[t] = weights[t] values over positions [begin, end), for the elements [at, at + P * lanes).
   template <class W, size_t P, size_t T>
-  [[gnu::noinline]] static void mix_vectors(const AttendSpan& s, const std::byte* values,
+  [[gnu::noinline]] static void mix_vectors(const AttendPage& s, const std::byte* values,
                                             size_t begin, size_t end, const float* weights,
                                             size_t at, float* out) {
     Floats sums[P][T];
@@ -88,8 +88,8 @@ class VectorAttention {
     }
     constexpr size_t element = W::column_bytes / lanes;
     const size_t row = padded(s.head_dim) * element;
-    Products::template multiply<W, P, T, 1, cache_span>(values + begin * row + at * element, row,
-                                                        end - begin, weights + begin, sums);
+    Products::template multiply<W, P, T, 1, page_positions>(
+        values + begin * row + at * element, row, end - begin, weights + begin, sums);
     for (size_t p = 0; p < P; ++p) {
       const size_t i = at + p * lanes;
       for (size_t t = 0; t < T; ++t) {
@@ -105,7 +105,7 @@ class VectorAttention {
 
   /// All elements from `at` to `end_at`.
   template <class W, size_t T>
-  static void mix(const AttendSpan& s, const std::byte* values, size_t begin, size_t end,
+  static void mix(const AttendPage& s, const std::byte* values, size_t begin, size_t end,
                   const float* weights, size_t at, size_t end_at, float* out) {
     constexpr size_t at_once = Products::vectors_for(T);
     for (; at + at_once * lanes <= end_at; at += at_once * lanes) {
@@ -116,17 +116,18 @@ class VectorAttention {
     }
   }
 
-  /// Each 32 elements with the weights times their scales; `scaled` holds those, (T, cache_span).
+  /// Each 32 elements with the weights times their scales; `scaled` holds those, (T,
+  /// page_positions).
   template <size_t T>
-  static void mix_q8_0(const AttendSpan& s, size_t begin, size_t end, const float* weights,
+  static void mix_q8_0(const AttendPage& s, size_t begin, size_t end, const float* weights,
                        float* scaled, float* out) {
-    const std::byte* q = s.values + s.head_dim / group_cols * cache_span * 2;
+    const std::byte* q = s.values + s.head_dim / group_cols * page_positions * 2;
     for (size_t at = 0; at < s.head_dim; at += group_cols) {
-      const std::byte* scales = s.values + at / group_cols * cache_span * 2;
+      const std::byte* scales = s.values + at / group_cols * page_positions * 2;
       for (size_t p = begin / lanes * lanes; p < end; p += lanes) {
         const Floats d = V::load_f16(scales + p * 2);
         for (size_t t = 0; t < T; ++t) {
-          const size_t i = t * cache_span + p;
+          const size_t i = t * page_positions + p;
           V::store(scaled + i, V::mul(V::load(weights + i), d));
         }
       }
@@ -135,10 +136,10 @@ class VectorAttention {
   }
 
  public:
-  static void write_key(DType type, const float* key, size_t head_dim, std::byte* span,
+  static void write_key(DType type, const float* key, size_t head_dim, std::byte* page,
                         size_t index) {
     const size_t panel_rows = key_panel_rows(type);
-    std::byte* panel = span + index / panel_rows * key_panel_bytes(type, head_dim);
+    std::byte* panel = page + index / panel_rows * key_panel_bytes(type, head_dim);
     const size_t row = index % panel_rows;
     if (type != DType::q8_0) {
       store_plain(type, key, head_dim, panel + row * block_bytes(type), plain_rows);
@@ -155,22 +156,22 @@ class VectorAttention {
     }
   }
 
-  static void write_value(DType type, const float* value, size_t head_dim, std::byte* span,
+  static void write_value(DType type, const float* value, size_t head_dim, std::byte* page,
                           size_t index) {
     if (type != DType::q8_0) {
-      store_plain(type, value, head_dim, span + index * padded(head_dim) * block_bytes(type), 1);
+      store_plain(type, value, head_dim, page + index * padded(head_dim) * block_bytes(type), 1);
       return;
     }
-    std::byte* q = span + head_dim / group_cols * cache_span * 2 + index * head_dim;
+    std::byte* q = page + head_dim / group_cols * page_positions * 2 + index * head_dim;
     for (size_t i = 0; i < head_dim; i += group_cols) {
       uint32_t sums[2];
       const float d = V::quantize_group(value + i, q + i, sums);
-      store_scale(d, span + (i / group_cols * cache_span + index) * 2);
+      store_scale(d, page + (i / group_cols * page_positions + index) * 2);
     }
   }
 
-  static void attend(const AttendSpan& s, float* scratch) {
-    size_t begin = cache_span;
+  static void attend(const AttendPage& s, float* scratch) {
+    size_t begin = page_positions;
     size_t end = 0;
     for (size_t i = 0; i < s.n_queries; ++i) {
       if (s.begin[i] == s.end[i]) continue;
@@ -181,20 +182,20 @@ class VectorAttention {
     const size_t first = begin / lanes * lanes;
     const size_t last = round_up(end, lanes);
 
-    float* scores = scratch;                               // (n_queries, cache_span)
-    float* scaled = scores + attend_queries * cache_span;  // the same, for q8_0
-    float* q = scaled + attend_queries * cache_span;       // prepared
+    float* scores = scratch;                                   // (n_queries, page_positions)
+    float* scaled = scores + attend_queries * page_positions;  // the same, for q8_0
+    float* q = scaled + attend_queries * page_positions;       // prepared
     Products::prepare(s.type, s.q, 0, s.n_queries, s.head_dim, q);
     Products::project_rows(
         s.type,
         {s.keys, key_panel_bytes(s.type, s.head_dim), key_panel_rows(s.type), first, last,
-         s.head_dim, reinterpret_cast<const std::byte*>(q), s.n_queries, scores, cache_span});
+         s.head_dim, reinterpret_cast<const std::byte*>(q), s.n_queries, scores, page_positions});
     for (size_t i = 0; i < s.n_queries; ++i) {
-      weigh(scores + i * cache_span, first, last, s.begin[i], s.end[i], s.scale, s.highest[i],
+      weigh(scores + i * page_positions, first, last, s.begin[i], s.end[i], s.scale, s.highest[i],
             s.total[i]);
     }
     Products::template each_tile<V::float_tile>(s.n_queries, [&](auto width, size_t t) {
-      const float* weights = scores + t * cache_span;
+      const float* weights = scores + t * page_positions;
       float* out = s.out + t * s.head_dim;
       if (s.type == DType::f32) {
         mix<typename Weights::F32, width>(s, s.values, begin, end, weights, 0, s.head_dim, out);

@@ -10,25 +10,25 @@ namespace vga::vulkan {
 
 struct GpuRow {
   uint32_t token;
-  uint32_t lane;
-  uint32_t slot;  // of its lane, where its keys and values lie
+  uint32_t slot;
+  uint32_t place;  // of its slot, where its keys and values lie
 };
 
 /// What a row sees.
 struct GpuView {
   uint32_t kept_end;  // the kept positions [0, kept_end)
-  // and these of the ring, counted from the first position of its tile's first span
+  // and these of the ring, counted from the first position of its tile's first page
   uint32_t begin;
   uint32_t end;
 };
 
-/// Rows that follow each other in one lane, whose queries a workgroup takes together.
+/// Rows that follow each other in one slot, whose queries a workgroup takes together.
 struct GpuTile {
   uint32_t first_row;
   uint32_t n_rows;
-  uint32_t lane;
-  uint32_t kept_spans;  // that any of them sees
-  uint32_t ring_spans;
+  uint32_t slot;
+  uint32_t kept_pages;  // that any of them sees
+  uint32_t ring_pages;
   uint32_t ring_start;  // where in the ring the first of those lies
 };
 

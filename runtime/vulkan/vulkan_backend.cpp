@@ -123,7 +123,7 @@ class VulkanCache : public Cache {
   }
 
  private:
-  uint64_t head_bytes() const { return shape().n_lanes * shape().n_spans() * shape().span_bytes(); }
+  uint64_t head_bytes() const { return shape().n_slots * shape().n_pages() * shape().page_bytes(); }
   size_t index(size_t layer, Side side, size_t head) const {
     return (2 * layer + side) * shape().n_kv_heads + head;
   }
@@ -155,7 +155,7 @@ class VulkanBackend : public Backend {
     auto cache = std::make_unique<VulkanCache>(commands_, shape);
     shape_ = shape;
     const uint64_t query_bytes =
-        sizeof(float) * (shape.padded_dim() + std::max(cache_span, shape.padded_dim()) + 3);
+        sizeof(float) * (shape.padded_dim() + std::max(page_positions, shape.padded_dim()) + 3);
     n_queries_ = std::min<size_t>(most_queries, shared_bytes / query_bytes);
     partials_ =
         Memory(device_, 2 * wanted_groups * n_queries_ * (shape.padded_dim() + 4) * sizeof(float),
@@ -167,9 +167,9 @@ class VulkanBackend : public Backend {
     n_rows_ = batch.rows.size();
     n_wanted_ = batch.wanted.size();
     n_pairs_ = batch.angles.size() / n_rows_ / 2;
-    slots_[slot_].last_use = submit(commands_);
-    slot_ = 1 - slot_;
-    Slot& s = slots_[slot_];
+    staged_[turn_].last_use = submit(commands_);
+    turn_ = 1 - turn_;
+    Staged& s = staged_[turn_];
     wait(commands_, s.last_use);
     // What a workgroup takes is known once the number of query heads is: attend() makes tiles.
     rows_of_batch_.assign(batch.rows.begin(), batch.rows.end());
@@ -204,7 +204,7 @@ class VulkanBackend : public Backend {
     };
     const auto& p = pipeline(device_, {"embed", table.type}, 3);
     for (const Weight::Slice& slice : table.on_device->slices) {
-      dispatch(commands_, p, {slice.range, slots_[slot_].rows, current(x)},
+      dispatch(commands_, p, {slice.range, staged_[turn_].rows, current(x)},
                Push{slice.base, row_halves(table), u32(table.cols), slice.first_row, slice.n_rows,
                     u32(n_rows_)},
                threads(n_rows_ * ((table.cols + 7) / 8)));
@@ -228,11 +228,11 @@ class VulkanBackend : public Backend {
   }
 
   void rope(Buffer& x, size_t head_dim, bool half_split) override {
-    rotate(x, slots_[slot_].angles, head_dim, half_split, x);
+    rotate(x, staged_[turn_].angles, head_dim, half_split, x);
   }
 
   void rope_kept(const Buffer& q, size_t head_dim, bool half_split, Buffer& out) override {
-    rotate(q, slots_[slot_].kept_angles, head_dim, half_split, out);
+    rotate(q, staged_[turn_].kept_angles, head_dim, half_split, out);
   }
 
   void sigmoid(Buffer& gate, const Tensor& bias) override {
@@ -240,7 +240,7 @@ class VulkanBackend : public Backend {
       uint32_t n_rows, cols, has_bias, bias_base;
     };
     // Something has to be bound where there is no bias.
-    const Range none = {slots_[slot_].memory.buffer, 0, 4};
+    const Range none = {staged_[turn_].memory.buffer, 0, 4};
     dispatch(
         commands_, pipeline(device_, {"sigmoid"}, 2),
         {bias ? vector(bias).range : none, current(gate)},
@@ -251,7 +251,7 @@ class VulkanBackend : public Backend {
   void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v,
                    const Buffer* gate) override {
     struct Push {
-      uint32_t n_rows, kv_heads, first_head, n_heads, n_lanes, n_spans, are_values, gate_width;
+      uint32_t n_rows, kv_heads, first_head, n_heads, n_slots, n_pages, are_values, gate_width;
     };
     const auto& c = static_cast<const VulkanCache&>(cache);
     const CacheShape& s = c.shape();
@@ -263,10 +263,10 @@ class VulkanBackend : public Backend {
         const Buffer& x = side == VulkanCache::keys ? k : v;
         const Buffer* x_gate = side == VulkanCache::keys ? nullptr : gate;
         dispatch(commands_, p,
-                 {slots_[slot_].rows, current(x), current(x_gate != nullptr ? *x_gate : x),
+                 {staged_[turn_].rows, current(x), current(x_gate != nullptr ? *x_gate : x),
                   c.heads(layer, side, head, n)},
-                 Push{u32(n_rows_), u32(s.n_kv_heads), u32(head), u32(n), u32(s.n_lanes),
-                      u32(s.n_spans()), u32(side), gate_width(x, x_gate)},
+                 Push{u32(n_rows_), u32(s.n_kv_heads), u32(head), u32(n), u32(s.n_slots),
+                      u32(s.n_pages()), u32(side), gate_width(x, x_gate)},
                  threads(n_rows_ * n * pieces));
       }
     }
@@ -284,7 +284,7 @@ class VulkanBackend : public Backend {
     // What a tile costs for one KV head, in multiply-adds, and how many heads one dispatch may
     // take.
     const auto cost_of = [&](const GpuTile& t) {
-      return 2.0 * static_cast<double>((t.kept_spans + t.ring_spans) * cache_span * blocks *
+      return 2.0 * static_cast<double>((t.kept_pages + t.ring_pages) * page_positions * blocks *
                                        n_queries * s.head_dim);
     };
     const double worst = cost_of(*std::ranges::max_element(gpu_tiles_, {}, cost_of));
@@ -294,14 +294,14 @@ class VulkanBackend : public Backend {
       for (size_t first = 0; first < gpu_tiles_.size();) {
         // As many tiles as one dispatch may take.
         double cost = 0;
-        size_t spans = 0;  // of the longest
+        size_t pages = 0;  // of the longest
         size_t end = first;
         for (; end < gpu_tiles_.size(); ++end) {
           const GpuTile& t = gpu_tiles_[end];
           const double tile_cost = static_cast<double>(n_heads) * cost_of(t);
           if (end > first && cost + tile_cost > commands_.max_cost) break;
           cost += tile_cost;
-          spans = std::max<size_t>(spans, t.kept_spans + t.ring_spans);
+          pages = std::max<size_t>(pages, t.kept_pages + t.ring_pages);
         }
         attend(q, q_kept, c, layer, gate, out,
                {.first_tile = first,
@@ -310,7 +310,7 @@ class VulkanBackend : public Backend {
                 .group = group,
                 .n_queries = n_queries,
                 .n_items = (end - first) * n_heads * blocks,
-                .spans = spans,
+                .pages = pages,
                 .cost = cost});
         first = end;
       }
@@ -325,7 +325,7 @@ class VulkanBackend : public Backend {
       uint32_t n_rows, cols;
     };
     dispatch(commands_, pipeline(device_, {"copy_rows"}, 3),
-             {current(x), slots_[slot_].wanted, on_device(out).rows_from(0, n_wanted_)},
+             {current(x), staged_[turn_].wanted, on_device(out).rows_from(0, n_wanted_)},
              Push{u32(n_wanted_), u32(x.cols())}, threads(n_wanted_ * padded_cols(x.cols()) / 4));
     n_rows_ = n_wanted_;
   }
@@ -400,7 +400,7 @@ class VulkanBackend : public Backend {
 
   void wait_for_all() override {
     const uint64_t submission = submit(commands_);
-    slots_[slot_].last_use = submission;
+    staged_[turn_].last_use = submission;
     wait(commands_, submission);
   }
 
@@ -411,7 +411,7 @@ class VulkanBackend : public Backend {
  private:
   /// What the host writes of a batch. Two take turns, so that the next batch can be recorded while
   /// the device works on this one.
-  struct Slot {
+  struct Staged {
     Memory memory;
     Range rows, views, tiles, angles, kept_angles, wanted;
     uint64_t last_use = 0;  // the submission that a batch ended with, or a later one
@@ -424,7 +424,7 @@ class VulkanBackend : public Backend {
     size_t group;  // query heads of a KV head
     size_t n_queries;
     size_t n_items;
-    size_t spans;
+    size_t pages;
     double cost;
   };
 
@@ -478,7 +478,7 @@ class VulkanBackend : public Backend {
   static uint32_t row_halves(const Tensor& t) { return u32(row_bytes(t.type, t.cols) / 2); }
 
   void fill(const Range& to, std::span<const std::byte> bytes) {
-    std::ranges::copy(bytes, slots_[slot_].memory.mapped + to.offset);
+    std::ranges::copy(bytes, staged_[turn_].memory.mapped + to.offset);
   }
 
   /// x combined element by element with y.
@@ -544,50 +544,50 @@ class VulkanBackend : public Backend {
     if (tile_rows_ == tile_rows) return;
     tile_rows_ = tile_rows;
     plan_tiles(rows_of_batch_, shape_, tile_rows, gpu_views_, gpu_tiles_);
-    fill(slots_[slot_].views, std::as_bytes(std::span(gpu_views_)));
-    fill(slots_[slot_].tiles, std::as_bytes(std::span(gpu_tiles_)));
+    fill(staged_[turn_].views, std::as_bytes(std::span(gpu_views_)));
+    fill(staged_[turn_].tiles, std::as_bytes(std::span(gpu_tiles_)));
   }
 
   void attend(const Buffer& q, const Buffer* q_kept, const VulkanCache& c, size_t layer,
               const Buffer* gate, Buffer& out, const AttendPart& part) {
     struct Push {
-      uint32_t n_items, n_splits, group_size, first_head, n_heads, kv_heads, n_lanes, kept_spans,
-          ring_spans;
+      uint32_t n_items, n_splits, group_size, first_head, n_heads, kv_heads, n_slots, kept_pages,
+          ring_pages;
       float scale;
       uint32_t first_tile, gate_width;
     };
     const CacheShape& s = c.shape();
-    const Slot& slot = slots_[slot_];
-    // Few workgroups over many spans share them.
+    const Staged& staged = staged_[turn_];
+    // Few workgroups over many pages share them.
     const size_t n_splits =
         part.n_items >= wanted_groups
             ? 1
-            : std::min<size_t>(part.spans, (wanted_groups - 1) / part.n_items + 1);
+            : std::min<size_t>(part.pages, (wanted_groups - 1) / part.n_items + 1);
     const std::array constants = {u32(s.head_dim), u32(part.n_queries)};
     const Push push = {u32(part.n_items),    u32(n_splits),
                        u32(part.group),      u32(part.head),
                        u32(part.n_heads),    u32(s.n_kv_heads),
-                       u32(s.n_lanes),       u32(s.kept_spans()),
-                       u32(s.ring_spans()),  1 / std::sqrt(static_cast<float>(s.head_dim)),
+                       u32(s.n_slots),       u32(s.kept_pages()),
+                       u32(s.ring_pages()),  1 / std::sqrt(static_cast<float>(s.head_dim)),
                        u32(part.first_tile), gate_width(q, gate)};
     const Range gates = current(gate != nullptr ? *gate : q);
     dispatch(commands_, pipeline(device_, {"attend", s.type, constants}, 8),
              {gates, current(q), q_kept != nullptr ? current(*q_kept) : current(q),
               c.heads(layer, VulkanCache::keys, part.head, part.n_heads),
-              c.heads(layer, VulkanCache::values, part.head, part.n_heads), slot.views, slot.tiles,
-              n_splits > 1 ? whole(partials_) : current(out)},
+              c.heads(layer, VulkanCache::values, part.head, part.n_heads), staged.views,
+              staged.tiles, n_splits > 1 ? whole(partials_) : current(out)},
              push, grid(part.n_items, n_splits), part.cost);
     if (n_splits == 1) return;
     dispatch(commands_, pipeline(device_, {"attend_merge", {}, constants}, 4),
-             {gates, whole(partials_), slot.tiles, current(out)}, push,
+             {gates, whole(partials_), staged.tiles, current(out)}, push,
              threads(part.n_items * part.n_queries * s.padded_dim() / 4));
   }
 
   Device& device_;
-  std::array<Slot, 2> slots_;
-  size_t slot_ = 0;
+  std::array<Staged, 2> staged_;
+  size_t turn_ = 0;
   // Of the session's cache; ops that need none work before there is one.
-  CacheShape shape_ = {1, 1, 0, cache_span, 1, 1, DType::f32};
+  CacheShape shape_ = {1, 1, 0, page_positions, 1, 1, DType::f32};
   size_t n_queries_ = 0;         // that attention's shared memory holds
   Memory partials_;              // (n_items, n_splits, n_queries) sums of attention
   std::array<Memory, 2> found_;  // (rows, chunks, k) what passes of likeliest() found
