@@ -135,7 +135,7 @@ fs::path find_weights(const fs::path& folder) {
 void read_config_json(Checkpoint& checkpoint, const fs::path& path) {
   ConfigJson parsed = parse_config_json(open_json(checkpoint, path), path.string());
   checkpoint.config = std::move(parsed.config);
-  if (!checkpoint.config.rope_factors) return;
+  if (checkpoint.config.rope_factors == RopeFactors::none) return;
   checkpoint.rope_factors = std::move(parsed.rope_factors);
   checkpoint.tensors["rope_freqs.weight"] = {
       "config",

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "model/families.h"
 #include "strict_json.h"
 #include "vga/error.h"
 
@@ -124,7 +125,7 @@ std::vector<float> llama3_factors(const Fields& fields, const Config& config) {
   std::vector<float> factors(config.rope_dim / 2);
   for (size_t i = 0; i < factors.size(); ++i) {
     const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(config.rope_dim);
-    const double frequency = std::pow(config.rope_theta, exponent);
+    const double frequency = std::pow(config.rope_tables[0].theta, exponent);
     const double turns = context * frequency / (2 * std::numbers::pi);
     const double kept = std::clamp((turns - low) / (high - low), 0.0, 1.0);
     factors[i] = static_cast<float>(1 / ((1 - kept) / factor + kept));
@@ -186,7 +187,8 @@ void parse_ropes(const Fields& fields, ConfigJson& parsed) {
     }
     if (found) theta = found;
   }
-  config.rope_theta = theta.value_or(config.rope_theta);
+  RopeTable& table = config.rope_tables[0];
+  table.theta = theta.value_or(table.theta);
   std::optional<RopeScaling> first;
   for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
     const json* object = fields.find(key);
@@ -198,8 +200,9 @@ void parse_ropes(const Fields& fields, ConfigJson& parsed) {
     first = rope;
   }
   if (!first) return;
-  config.rope_scale = first->scale;
-  config.rope_factors = !first->factors.empty();
+  table.factor = first->scale;
+  if (table.factor != 1) table.scaling = RopeTable::Scaling::linear;
+  if (!first->factors.empty()) config.rope_factors = RopeFactors::fixed;
   parsed.rope_factors = std::move(first->factors);
 }
 
@@ -221,10 +224,10 @@ void refuse_unsupported(const Fields& fields) {
   }
 }
 
-Config::Architecture parse_architecture(const Fields& fields) {
+std::string_view parse_family(const Fields& fields) {
   const std::string type = fields.required("model_type", fields.string("model_type"));
-  if (type == "vga") return Config::Architecture::vga;
-  if (type == "llama" || type == "mistral") return Config::Architecture::llama;
+  if (type == "vga") return "vga";
+  if (type == "llama" || type == "mistral") return "llama";
   fields.fail("model_type", "vga, llama or mistral");
 }
 
@@ -238,13 +241,12 @@ ConfigJson parse_config_json(std::span<const std::byte> text, std::string_view w
   };
   ConfigJson parsed;
   Config& c = parsed.config;
-  c.architecture = parse_architecture(fields);
+  c = *family_options(parse_family(fields));
   refuse_unsupported(fields);
   c.vocab_size = integer("vocab_size", max_vocab);
   c.context_length = integer("max_position_embeddings", max_context);
   c.hidden_size = integer("hidden_size", max_width);
   c.ffn_size = integer("intermediate_size", max_width);
-  c.n_layers = integer("num_hidden_layers", max_layers);
   c.n_heads = integer("num_attention_heads", max_width);
   c.n_kv_heads = fields.integer("num_key_value_heads", c.n_heads).value_or(c.n_heads);
   if (c.n_heads % c.n_kv_heads != 0) {
@@ -256,18 +258,19 @@ ConfigJson parse_config_json(std::span<const std::byte> text, std::string_view w
   }
   c.head_dim = head_dim.value_or(c.hidden_size / c.n_heads);
   c.rope_dim = c.head_dim;
-  c.rms_eps = static_cast<float>(fields.required("rms_norm_eps", fields.real("rms_norm_eps")));
+  set_layers(c, integer("num_hidden_layers", max_layers));
+  c.norm_eps = static_cast<float>(fields.required("rms_norm_eps", fields.real("rms_norm_eps")));
   parse_ropes(fields, parsed);
   c.tied_embeddings = fields.boolean("tie_word_embeddings").value_or(false);
 
   const json* gate = fields.find("attention_gate");
   if (gate != nullptr) c.gate = parse_gate(Fields(*gate, fields.where("attention_gate")));
-  if (c.architecture == Config::Architecture::vga && gate == nullptr) {
+  if (c.family == "vga" && gate == nullptr) {
     throw Error(where,
                 "key 'attention_gate' is missing; a vga model must say which gate it has, "
                 "even if it is {\"source\": \"none\"}");
   }
-  if (c.architecture == Config::Architecture::llama && c.gate) {
+  if (c.family == "llama" && c.gate) {
     fields.fail("attention_gate", "no gate in a llama model (model_type vga has one)");
   }
   validate(c, where);

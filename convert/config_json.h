@@ -12,7 +12,7 @@ namespace vga {
 /// What a config.json says of a model.
 struct ConfigJson {
   Config config;
-  std::vector<float> rope_factors;  // (rope_dim / 2), empty if config.rope_factors is false
+  std::vector<float> rope_factors;  // (rope_dim / 2), empty if config.rope_factors is none
 };
 
 /// Reads a Hugging Face style config.json of model_type "vga", "llama" or "mistral" (a llama with

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/text.h"
+#include "model/families.h"
 #include "tokenizer/vocabulary.h"
 #include "vga/error.h"
 
@@ -139,8 +140,7 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
   write_config(config, conversion.writer);
   write_quantization(quantization, conversion.writer);
   write_vocabulary(checkpoint, config.vocab_size, conversion);
-  const bool permutes =
-      config.architecture == Config::Architecture::llama && !checkpoint.adjacent_pairs;
+  const bool permutes = !config.half_split && !checkpoint.adjacent_pairs;
   for (const WeightSpec& spec : weight_specs(config)) {
     const auto at = found.find(spec.name);
     if (at == found.end()) {
@@ -156,7 +156,8 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
         spec.name.ends_with("attn_q.weight") || spec.name.ends_with("attn_k.weight");
     const DType wanted = quantization.wanted(spec, config);
     const DType written = storable(wanted, spec.cols);
-    conversion.writer.add_tensor(spec.name, written, spec.rows, spec.cols, spec.is_vector ? 1 : 2);
+    conversion.writer.add_tensor(spec.name, written, spec.rows, spec.cols,
+                                 spec.is_vector() ? 1 : 2);
     conversion.tensors.push_back(
         {spec, tensor, where, wanted, written, permutes && rotated ? config.head_dim : 0});
     found.erase(at);

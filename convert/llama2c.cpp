@@ -34,11 +34,9 @@ Config parse_header(std::span<const std::byte> bytes, std::string_view where) {
                              std::string(names[i]) + " would be " + std::to_string(header[i]));
     }
   }
-  Config c;
-  c.architecture = Config::Architecture::llama;
+  Config c = *family_options("llama");
   c.hidden_size = static_cast<size_t>(header[0]);
   c.ffn_size = static_cast<size_t>(header[1]);
-  c.n_layers = static_cast<size_t>(header[2]);
   c.n_heads = static_cast<size_t>(header[3]);
   c.n_kv_heads = static_cast<size_t>(header[4]);
   c.vocab_size = static_cast<size_t>(header[5] < 0 ? -header[5] : header[5]);
@@ -50,6 +48,7 @@ Config parse_header(std::span<const std::byte> bytes, std::string_view where) {
   }
   c.head_dim = c.hidden_size / c.n_heads;
   c.rope_dim = c.head_dim;
+  set_layers(c, static_cast<size_t>(header[2]));
   validate(c, where);
   return c;
 }
@@ -98,7 +97,7 @@ Llama2c parse_llama2c(std::span<const std::byte> bytes, std::string_view where) 
   };
   // One weight of all layers, then the next.
   const auto each_layer = [&](const std::string& name, auto&& add) {
-    for (size_t i = 0; i < c.n_layers; ++i) {
+    for (size_t i = 0; i < c.n_layers(); ++i) {
       add("model.layers." + std::to_string(i) + "." + name + ".weight");
     }
   };

@@ -51,11 +51,11 @@ bool deserves_more_bits(std::string_view name, size_t n_layers) {
 }  // namespace
 
 DType Quantization::wanted(const WeightSpec& spec, const Config& config) const {
-  if (spec.keep_float) return DType::f32;
+  if (spec.keep_float()) return DType::f32;
   if (pure || !fewer_bits(type, DType::q6_k)) return type;
   const std::string_view output = config.tied_embeddings ? "token_embd.weight" : "output.weight";
   const bool more =
-      spec.name == output || (mixed && deserves_more_bits(spec.name, config.n_layers));
+      spec.name == output || (mixed && deserves_more_bits(spec.name, config.n_layers()));
   return more ? DType::q6_k : type;
 }
 

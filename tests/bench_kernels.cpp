@@ -51,13 +51,14 @@ void project(benchmark::State& state, DType type) {
   const auto n_rows = static_cast<size_t>(state.range(0));
   const auto n_tokens = static_cast<size_t>(state.range(1));
   const auto rows = encoded(type, n_rows * cols);
-  Tensor w{type, n_rows, cols, rows.data()};
+  Tensor w{.type = type, .rows = n_rows, .cols = cols, .data = rows.data()};
   LargeMemory panels;
   if (kernels.lanes > 0) {
     const size_t n = n_panels(w, kernels.lanes);
     panels = large_memory(n * panel_bytes(w, kernels.lanes));
     for (size_t i = 0; i < n; ++i) write_panel(w, i, kernels.lanes, panels.get());
     w.data = panels.get();
+    w.layout = Layout::panels;
   }
   const auto x = random_floats(n_tokens * cols);
   std::vector<float> prepared(prepared_size(n_tokens, cols));
@@ -96,7 +97,8 @@ void attend(benchmark::State& state, DType type) {
   const auto depth = static_cast<size_t>(state.range(0));
   const auto n_queries = static_cast<size_t>(state.range(1));
   const Kernels& kernels = best_kernels();
-  const CpuCache cache({.n_layers = 1,
+  const CpuCache cache({.kind = 0,
+                        .n_layers = 1,
                         .n_slots = 1,
                         .n_kept = 0,
                         .n_ring = depth,
@@ -117,7 +119,7 @@ void attend(benchmark::State& state, DType type) {
   std::vector<float> scratch(attend_scratch(head_dim));
   for (auto _ : state) {
     for (size_t page = 0; page < depth / page_positions; ++page) {
-      kernels.attend({type, head_dim, 0.125f, cache.keys(0, page, 0, 0),
+      kernels.attend({type, head_dim, 0.125f, 0, cache.keys(0, page, 0, 0),
                       cache.values(0, page, 0, 0), q.data(), n_queries, begin.data(), end.data(),
                       out.data(), out.data() + n_queries, out.data() + 2 * n_queries},
                      scratch.data());

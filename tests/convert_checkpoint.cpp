@@ -62,8 +62,8 @@ TEST(ConvertConfig, Llama3ScalingLeavesFastFrequenciesAndDividesSlowOnes) {
     (config.contains("rope_parameters") ? config[key] : config)["rope_theta"] = 500000.0;
     const std::string dump = config.dump();
     const ConfigJson parsed = parse_config_json(bytes_of(dump), "config.json");
-    ASSERT_TRUE(parsed.config.rope_factors);
-    EXPECT_EQ(parsed.config.rope_theta, 500000);
+    ASSERT_EQ(parsed.config.rope_factors, RopeFactors::fixed);
+    EXPECT_EQ(parsed.config.rope_tables[0].theta, 500000);
     ASSERT_EQ(parsed.rope_factors.size(), 32u);
     // Within 8192 positions pair 14 turns 4.19 times, 15 2.78, 16 1.84, 17 1.22, 18 0.81 times.
     for (size_t i = 0; i < 15; ++i) EXPECT_EQ(parsed.rope_factors[i], 1) << i;
@@ -128,8 +128,7 @@ TEST(ConvertConfig, MistralIsALlama) {
     config["model_type"] = "mistral";
     config["sliding_window"] = window;
     const std::string dump = config.dump();
-    EXPECT_EQ(parse_config_json(bytes_of(dump), "config.json").config.architecture,
-              Config::Architecture::llama);
+    EXPECT_EQ(parse_config_json(bytes_of(dump), "config.json").config.family, "llama");
   }
 }
 

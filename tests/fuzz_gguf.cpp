@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "gguf/gguf.h"
+#include "model/families.h"
 #include "model/weights.h"
 #include "scratch_file.h"
 #include "vga/error.h"

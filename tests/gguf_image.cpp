@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include "model/families.h"
 #include "model/weights.h"
 
 namespace vga::test {
@@ -74,16 +75,16 @@ std::string GgufImage::bytes() const {
 }
 
 GgufImage tiny_model(size_t vocab, AttentionGate gate, size_t head_dim) {
-  Config config;
+  Config config = *family_options("vga");
   config.model_name = "tiny";
   config.vocab_size = vocab;
   config.context_length = 64;
   config.hidden_size = 24;
   config.ffn_size = 40;
-  config.n_layers = 2;
   config.n_heads = 4;
   config.n_kv_heads = 2;
   config.head_dim = head_dim;
+  set_layers(config, 2);
   config.rope_dim = head_dim;
   config.tied_embeddings = true;
   config.gate = gate;
@@ -98,7 +99,7 @@ GgufImage tiny_model(size_t vocab, AttentionGate gate, size_t head_dim) {
   number("context_length", config.context_length);
   number("embedding_length", config.hidden_size);
   number("feed_forward_length", config.ffn_size);
-  number("block_count", config.n_layers);
+  number("block_count", config.n_layers());
   number("attention.head_count", config.n_heads);
   number("attention.head_count_kv", config.n_kv_heads);
   number("attention.key_length", config.head_dim);
@@ -131,9 +132,9 @@ GgufImage tiny_model(size_t vocab, AttentionGate gate, size_t head_dim) {
   std::normal_distribution<float> normal;
   for (const WeightSpec& spec : weight_specs(config)) {
     GgufImage::TensorImage tensor{spec.name, {spec.cols}, 0, {}, {}};
-    if (!spec.is_vector) tensor.dims.push_back(spec.rows);
+    if (!spec.is_vector()) tensor.dims.push_back(spec.rows);
     for (size_t i = 0; i < spec.rows * spec.cols; ++i) {
-      tensor.data += raw(spec.is_vector ? 1.0f : normal(random) * 0.3f);
+      tensor.data += raw(spec.is_vector() ? 1.0f : normal(random) * 0.3f);
     }
     image.tensors.push_back(std::move(tensor));
   }

@@ -1,6 +1,9 @@
 #include "naive_model.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numbers>
+#include <numeric>
 #include <stdexcept>
 
 namespace vga::test {
@@ -12,15 +15,43 @@ double sigmoid(double x) {
   return 1 / (1 + std::exp(-x));
 }
 
+double activation(Activation kind, double x) {
+  switch (kind) {
+    case Activation::silu:
+      return x * sigmoid(x);
+    case Activation::gelu_tanh:
+      return 0.5 * x *
+             (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * std::pow(x, 3))));
+    case Activation::gelu:
+      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case Activation::relu:
+      return std::max(x, 0.0);
+    case Activation::sigmoid:
+      return sigmoid(x);
+  }
+  throw std::runtime_error("no such activation");
+}
+
+double capped(double x, double cap) {
+  return cap > 0 ? cap * std::tanh(x / cap) : x;
+}
+
+std::string block_name(size_t layer) {
+  return "blk." + std::to_string(layer) + ".";
+}
+
 }  // namespace
 
-NaiveModel::NaiveModel(const GgufImage& image, const Config& config)
+NaiveModel::NaiveModel(const GgufImage& image, const Config& config, size_t context)
     : image_(image),
       config_(config),
-      keys_(config.n_layers),
-      values_(config.n_layers),
-      gates_(config.n_layers),
-      weights_(config.n_layers) {}
+      context_(context),
+      keys_(config.n_layers()),
+      values_(config.n_layers()),
+      gates_(config.n_layers()),
+      weights_(config.n_layers()) {
+  for (const RopeTable& table : config.rope_tables) frequencies_.push_back(frequencies(table));
+}
 
 const float* NaiveModel::tensor(const std::string& name) const {
   for (const auto& found : image_.tensors) {
@@ -29,42 +60,90 @@ const float* NaiveModel::tensor(const std::string& name) const {
   throw std::runtime_error("no tensor " + name);
 }
 
-NaiveModel::Vector NaiveModel::multiply(const std::string& name, const Vector& x,
-                                        size_t n_out) const {
-  const float* w = tensor(name);
+/// `name` is without ".weight". Rows of a fused tensor begin at first_row.
+NaiveModel::Vector NaiveModel::multiply(const std::string& name, const Vector& x, size_t n_out,
+                                        bool has_bias, size_t first_row) const {
+  const float* w = tensor(name + ".weight") + first_row * x.size();
   Vector out(n_out);
   for (size_t r = 0; r < n_out; ++r) {
+    if (has_bias) out[r] = tensor(name + ".bias")[first_row + r];
     for (size_t i = 0; i < x.size(); ++i) out[r] += double{w[r * x.size() + i]} * x[i];
   }
   return out;
 }
 
-NaiveModel::Vector NaiveModel::normalise(const std::string& name, const Vector& x) const {
-  const float* w = tensor(name);
-  double squares = 0;
-  for (const double value : x) squares += value * value;
-  const double scale = 1 / std::sqrt(squares / static_cast<double>(x.size()) + config_.rms_eps);
+NaiveModel::Vector NaiveModel::normalise(const std::string& name, NormKind kind, const Vector& x,
+                                         size_t group) const {
+  const float* w = tensor(name + ".weight");
   Vector out(x.size());
-  for (size_t i = 0; i < x.size(); ++i) out[i] = x[i] * scale * w[i];
+  for (size_t first = 0; first < x.size(); first += group) {
+    const std::span part = std::span(x).subspan(first, group);
+    const auto n = static_cast<double>(group);
+    const double mean =
+        kind == NormKind::layer ? std::accumulate(part.begin(), part.end(), 0.0) / n : 0;
+    double squares = 0;
+    for (const double value : part) squares += std::pow(value - mean, 2);
+    const double scale = 1 / std::sqrt(squares / n + double{config_.norm_eps});
+    for (size_t i = 0; i < group; ++i) {
+      out[first + i] = (part[i] - mean) * scale * w[i];
+      if (kind == NormKind::layer) out[first + i] += tensor(name + ".bias")[i];
+    }
+  }
   return out;
 }
 
-NaiveModel::Vector NaiveModel::rotated(const double* head, size_t position) {
-  const bool half_split = config_.architecture == Config::Architecture::vga;
-  const size_t n_pairs = config_.rope_dim / 2;
-  for (size_t p = angles_.size(); p <= position; ++p) {
-    Vector& angles = angles_.emplace_back();
-    for (size_t i = 0; i < n_pairs; ++i) {
-      const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(config_.rope_dim);
-      angles.push_back(static_cast<double>(p) * std::pow(config_.rope_theta, exponent));
-    }
+NaiveModel::Vector NaiveModel::branch_input(const std::string& norm, const Vector& x) const {
+  return config_.norm_before ? normalise(norm, config_.norm, x, x.size()) : x;
+}
+
+void NaiveModel::add_branch(const std::string& norm, Vector y, Vector& x) const {
+  if (config_.norm_after) y = normalise(norm, config_.norm, y, y.size());
+  for (size_t i = 0; i < x.size(); ++i) x[i] += double{config_.residual_scale} * y[i];
+}
+
+NaiveModel::Vector NaiveModel::frequencies(const RopeTable& table) const {
+  const Config& c = config_;
+  const auto dim = static_cast<double>(c.rope_dim);
+  const float* divisors = nullptr;
+  if (c.rope_factors == RopeFactors::fixed) divisors = tensor("rope_freqs.weight");
+  if (c.rope_factors == RopeFactors::by_context) {
+    divisors = tensor(context_ > c.original_context ? "rope_factors_long.weight"
+                                                    : "rope_factors_short.weight");
   }
+  Vector out;
+  for (size_t i = 0; i < c.rope_dim / 2; ++i) {
+    double frequency = std::pow(table.theta, -2.0 * static_cast<double>(i) / dim);
+    if (divisors != nullptr) frequency /= divisors[i];
+    if (table.scaling == RopeTable::Scaling::linear) frequency /= table.factor;
+    if (table.scaling == RopeTable::Scaling::yarn) {
+      // The pair that turns so many times within the original context.
+      const auto pair_of = [&](double turns) {
+        const double wavelength = static_cast<double>(c.original_context) / turns;
+        return dim / 2 * std::log(wavelength / (2 * std::numbers::pi)) / std::log(table.theta);
+      };
+      const double low = std::max(0.0, std::floor(pair_of(table.beta_fast)));
+      const double high = std::min(dim - 1, std::ceil(pair_of(table.beta_slow)));
+      const double share =
+          std::clamp((static_cast<double>(i) - low) / std::max(high - low, 1e-3), 0.0, 1.0);
+      frequency = frequency * (1 - share) + frequency / table.factor * share;
+    }
+    out.push_back(frequency);
+  }
+  return out;
+}
+
+NaiveModel::Vector NaiveModel::rotated(const double* head, size_t layer, size_t position) const {
   Vector out(head, head + config_.head_dim);
+  const std::optional<size_t> table = config_.layers[layer].rope;
+  if (!table) return out;
+  const double magnitude = double{config_.rope_tables[*table].magnitude};
+  const size_t n_pairs = config_.rope_dim / 2;
   for (size_t i = 0; i < n_pairs; ++i) {
-    const double cosine = std::cos(angles_[position][i]);
-    const double sine = std::sin(angles_[position][i]);
-    const size_t a = half_split ? i : 2 * i;
-    const size_t b = half_split ? i + n_pairs : 2 * i + 1;
+    const double angle = static_cast<double>(position) * frequencies_[*table][i];
+    const double cosine = magnitude * std::cos(angle);
+    const double sine = magnitude * std::sin(angle);
+    const size_t a = config_.half_split ? i : 2 * i;
+    const size_t b = config_.half_split ? i + n_pairs : 2 * i + 1;
     out[a] = head[a] * cosine - head[b] * sine;
     out[b] = head[b] * cosine + head[a] * sine;
   }
@@ -74,40 +153,55 @@ NaiveModel::Vector NaiveModel::rotated(const double* head, size_t position) {
 NaiveModel::Vector NaiveModel::attention(size_t layer, const Vector& x,
                                          std::span<const size_t> seen) {
   const Config& c = config_;
-  const std::string block = "blk." + std::to_string(layer) + ".";
-  const Vector h = normalise(block + "attn_norm.weight", x);
-  const Vector q = multiply(block + "attn_q.weight", h, c.q_size());
-  const Vector v = multiply(block + "attn_v.weight", h, c.kv_size());
+  const std::string block = block_name(layer);
+  const Vector h = branch_input(block + "attn_norm", x);
+  const auto project = [&](const char* name, size_t n_out, size_t first_fused_row) {
+    return c.fused_qkv ? multiply(block + "attn_qkv", h, n_out, c.biases.qkv, first_fused_row)
+                       : multiply(block + name, h, n_out, c.biases.qkv);
+  };
+  Vector q = project("attn_q", c.q_size(), 0);
+  Vector k = project("attn_k", c.kv_size(), c.q_size());
+  const Vector v = project("attn_v", c.kv_size(), c.q_size() + c.kv_size());
+  if (c.qk_norm != QkNorm::none) {
+    const bool all = c.qk_norm == QkNorm::all;
+    q = normalise(block + "attn_q_norm", NormKind::rms, q, all ? c.q_size() : c.head_dim);
+    k = normalise(block + "attn_k_norm", NormKind::rms, k, all ? c.kv_size() : c.head_dim);
+  }
   Vector gate;
   if (c.gate) {
-    gate = multiply(block + "attn_gate.weight", c.gate.source == Gate::Source::value ? v : h,
-                    c.n_gates());
-    for (size_t i = 0; i < gate.size(); ++i) {
-      gate[i] = sigmoid(gate[i] + (c.gate.bias ? tensor(block + "attn_gate.bias")[i] : 0));
-    }
+    gate = multiply(block + "attn_gate", c.gate.source == Gate::Source::value ? v : h, c.n_gates(),
+                    c.gate.bias);
+    for (double& g : gate) g = sigmoid(g);
   }
-  const auto gate_of = [&c](const Vector& g, size_t element) {
+  const auto gate_of = [&](const Vector& g, size_t element) {
     return g[c.gate.granularity == Gate::Granularity::head ? element / c.head_dim : element];
   };
-  keys_[layer].push_back(multiply(block + "attn_k.weight", h, c.kv_size()));
+  keys_[layer].push_back(k);
   values_[layer].push_back(v);
   gates_[layer].push_back(gate);
   const bool on_values = c.gate && c.gate.placement == Gate::Placement::value;
 
+  std::vector<size_t> own_window;
+  if (const size_t window = c.layers[layer].window; window > 0 && seen.size() > window) {
+    own_window.resize(window);
+    std::iota(own_window.begin(), own_window.end(), seen.back() + 1 - window);
+    seen = own_window;
+  }
   Vector mixed(c.q_size());
   weights_[layer].assign(c.n_heads, {});
   for (size_t head = 0; head < c.n_heads; ++head) {
     const size_t kv_head = head / c.heads_per_kv_head();
-    const Vector query = rotated(q.data() + head * c.head_dim, seen.size() - 1);
+    const Vector query = rotated(q.data() + head * c.head_dim, layer, seen.size() - 1);
     Vector& weights = weights_[layer][head];
-    double total = 0;
     for (size_t place = 0; place < seen.size(); ++place) {
-      const Vector key = rotated(keys_[layer][seen[place]].data() + kv_head * c.head_dim, place);
-      double score = 0;
-      for (size_t i = 0; i < c.head_dim; ++i) score += query[i] * key[i];
-      weights.push_back(std::exp(score / std::sqrt(static_cast<double>(c.head_dim))));
-      total += weights.back();
+      const Vector key =
+          rotated(keys_[layer][seen[place]].data() + kv_head * c.head_dim, layer, place);
+      const double product = std::inner_product(query.begin(), query.end(), key.begin(), 0.0);
+      weights.push_back(capped(product * double{c.score_scale}, double{c.score_cap}));
     }
+    const double highest = *std::ranges::max_element(weights);
+    double total = 0;
+    for (double& weight : weights) total += weight = std::exp(weight - highest);
     for (size_t place = 0; place < seen.size(); ++place) {
       weights[place] /= total;
       for (size_t i = 0; i < c.head_dim; ++i) {
@@ -120,7 +214,23 @@ NaiveModel::Vector NaiveModel::attention(size_t layer, const Vector& x,
   if (c.gate && c.gate.placement == Gate::Placement::output) {
     for (size_t i = 0; i < mixed.size(); ++i) mixed[i] *= gate_of(gate, i);
   }
-  return multiply(block + "attn_output.weight", mixed, c.hidden_size);
+  return multiply(block + "attn_output", mixed, c.hidden_size, c.biases.output);
+}
+
+NaiveModel::Vector NaiveModel::feed_forward(size_t layer, const Vector& x) const {
+  const Config& c = config_;
+  const std::string block = block_name(layer);
+  const Vector h = branch_input(block + "ffn_norm", x);
+  const bool bias = c.biases.ffn;
+  Vector up = multiply(block + "ffn_up", h, c.ffn_size, bias, c.fused_gate_up ? c.ffn_size : 0);
+  if (!c.ffn_gated) {
+    for (double& y : up) y = activation(c.activation, y);
+  } else {
+    const Vector gate =
+        multiply(block + (c.fused_gate_up ? "ffn_up" : "ffn_gate"), h, c.ffn_size, bias);
+    for (size_t i = 0; i < up.size(); ++i) up[i] *= activation(c.activation, gate[i]);
+  }
+  return multiply(block + "ffn_down", up, c.hidden_size, bias);
 }
 
 double NaiveModel::gate_on(size_t layer, size_t key, size_t query, size_t head) const {
@@ -151,24 +261,31 @@ double NaiveModel::value_norm_ratio(size_t layer) const {
   return first / (others / static_cast<double>(values.size() - 1));
 }
 
+std::vector<double> NaiveModel::add(Token token) {
+  std::vector<size_t> all(keys_[0].size() + 1);
+  std::iota(all.begin(), all.end(), size_t{0});
+  return add(token, all);
+}
+
 std::vector<double> NaiveModel::add(Token token, std::span<const size_t> seen) {
   const Config& c = config_;
   const float* row = tensor("token_embd.weight") + static_cast<size_t>(token) * c.hidden_size;
   Vector x(row, row + c.hidden_size);
-  const auto add_to_x = [&](const Vector& y) {
-    for (size_t i = 0; i < x.size(); ++i) x[i] += y[i];
-  };
-  for (size_t layer = 0; layer < c.n_layers; ++layer) {
-    add_to_x(attention(layer, x, seen));
-    const std::string block = "blk." + std::to_string(layer) + ".";
-    const Vector h = normalise(block + "ffn_norm.weight", x);
-    Vector gate = multiply(block + "ffn_gate.weight", h, c.ffn_size);
-    const Vector up = multiply(block + "ffn_up.weight", h, c.ffn_size);
-    for (size_t i = 0; i < gate.size(); ++i) gate[i] *= sigmoid(gate[i]) * up[i];
-    add_to_x(multiply(block + "ffn_down.weight", gate, c.hidden_size));
+  for (double& value : x) value *= double{c.embedding_scale};
+  if (c.learned_positions) {
+    const float* position = tensor("position_embd.weight") + keys_[0].size() * c.hidden_size;
+    for (size_t i = 0; i < x.size(); ++i) x[i] += position[i];
   }
-  return multiply(c.tied_embeddings ? "token_embd.weight" : "output.weight",
-                  normalise("output_norm.weight", x), c.vocab_size);
+  for (size_t layer = 0; layer < c.n_layers(); ++layer) {
+    const Vector before = x;
+    add_branch(block_name(layer) + "post_attention_norm", attention(layer, x, seen), x);
+    const Vector& in = c.parallel_residual ? before : x;
+    add_branch(block_name(layer) + "post_ffw_norm", feed_forward(layer, in), x);
+  }
+  Vector logits = multiply(c.tied_embeddings ? "token_embd" : "output",
+                           normalise("output_norm", c.norm, x, x.size()), c.vocab_size, false);
+  for (double& y : logits) y = capped(y * double{c.logit_scale}, double{c.logit_cap});
+  return logits;
 }
 
 }  // namespace vga::test

@@ -204,7 +204,7 @@ TEST_F(BenchTest, BytesReadGrowWithDepth) {
   };
   const Model model = Model::load(file_);
   const Config& c = model.config();
-  const double per_position = 2.0 * 4 * static_cast<double>(c.n_layers * c.kv_size());
+  const double per_position = 2.0 * 4 * static_cast<double>(c.n_layers() * c.kv_size());
   const double weights = 2 * static_cast<double>(model.bytes_per_token());
   EXPECT_NEAR(bytes(0), weights + per_position * (1 + 2), 1);
   EXPECT_NEAR(bytes(1), weights + per_position * (11 + 12), 1);
@@ -219,7 +219,7 @@ TEST_F(BenchTest, WindowBoundsWhatIsRead) {
   ASSERT_EQ(results.size(), 4u);
   const Model model = Model::load(file_);
   const Config& c = model.config();
-  const double per_position = 2.0 * 4 * static_cast<double>(c.n_layers * c.kv_size());
+  const double per_position = 2.0 * 4 * static_cast<double>(c.n_layers() * c.kv_size());
   const double weights = 300 * static_cast<double>(model.bytes_per_token());
   const double growing = 150.0 * 301;  // 1 + ... + 300
   const double seen[] = {300 * 4 + growing, 300 * 700 + growing, 5 + 6 + 7 + 8 + 296 * 9, 300 * 9};

@@ -39,12 +39,14 @@ class Weight {
   Weight(const Kernels& kernels, DType type, const std::vector<float>& values, size_t cols)
       : Weight(kernels, type, values.size() / cols, cols, Encoded(type, values, cols)) {}
   Weight(const Kernels& kernels, DType type, size_t n_rows, size_t cols, Encoded rows)
-      : rows_(std::move(rows)), tensor_{type, n_rows, cols, rows_.data()} {
+      : rows_(std::move(rows)),
+        tensor_{.type = type, .rows = n_rows, .cols = cols, .data = rows_.data()} {
     if (kernels.lanes == 0) return;
     const size_t n = n_panels(tensor_, kernels.lanes);
     panels_.resize(1 + n * panel_bytes(tensor_, kernels.lanes));  // one byte off every alignment
     for (size_t i = 0; i < n; ++i) write_panel(tensor_, i, kernels.lanes, &panels_[1]);
     tensor_.data = &panels_[1];
+    tensor_.layout = Layout::panels;
   }
   const Tensor& tensor() const { return tensor_; }
 
@@ -238,7 +240,7 @@ class CachedHead {
  public:
   CachedHead(const Kernels& kernels, DType type, size_t head_dim, const std::vector<float>& keys,
              const std::vector<float>& values)
-      : kernels_(kernels), shape_{1, 1, 0, page_positions, 1, head_dim, type} {
+      : kernels_(kernels), shape_{0, 1, 1, 0, page_positions, 1, head_dim, type} {
     const size_t n = keys.size() / head_dim;
     const size_t n_pages = (n + page_positions - 1) / page_positions;
     keys_.resize(n_pages * shape_.page_bytes());
@@ -262,6 +264,7 @@ class CachedHead {
     kernels_.attend({.type = shape_.type,
                      .head_dim = head_dim,
                      .scale = scale,
+                     .cap = 0,
                      .keys = keys_.data() + page * shape_.page_bytes(),
                      .values = values_.data() + page * shape_.page_bytes(),
                      .q = q.data(),
@@ -400,14 +403,14 @@ TEST_P(KernelsTest, SigmoidIsAccurateEverywhere) {
   std::vector<float> x;
   for (int i = -150'000; i < 150'000; ++i) x.push_back(static_cast<float>(i * 0.000731));
   auto got = x;
-  fast.sigmoid(got.data(), got.size());
+  fast.activate(Activation::sigmoid, got.data(), nullptr, got.size());
   for (size_t i = 0; i < x.size(); ++i) {
     const double expected = 1 / (1 + std::exp(-double{x[i]}));
     // Below 2^-126 floats are subnormal, and 1 / infinity is 0.
     ASSERT_NEAR(got[i], expected, std::max(2.5e-7 * expected, 0x1p-126)) << x[i];
   }
   std::vector<float> extreme = {infinity, -infinity, 1e30f, -1e30f, 0, -0.f, NAN};
-  fast.sigmoid(extreme.data(), extreme.size());
+  fast.activate(Activation::sigmoid, extreme.data(), nullptr, extreme.size());
   EXPECT_EQ(std::vector<float>(extreme.begin(), extreme.end() - 1),
             (std::vector<float>{1, 0, 1, 0, 0.5f, 0.5f}));
   EXPECT_TRUE(std::isnan(extreme.back()));
@@ -426,12 +429,28 @@ TEST_P(KernelsTest, ElementWiseKernelsMatchScalar) {
       }
       got = expected = x;
     };
-    scalar_kernels.swiglu(expected.data(), y.data(), n);
-    fast.swiglu(got.data(), y.data(), n);
-    compare("swiglu");
-    scalar_kernels.add(expected.data(), y.data(), n);
-    fast.add(got.data(), y.data(), n);
-    compare("add");
+    for (const Activation kind : {Activation::silu, Activation::gelu_tanh, Activation::gelu,
+                                  Activation::relu, Activation::sigmoid}) {
+      for (const float* up : {static_cast<const float*>(nullptr), y.data()}) {
+        scalar_kernels.activate(kind, expected.data(), up, n);
+        fast.activate(kind, got.data(), up, n);
+        compare("activate");
+      }
+    }
+    for (const float factor : {1.f, 0.22f}) {
+      scalar_kernels.add(expected.data(), y.data(), factor, n);
+      fast.add(got.data(), y.data(), factor, n);
+      compare("add");
+    }
+    for (const float cap : {0.f, 2.5f}) {
+      scalar_kernels.scale(expected.data(), 1.7f, cap, n);
+      fast.scale(got.data(), 1.7f, cap, n);
+      compare("scale");
+    }
+    const auto bias = random_floats(n, 11);
+    scalar_kernels.layer_norm(x.data(), y.data(), bias.data(), n, 1e-5f, expected.data());
+    fast.layer_norm(x.data(), y.data(), bias.data(), n, 1e-5f, got.data());
+    compare("layer_norm");
     scalar_kernels.rms_norm(x.data(), y.data(), n, 1e-5f, expected.data());
     fast.rms_norm(x.data(), y.data(), n, 1e-5f, got.data());
     compare("rms_norm");

@@ -17,6 +17,7 @@
 #include "gguf/gguf.h"
 #include "gguf_image.h"
 #include "logits.h"
+#include "model/families.h"
 #include "model/weights.h"
 #include "quantization.h"
 #include "run_program.h"
@@ -63,7 +64,7 @@ TEST(Quantization, NamesInAnyCase) {
 
 TEST(Quantization, MixesGiveMoreBitsWhereErrorsHurt) {
   Config config;
-  config.n_layers = 32;
+  config.n_layers() = 32;
   const auto wanted = [&](const char* quantization, const std::string& tensor) {
     return quantization_from_name(quantization).wanted({tensor, 64, 256, false, false}, config);
   };
@@ -150,7 +151,7 @@ TEST(Quantize, CarriesOverAllElse) {
   const Config config = read_config(before);
   std::set<std::string, std::less<>> kept;
   for (const WeightSpec& spec : weight_specs(config)) {
-    if (spec.keep_float) kept.insert(spec.name);
+    if (spec.keep_float()) kept.insert(spec.name);
   }
   ASSERT_EQ(after.tensors().size(), before.tensors().size());
   for (size_t i = 0; i < after.tensors().size(); ++i) {

@@ -225,7 +225,7 @@ TEST_F(SessionErrors, NamesWhatIsOutOfRange) {
 
 TEST_F(SessionErrors, ACacheWhoseSizeNoNumberHolds) {
   Config config = model_.config();
-  config.n_layers = 1024;
+  config.layers.resize(1024);
   config.n_kv_heads = 1024;
   SessionOptions options{.context = 208'083'200, .n_sequences = 660, .cache_type = DType::f32};
   EXPECT_GT(cache_bytes(config, options), uint64_t{1} << 63);

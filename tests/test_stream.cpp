@@ -309,12 +309,12 @@ TEST_P(ProbeTest, FirstTokenEqualsTheDefinition) {
 
   constexpr size_t skipped = 25;  // half of the piece
   NaiveModel naive(image, c);
-  std::vector<FirstTokenUse> expected(c.n_layers);
+  std::vector<FirstTokenUse> expected(c.n_layers());
   std::vector<size_t> seen;
   for (size_t i = 0; i < piece.size(); ++i) {
     seen.push_back(i);
     naive.add(piece[i], seen);
-    for (size_t layer = 0; layer < c.n_layers && i >= skipped; ++layer) {
+    for (size_t layer = 0; layer < c.n_layers() && i >= skipped; ++layer) {
       for (size_t head = 0; head < c.n_heads; ++head) {
         const double n = static_cast<double>((piece.size() - skipped) * c.n_heads);
         const double weight = naive.weights()[layer][head][0];
@@ -325,8 +325,8 @@ TEST_P(ProbeTest, FirstTokenEqualsTheDefinition) {
   }
   const std::array pieces = {piece, piece};
   const auto found = probe_first_token(model, pieces, 1);
-  ASSERT_EQ(found.size(), c.n_layers);
-  for (size_t layer = 0; layer < c.n_layers; ++layer) {
+  ASSERT_EQ(found.size(), c.n_layers());
+  for (size_t layer = 0; layer < c.n_layers(); ++layer) {
     EXPECT_NEAR(found[layer].first_attention, expected[layer].first_attention, 1e-5);
     EXPECT_NEAR(found[layer].gated_first_attention, expected[layer].gated_first_attention, 1e-5);
     EXPECT_NEAR(found[layer].value_norm_ratio, naive.value_norm_ratio(layer), 1e-4);
@@ -370,7 +370,7 @@ TEST(Observer, SeesEverySiteInOrderWhileItIsThere) {
   const std::vector<float> logits(seen.begin(), seen.end());
   std::vector<std::pair<size_t, Site>> expected;
   std::vector<size_t> sizes;
-  for (size_t layer = 0; layer < c.n_layers; ++layer) {
+  for (size_t layer = 0; layer < c.n_layers(); ++layer) {
     for (int site = 0; site < static_cast<int>(Site::output_norm); ++site) {
       expected.emplace_back(layer, static_cast<Site>(site));
     }
@@ -379,7 +379,7 @@ TEST(Observer, SeesEverySiteInOrderWhileItIsThere) {
                                3 * c.q_size(), 3 * c.kv_size(), 3 * c.q_size(), h, h, h,
                                3 * c.ffn_size, 3 * c.ffn_size, h, h});
   }
-  expected.emplace_back(c.n_layers, Site::output_norm);
+  expected.emplace_back(c.n_layers(), Site::output_norm);
   sizes.push_back(c.hidden_size);  // of the one row that wants logits
   EXPECT_EQ(notes.seen, expected);
   EXPECT_EQ(notes.sizes, sizes);

@@ -299,7 +299,7 @@ TEST_F(Vulkan, ChatsThatLoseTheDeviceAreAtTheirEnd) {
 TEST_F(Vulkan, CountsWhatIsCopied) {
   const Config config = Model::load(file_, {.device = "cpu"}).config();
   const SessionOptions session = {.max_batch = 16};
-  const uint64_t needed = session_bytes(config, session, config.n_layers) + (64 << 20);
+  const uint64_t needed = session_bytes(config, session, config.n_layers()) + (64 << 20);
   const ModelOptions options = {.device = "vulkan", .session = session};
   {
     const ForcedLimits forced("memory=" + std::to_string(needed - 1));
@@ -324,7 +324,7 @@ TEST_F(Vulkan, LogitsTakeNoMoreThanWhatIsCounted) {
   const Model on_cpu = Model::load(file, {.device = "cpu"});
   const Config& config = on_cpu.config();
   const SessionOptions options = {.context = 320, .n_threads = 1, .max_batch = 320};
-  const uint64_t needed = session_bytes(config, options, config.n_layers) + (64 << 20) +
+  const uint64_t needed = session_bytes(config, options, config.n_layers()) + (64 << 20) +
                           on_cpu.weight_bytes() + (1 << 20);  // if they are copied
   ASSERT_LT(needed, 320 * many * sizeof(float));
   const ForcedLimits forced("memory=" + std::to_string(needed));

@@ -87,18 +87,24 @@ class VulkanOps : public testing::Test {
   void begin(size_t n_rows) {
     std::vector<BatchRow> rows;
     for (size_t i = 0; i < n_rows; ++i) {
-      rows.push_back({static_cast<Token>(i * i % 5), 0, static_cast<int64_t>(i), 0});
+      rows.push_back({static_cast<Token>(i * i % 5), 0, static_cast<int64_t>(i)});
     }
     begin(std::move(rows));
   }
-  void begin(std::vector<BatchRow> rows, size_t n_pairs = 1, std::vector<uint32_t> wanted = {}) {
+  void begin(std::vector<BatchRow> rows, size_t n_pairs = 1, std::vector<uint32_t> wanted = {},
+             std::vector<int64_t> first_visible = {}) {
     rows_ = std::move(rows);
+    first_visible_ = std::move(first_visible);
+    first_visible_.resize(rows_.size());
     wanted_ = std::move(wanted);
     n_rows_ = rows_.size();
     angles_ = random_floats(n_rows_ * n_pairs * 2, 11);
     kept_angles_ = random_floats(n_rows_ * n_pairs * 2, 12);
-    const Batch batch = {
-        .rows = rows_, .angles = angles_, .kept_angles = kept_angles_, .wanted = wanted_};
+    const Batch batch = {.rows = rows_,
+                         .first_visible = first_visible_,
+                         .angles = {angles_},
+                         .kept_angles = {kept_angles_},
+                         .wanted = wanted_};
     cpu_->begin(batch);
     gpu_->begin(batch);
   }
@@ -169,6 +175,7 @@ class VulkanOps : public testing::Test {
   static inline std::unique_ptr<DeviceWeights> weights_;
   static inline std::string why_not_;
   std::vector<BatchRow> rows_;
+  std::vector<int64_t> first_visible_;
   std::vector<uint32_t> wanted_;
   std::vector<float> angles_;
   std::vector<float> kept_angles_;
@@ -194,8 +201,8 @@ TEST_F(VulkanOps, EmbedEqualsTheCpu) {
       const TestWeight table(device(), type, 5, cols);
       begin(9);
       const Both x = buffer(cols);
-      cpu_->embed(table.tensor, *x.cpu);
-      gpu_->embed(table.tensor, *x.gpu);
+      cpu_->embed(table.tensor, 1, nullptr, *x.cpu);
+      gpu_->embed(table.tensor, 1, nullptr, *x.gpu);
       expect_equal(x, 1e-6, std::string(name(type)) + sizes({cols}));
     }
   }
@@ -207,13 +214,14 @@ TEST_F(VulkanOps, ProjectEqualsTheCpu) {
       cols = test::whole_blocks(type, cols);
       for (const size_t outputs : {1, 3, 64, 131}) {
         const TestWeight w(device(), type, outputs, cols);
+        const Linear linear{w.tensor, {}};
         for (const size_t n : {1, 2, 3, 5, 8, 9, 64, 70}) {
           begin(n);
           // The CPU rounds what meets quantized weights; these are left as they are.
           const Both x = buffer(cols, small_integers(n * cols, 2));
           const Both out = buffer(outputs);
-          cpu_->project(*x.cpu, std::array{Projection{w.tensor, *out.cpu}});
-          gpu_->project(*x.gpu, std::array{Projection{w.tensor, *out.gpu}});
+          cpu_->project(*x.cpu, std::array{Projection{linear, *out.cpu}});
+          gpu_->project(*x.gpu, std::array{Projection{linear, *out.gpu}});
           expect_equal(out, 2e-6, std::string(name(type)) + " " + sizes({n, cols, outputs}),
                        20 * std::sqrt(static_cast<double>(cols)));
         }
@@ -229,11 +237,11 @@ TEST_F(VulkanOps, RmsNormEqualsTheCpu) {
       begin(n);
       const Both x = random_buffer(cols, 5);
       const Both out = buffer(cols);
-      cpu_->rms_norm(*x.cpu, w.tensor, 1e-5f, *out.cpu);
-      gpu_->rms_norm(*x.gpu, w.tensor, 1e-5f, *out.gpu);
+      cpu_->norm(*x.cpu, {w.tensor, {}}, NormKind::rms, 1e-5f, *out.cpu);
+      gpu_->norm(*x.gpu, {w.tensor, {}}, NormKind::rms, 1e-5f, *out.gpu);
       expect_equal(out, 1e-6, sizes({n, cols}));
-      cpu_->rms_norm(*x.cpu, w.tensor, 1e-5f, *x.cpu);
-      gpu_->rms_norm(*x.gpu, w.tensor, 1e-5f, *x.gpu);
+      cpu_->norm(*x.cpu, {w.tensor, {}}, NormKind::rms, 1e-5f, *x.cpu);
+      gpu_->norm(*x.gpu, {w.tensor, {}}, NormKind::rms, 1e-5f, *x.gpu);
       expect_equal(x, 1e-6, "in place, " + sizes({n, cols}));
     }
   }
@@ -248,11 +256,11 @@ TEST_F(VulkanOps, RopeEqualsTheCpu) {
         const std::string what = sizes({head_dim, n_pairs}) + (half_split ? ", half split" : "");
         const Both x = random_buffer(3 * head_dim, 6);
         const Both kept = buffer(3 * head_dim);
-        cpu_->rope_kept(*x.cpu, head_dim, half_split, *kept.cpu);
-        gpu_->rope_kept(*x.gpu, head_dim, half_split, *kept.gpu);
+        cpu_->rope_kept(*x.cpu, {head_dim, half_split, 0}, *kept.cpu);
+        gpu_->rope_kept(*x.gpu, {head_dim, half_split, 0}, *kept.gpu);
         expect_equal(kept, 1e-6, "kept, " + what);
-        cpu_->rope(*x.cpu, head_dim, half_split);
-        gpu_->rope(*x.gpu, head_dim, half_split);
+        cpu_->rope(*x.cpu, {head_dim, half_split, 0});
+        gpu_->rope(*x.gpu, {head_dim, half_split, 0});
         expect_equal(x, 1e-6, what);
       }
     }
@@ -261,15 +269,11 @@ TEST_F(VulkanOps, RopeEqualsTheCpu) {
 
 TEST_F(VulkanOps, SigmoidEqualsTheCpu) {
   for (const size_t cols : {1, 12, 75}) {
-    const TestWeight bias(device(), random_floats(cols, 7, 4));
     begin(5);
     const Both gate = random_buffer(cols, 8);
-    cpu_->sigmoid(*gate.cpu, bias.tensor);
-    gpu_->sigmoid(*gate.gpu, bias.tensor);
+    cpu_->activate(*gate.cpu, nullptr, Activation::sigmoid);
+    gpu_->activate(*gate.gpu, nullptr, Activation::sigmoid);
     expect_equal(gate, 1e-6, sizes({cols}));
-    cpu_->sigmoid(*gate.cpu, {});
-    gpu_->sigmoid(*gate.gpu, {});
-    expect_equal(gate, 1e-6, "without bias, " + sizes({cols}));
   }
 }
 
@@ -278,11 +282,11 @@ TEST_F(VulkanOps, SwigluAndAddEqualTheCpu) {
     begin(3);
     const Both x = buffer(cols, random_floats(3 * cols, 9, 4));
     const Both y = random_buffer(cols, 10);
-    cpu_->swiglu(*x.cpu, *y.cpu);
-    gpu_->swiglu(*x.gpu, *y.gpu);
+    cpu_->activate(*x.cpu, y.cpu.get(), Activation::silu);
+    gpu_->activate(*x.gpu, y.gpu.get(), Activation::silu);
     expect_equal(x, 1e-6, "swiglu, " + sizes({cols}));
-    cpu_->add(*x.cpu, *y.cpu);
-    gpu_->add(*x.gpu, *y.gpu);
+    cpu_->add(*x.cpu, *y.cpu, 1);
+    gpu_->add(*x.gpu, *y.gpu, 1);
     expect_equal(x, 1e-6, "add, " + sizes({cols}));
   }
 }
@@ -355,7 +359,8 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
   const AttendCase& c = GetParam();
   for (const DType type : {DType::f16, DType::f32, DType::q8_0}) {
     if (c.head_dim % block_elements(type) != 0) continue;
-    const CacheShape shape = {.n_layers = 2,
+    const CacheShape shape = {.kind = 0,
+                              .n_layers = 2,
                               .n_slots = 3,
                               .n_kept = c.n_kept,
                               .n_ring = c.window > 0 ? 2 * page_positions : 5 * page_positions,
@@ -375,15 +380,17 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
         {0, 200, 9}, {0, 100, 0}, {0, 1, 0},  {1, 1, 0},   {0, 3, 0}};
     for (const auto& counts : batches) {
       std::vector<BatchRow> rows;
+      std::vector<int64_t> first_visible;
       for (uint32_t slot = 0; slot < 3; ++slot) {
         for (size_t i = 0; i < counts[slot]; ++i, ++next[slot]) {
           const auto keep = static_cast<int64_t>(c.n_kept);
           const auto window = static_cast<int64_t>(c.window);
           const int64_t first = window > 0 ? std::max(keep, next[slot] - window + 1) : 0;
-          rows.push_back({0, slot, next[slot], first});
+          rows.push_back({0, slot, next[slot]});
+          first_visible.push_back(first);
         }
       }
-      begin(rows);
+      begin(rows, 1, {}, first_visible);
       const std::string what =
           sizes({counts[0], counts[1], counts[2]}) + " rows, " + std::string(name(type));
       const Both k = cached_buffer(type, c.n_kv_heads * c.head_dim, seed++);
@@ -401,7 +408,8 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
       const auto run = [&](Backend& ops, Cache& cache, const auto& side) {
         const Buffer* kept = keeps ? side(q_kept) : nullptr;
         ops.write_cache(cache, layer, *side(k), *side(v), on_values ? side(gate) : nullptr);
-        ops.attend(*side(q), kept, cache, layer, on_outputs ? side(gate) : nullptr, *side(out));
+        ops.attend(*side(q), kept, cache, layer, {1 / std::sqrt(static_cast<float>(c.head_dim))},
+                   on_outputs ? side(gate) : nullptr, *side(out));
       };
       run(*cpu_, *on_cpu, [](const Both& b) { return b.cpu.get(); });
       run(*gpu_, *on_gpu, [](const Both& b) { return b.gpu.get(); });
@@ -435,7 +443,8 @@ INSTANTIATE_TEST_SUITE_P(
 // What sees nothing but itself gets its own value.
 TEST_F(VulkanOps, Q8_0CacheRoundsToTheNearest) {
   constexpr size_t head_dim = 96;
-  const auto cache = gpu_->new_cache({.n_layers = 1,
+  const auto cache = gpu_->new_cache({.kind = 0,
+                                      .n_layers = 1,
                                       .n_slots = 1,
                                       .n_kept = 0,
                                       .n_ring = page_positions,
@@ -443,15 +452,19 @@ TEST_F(VulkanOps, Q8_0CacheRoundsToTheNearest) {
                                       .head_dim = head_dim,
                                       .type = DType::q8_0});
   std::vector<BatchRow> rows;
-  for (int64_t i = 0; i < 100; ++i) rows.push_back({0, 0, i, i});
-  begin(rows);
+  std::vector<int64_t> first_visible;
+  for (int64_t i = 0; i < 100; ++i) {
+    rows.push_back({0, 0, i});
+    first_visible.push_back(i);
+  }
+  begin(rows, 1, {}, first_visible);
   std::vector<float> values = random_floats(n_rows_ * 2 * head_dim, 1);
   std::fill_n(values.begin() + 64, 32, 0.f);     // no step at all
   std::fill_n(values.begin() + 96, 32, 1e-20f);  // one too small for f16
   const Both v = buffer(2 * head_dim, values);
   const Both out = buffer(2 * head_dim);
   gpu_->write_cache(*cache, 0, *v.gpu, *v.gpu, nullptr);
-  gpu_->attend(*v.gpu, nullptr, *cache, 0, nullptr, *out.gpu);
+  gpu_->attend(*v.gpu, nullptr, *cache, 0, {0.1f}, nullptr, *out.gpu);
   std::vector<float> found(values.size());
   gpu_->read(*out.gpu, found);
   for (size_t i = 0; i < values.size(); i += 32) {
@@ -466,11 +479,12 @@ TEST_F(VulkanOps, Q8_0CacheRoundsToTheNearest) {
 TEST_F(VulkanOps, ActivationsThatAreNoNumbersStayVisible) {
   begin(1);
   const TestWeight w(device(), DType::q8_0, 3, 64);
+  const Linear linear{w.tensor, {}};
   std::vector<float> values(64, 1);
   values[40] = NAN;
   const Both x = buffer(64, values);
   const Both out = buffer(3);
-  gpu_->project(*x.gpu, std::array{Projection{w.tensor, *out.gpu}});
+  gpu_->project(*x.gpu, std::array{Projection{linear, *out.gpu}});
   std::vector<float> found(3);
   gpu_->read(*out.gpu, found);
   for (const float y : found) EXPECT_FALSE(std::isfinite(y));

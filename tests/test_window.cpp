@@ -97,12 +97,12 @@ TEST(KvWindow, HoldsTellsWhatARingStillHas) {
 Config rope_config() {
   Config config;
   config.rope_dim = 64;
-  config.rope_theta = 10000;
+  config.rope_tables = {{.theta = 10000}};
   return config;
 }
 
 TEST(Rope, IsExactAfterABillionTokens) {
-  const Rope rope(rope_config());
+  const Rope rope(rope_config(), 0);
   for (const int64_t position : {int64_t{0}, int64_t{1}, int64_t{1000}, int64_t{1'000'000'007}}) {
     std::vector<float> angles;
     rope.append(position, angles);
@@ -120,7 +120,7 @@ TEST(Rope, IsExactAfterABillionTokens) {
 
 // cos(a - b) from the angles of two positions: distance is all that matters, however far they are.
 TEST(Rope, DependsOnDistanceAlone) {
-  const Rope rope(rope_config());
+  const Rope rope(rope_config(), 0);
   for (const int64_t distance : {1, 7, 1000}) {
     std::vector<float> expected;
     rope.append(distance, expected);

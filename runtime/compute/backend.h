@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "model/tensor.h"
 #include "vga/candidate.h"
+#include "vga/config.h"
 #include "vga/token.h"
 
 namespace vga {
@@ -35,10 +36,12 @@ class Buffer {
 /// in ascending order, so it does not matter who computes a page nor what else is computed with it.
 constexpr size_t page_positions = 256;
 
-/// The shape of a KV cache. A slot holds one sequence: its first n_kept positions for good, those
-/// that follow in a ring, where position p overwrites position p - n_ring. Keys are stored after
-/// RoPE, values after a value-placement gate; neither is ever moved or rotated again.
+/// The shape of a KV cache of layers of one kind, which see equally far. A slot holds one sequence:
+/// its first n_kept positions for good, those that follow in a ring, where position p overwrites
+/// position p - n_ring. Keys are stored after RoPE, values after a value-placement gate; neither is
+/// ever moved or rotated again.
 struct CacheShape {
+  size_t kind;  // that a Batch knows it by
   size_t n_layers;
   size_t n_slots;
   size_t n_kept;  // 0 unless a window slides and spares the first tokens
@@ -82,31 +85,55 @@ class Cache {
   CacheShape shape_;
 };
 
-/// What the backend needs to know of one row of a batch. It attends to its own position, to those
-/// before it from `first` on, and to the kept ones before it. Rows of a slot stand in the order of
-/// their positions, which follow each other.
+/// What the backend needs to know of one row of a batch. Rows of a slot stand in the order of their
+/// positions, which follow each other.
 struct BatchRow {
   Token token;
   uint32_t slot;
   int64_t position;
-  int64_t first;
 };
 
 struct Batch {
   std::span<const BatchRow> rows;
-  /// (rows, rope_dim / 2, 2): cosine and sine per row and pair, computed on the host in double so
-  /// that every backend rotates by the same exact angle.
-  std::span<const float> angles;
+  /// (kinds, rows): in layers of a kind a row attends to its own position, to those before it from
+  /// this one on, and to the kept ones before it.
+  std::span<const int64_t> first_visible;
+  /// Of each table (rows, rope_dim / 2, 2): cosine and sine per row and pair, computed on the host
+  /// in double so that every backend rotates by the same exact angle. Empty for a table that is not
+  /// there.
+  std::array<std::span<const float>, max_rope_tables> angles;
   /// The same for queries that meet kept keys; empty when the cache keeps none.
-  std::span<const float> kept_angles;
+  std::array<std::span<const float>, max_rope_tables> kept_angles;
   /// Indices of the rows whose logits are wanted, ascending.
   std::span<const uint32_t> wanted;
+
+  size_t n_kinds() const { return first_visible.size() / rows.size(); }
+  /// (rows)
+  std::span<const int64_t> first_of(size_t kind) const {
+    return first_visible.subspan(kind * rows.size(), rows.size());
+  }
 };
 
-/// A matrix to multiply by and the buffer that takes the product.
+/// A linear layer and the buffer that takes its product, which is scaled and then bent by a cap c
+/// to c tanh(y / c); 0 is no cap.
 struct Projection {
-  const Tensor& weight;  // (out->cols(), x.cols())
+  const Linear& linear;  // weight: (out.cols(), x.cols())
   Buffer& out;
+  float scale = 1;
+  float cap = 0;
+};
+
+/// How the heads of q or k are rotated.
+struct RopeSpec {
+  size_t head_dim;
+  bool half_split;  // pairs are (i, i + n_pairs), else (2i, 2i + 1)
+  size_t table;     // of the batch's angles
+};
+
+/// How scores are made: q k^T times `scale`, bent by a cap c to c tanh(score / c); 0 is no cap.
+struct AttendSpec {
+  float scale;
+  float cap = 0;
 };
 
 /// The ops a transformer is made of; forward.cpp composes them, a backend only knows them one by
@@ -125,33 +152,34 @@ class Backend {
   /// Starts a batch; `batch` stays valid until the next begin().
   virtual void begin(const Batch& batch) = 0;
 
-  /// x[r] = table[token of r].
-  virtual void embed(const Tensor& table, Buffer& x) = 0;
-  /// out = x / sqrt(mean(x^2) + eps) * weight, row by row.
-  virtual void rms_norm(const Buffer& x, const Tensor& weight, float eps, Buffer& out) = 0;
-  /// out = x W^T for each projection.
+  /// x[r] = table[token of r] * scale, plus positions[position of r] if those are not null.
+  virtual void embed(const Tensor& table, float scale, const Tensor* positions, Buffer& x) = 0;
+  /// Normalises each group of as many columns of x as the weight has, row by row; `out` may be x.
+  /// rms: group / sqrt(mean(group^2) + eps) * weight. layer: (group - mean) / sqrt(variance + eps)
+  /// * weight + bias.
+  virtual void norm(const Buffer& x, const Norm& weight, NormKind kind, float eps, Buffer& out) = 0;
+  /// out = x W^T + bias for each projection.
   virtual void project(const Buffer& x, std::span<const Projection> projections) = 0;
   /// Rotates the first 2 * n_pairs elements of every head of x (rows, n_heads * head_dim) by the
-  /// batch's angles. Pairs are (i, i + n_pairs) when half_split, else (2i, 2i + 1).
-  virtual void rope(Buffer& x, size_t head_dim, bool half_split) = 0;
-  /// gate = sigmoid(gate + bias); no bias when it is empty.
-  virtual void sigmoid(Buffer& gate, const Tensor& bias) = 0;
+  /// batch's angles.
+  virtual void rope(Buffer& x, const RopeSpec& spec) = 0;
   /// out = q rotated like rope() does, but by the angles for kept keys.
-  virtual void rope_kept(const Buffer& q, size_t head_dim, bool half_split, Buffer& out) = 0;
+  virtual void rope_kept(const Buffer& q, const RopeSpec& spec, Buffer& out) = 0;
   /// Writes each row's keys and values (rows, n_kv_heads * head_dim) to where its position lies;
   /// values times the gate, if that is not null: (rows, n_kv_heads), or a column for each element.
+  /// `layer` counts those of the cache, here and below.
   virtual void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v,
                            const Buffer* gate) = 0;
-  /// out = softmax(q k^T / sqrt(head_dim)) v over the positions each row sees; q and out are
-  /// (rows, n_heads * head_dim), query head h reads KV head h / (n_heads / n_kv_heads). Kept keys
-  /// are met by q_kept, which is null when the cache keeps none. What comes out is multiplied by
-  /// the gate, if that is not null: (rows, n_heads), or a column for each element.
+  /// out = softmax(scores) v over the positions each row sees; q and out are (rows, n_heads *
+  /// head_dim), query head h reads KV head h / (n_heads / n_kv_heads). Kept keys are met by q_kept,
+  /// which is null when the cache keeps none. What comes out is multiplied by the gate, if that is
+  /// not null: (rows, n_heads), or a column for each element.
   virtual void attend(const Buffer& q, const Buffer* q_kept, const Cache& cache, size_t layer,
-                      const Buffer* gate, Buffer& out) = 0;
-  /// gate = silu(gate) * up.
-  virtual void swiglu(Buffer& gate, const Buffer& up) = 0;
-  /// x += y.
-  virtual void add(Buffer& x, const Buffer& y) = 0;
+                      const AttendSpec& spec, const Buffer* gate, Buffer& out) = 0;
+  /// x = activation(x), times `up` if that is not null.
+  virtual void activate(Buffer& x, const Buffer* up, Activation kind) = 0;
+  /// x += y * factor.
+  virtual void add(Buffer& x, const Buffer& y, float factor) = 0;
   /// Keeps only the wanted rows of x, in order, in `out`; ops that follow work on those alone.
   virtual void keep_wanted(const Buffer& x, Buffer& out) = 0;
   /// The same for rows [first, first + n) of x.

@@ -20,6 +20,37 @@ struct Watch {
   }
 };
 
+/// What a branch reads: the residual stream, normalised into h where the model has a norm there.
+Buffer& branch_input(const Config& c, const Norm& norm, const Activations& a, Backend& ops,
+                     Buffer& h) {
+  if (!c.norm_before) return *a.x;
+  ops.norm(*a.x, norm, c.norm, c.norm_eps, h);
+  return h;
+}
+
+/// x += y, which a branch gave, normalised first where the model has a norm there.
+void add_branch(const Config& c, const Norm& norm, const Activations& a, Backend& ops, Buffer& y) {
+  if (c.norm_after) ops.norm(y, norm, c.norm, c.norm_eps, y);
+  ops.add(*a.x, y, c.residual_scale);
+}
+
+/// q and k as attention compares them: normalised and rotated where this layer does either.
+void place_heads(const Config& c, const BlockWeights& w, size_t layer, Stage& stage,
+                 const Buffer* q_kept) {
+  Backend& ops = *stage.ops;
+  const Activations& a = stage.activations;
+  if (c.qk_norm != QkNorm::none) {
+    ops.norm(*a.q, w.attn_q_norm, NormKind::rms, c.norm_eps, *a.q);
+    ops.norm(*a.k, w.attn_k_norm, NormKind::rms, c.norm_eps, *a.k);
+  }
+  const std::optional<size_t> table = c.layers[layer].rope;
+  if (!table) return;
+  const RopeSpec spec{c.head_dim, c.half_split, *table};
+  if (q_kept != nullptr) ops.rope_kept(*a.q, spec, *a.q_kept);
+  ops.rope(*a.q, spec);
+  ops.rope(*a.k, spec);
+}
+
 /// x += attention(norm(x)), gated as the model asks. Writing V for the values, α for the attention
 /// weights and g = σ(W s + b) for the gate:
 ///   output placement: z_i = g_i Σ_j α_ij V_j      value placement: z_i = Σ_j α_ij g_j V_j
@@ -27,27 +58,28 @@ void attention(const Config& c, const BlockWeights& w, size_t layer, Stage& stag
                const Watch& watch) {
   Backend& ops = *stage.ops;
   const Activations& a = stage.activations;
-  ops.rms_norm(*a.x, w.attn_norm, c.rms_eps, *a.h);
-  watch(Site::attn_norm, *a.h);
+  Buffer& in = branch_input(c, w.attn_norm, a, ops, *a.h);
+  watch(Site::attn_norm, in);
   const std::array qkv = {Projection{w.attn_q, *a.q}, Projection{w.attn_k, *a.k},
                           Projection{w.attn_v, *a.v}};
-  ops.project(*a.h, qkv);
+  ops.project(in, qkv);
   watch(Site::attn_q, *a.q);
   watch(Site::attn_k, *a.k);
   watch(Site::attn_v, *a.v);
 
   if (c.gate) {
-    const Buffer& source = c.gate.source == Gate::Source::value ? *a.v : *a.h;
+    const Buffer& source = c.gate.source == Gate::Source::value ? *a.v : in;
     const std::array gate = {Projection{w.attn_gate, *a.gate}};
     ops.project(source, gate);
-    ops.sigmoid(*a.gate, w.attn_gate_b);
+    ops.activate(*a.gate, nullptr, Activation::sigmoid);
     watch(Site::attn_gate, *a.gate);
   }
 
-  const bool half_split = c.architecture == Config::Architecture::vga;
-  if (a.q_kept) ops.rope_kept(*a.q, c.head_dim, half_split, *a.q_kept);
-  ops.rope(*a.q, c.head_dim, half_split);
-  ops.rope(*a.k, c.head_dim, half_split);
+  const auto [cache, cached] = stage.layer_caches[layer - stage.first_layer];
+  const bool keeps = cache->shape().n_kept > 0;
+  // Where nothing rotates, kept keys are met by the same queries.
+  const Buffer* q_kept = !keeps ? nullptr : c.layers[layer].rope ? a.q_kept.get() : a.q.get();
+  place_heads(c, w, layer, stage, q_kept);
   watch(Site::q_rotated, *a.q);
   watch(Site::k_rotated, *a.k);
 
@@ -55,35 +87,52 @@ void attention(const Config& c, const BlockWeights& w, size_t layer, Stage& stag
   const auto gate_at = [&](Gate::Placement placement) {
     return c.gate && c.gate.placement == placement ? a.gate.get() : nullptr;
   };
-  const size_t cached = layer - stage.first_layer;
-  ops.write_cache(*stage.cache, cached, *a.k, *a.v, gate_at(Gate::Placement::value));
-  ops.attend(*a.q, a.q_kept.get(), *stage.cache, cached, gate_at(Gate::Placement::output),
-             *a.mixed);
+  ops.write_cache(*cache, cached, *a.k, *a.v, gate_at(Gate::Placement::value));
+  ops.attend(*a.q, q_kept, *cache, cached, {c.score_scale, c.score_cap},
+             gate_at(Gate::Placement::output), *a.mixed);
   watch(Site::attn_mixed, *a.mixed);
 
   const std::array output = {Projection{w.attn_output, *a.h}};
   ops.project(*a.mixed, output);
   watch(Site::attn_output, *a.h);
-  ops.add(*a.x, *a.h);
+  add_branch(c, w.attn_post_norm, a, ops, *a.h);
   watch(Site::attn_residual, *a.x);
 }
 
-/// x += down(silu(gate(norm(x))) * up(norm(x))).
-void feed_forward(const Config& c, const BlockWeights& w, Stage& stage, const Watch& watch) {
+/// x += down(activation(gate(in)) * up(in)), or without a gate x += down(activation(up(in))).
+void feed_forward(const Config& c, const BlockWeights& w, Stage& stage, Buffer& in,
+                  const Watch& watch) {
   Backend& ops = *stage.ops;
   const Activations& a = stage.activations;
-  ops.rms_norm(*a.x, w.ffn_norm, c.rms_eps, *a.h);
-  watch(Site::ffn_norm, *a.h);
-  const std::array gate_up = {Projection{w.ffn_gate, *a.ffn}, Projection{w.ffn_up, *a.ffn_up}};
-  ops.project(*a.h, gate_up);
-  watch(Site::ffn_up, *a.ffn_up);
-  ops.swiglu(*a.ffn, *a.ffn_up);
+  watch(Site::ffn_norm, in);
+  if (c.ffn_gated) {
+    const std::array gate_up = {Projection{w.ffn_gate, *a.ffn}, Projection{w.ffn_up, *a.ffn_up}};
+    ops.project(in, gate_up);
+    watch(Site::ffn_up, *a.ffn_up);
+  } else {
+    const std::array up = {Projection{w.ffn_up, *a.ffn}};
+    ops.project(in, up);
+    watch(Site::ffn_up, *a.ffn);
+  }
+  ops.activate(*a.ffn, a.ffn_up.get(), c.activation);
   watch(Site::ffn_mixed, *a.ffn);
   const std::array down = {Projection{w.ffn_down, *a.h}};
   ops.project(*a.ffn, down);
   watch(Site::ffn_down, *a.h);
-  ops.add(*a.x, *a.h);
+  add_branch(c, w.ffn_post_norm, a, ops, *a.h);
   watch(Site::block, *a.x);
+}
+
+void block(const Config& c, const BlockWeights& w, size_t layer, Stage& stage, const Watch& watch) {
+  const Activations& a = stage.activations;
+  if (c.parallel_residual) {  // both branches read x as it is now
+    Buffer& in = branch_input(c, w.ffn_norm, a, *stage.ops, *a.h_ffn);
+    attention(c, w, layer, stage, watch);
+    feed_forward(c, w, stage, in, watch);
+  } else {
+    attention(c, w, layer, stage, watch);
+    feed_forward(c, w, stage, branch_input(c, w.ffn_norm, a, *stage.ops, *a.h), watch);
+  }
 }
 
 /// x goes from one stage to the next through host memory.
@@ -93,33 +142,41 @@ void hand_on(const Stage& from, Stage& to, size_t n_rows) {
   to.ops->write(*to.activations.x, x);
 }
 
-/// The same layers, fewer of them.
-CacheShape part_of(CacheShape shape, size_t n_layers) {
-  shape.n_layers = n_layers;
-  return shape;
-}
-
 }  // namespace
 
-Activations::Activations(const Config& c, Backend& ops, size_t max_rows, bool keeps_tokens)
-    : x(ops.new_buffer(max_rows, c.hidden_size)),
-      h(ops.new_buffer(max_rows, c.hidden_size)),
-      q(ops.new_buffer(max_rows, c.q_size())),
-      q_kept(keeps_tokens ? ops.new_buffer(max_rows, c.q_size()) : nullptr),
-      k(ops.new_buffer(max_rows, c.kv_size())),
-      v(ops.new_buffer(max_rows, c.kv_size())),
-      mixed(ops.new_buffer(max_rows, c.q_size())),
-      gate(c.gate ? ops.new_buffer(max_rows, c.n_gates()) : nullptr),
-      ffn(ops.new_buffer(max_rows, c.ffn_size)),
-      ffn_up(ops.new_buffer(max_rows, c.ffn_size)) {}
+void visit_activations(Activations& a, const Config& c, bool keeps_tokens,
+                       const std::function<void(std::unique_ptr<Buffer>&, size_t)>& visit) {
+  visit(a.x, c.hidden_size);
+  visit(a.h, c.hidden_size);
+  if (c.parallel_residual) visit(a.h_ffn, c.hidden_size);
+  visit(a.q, c.q_size());
+  if (keeps_tokens) visit(a.q_kept, c.q_size());
+  visit(a.k, c.kv_size());
+  visit(a.v, c.kv_size());
+  visit(a.mixed, c.q_size());
+  if (c.gate) visit(a.gate, c.n_gates());
+  visit(a.ffn, c.ffn_size);
+  if (c.ffn_gated) visit(a.ffn_up, c.ffn_size);
+}
 
 Stage::Stage(const Config& config, std::unique_ptr<Backend> backend, size_t first, size_t end,
-             CacheShape shape, size_t max_rows)
-    : ops(std::move(backend)),
-      first_layer(first),
-      end_layer(end),
-      cache(ops->new_cache(part_of(shape, end - first))),
-      activations(config, *ops, max_rows, shape.n_kept > 0) {}
+             const CachePlan& plan, size_t max_rows)
+    : ops(std::move(backend)), first_layer(first), end_layer(end) {
+  const std::vector<CacheShape> shapes = plan.shapes_of(first, end);
+  caches.resize(shapes.size());
+  for (const CacheShape& shape : shapes) {
+    if (shape.n_layers > 0) caches[shape.kind] = ops->new_cache(shape);
+  }
+  std::vector<size_t> n_placed(shapes.size());
+  for (size_t layer = first; layer < end; ++layer) {
+    const size_t kind = plan.kind_of_layer[layer];
+    layer_caches.push_back({caches[kind].get(), n_placed[kind]++});
+  }
+  visit_activations(activations, config, plan.session.keep > 0,
+                    [&](std::unique_ptr<Buffer>& buffer, size_t cols) {
+                      buffer = ops->new_buffer(max_rows, cols);
+                    });
+}
 
 void forward(const Config& c, const Weights& w, std::span<Stage> stages, const Batch& batch,
              ForwardObserver* observer) {
@@ -127,30 +184,30 @@ void forward(const Config& c, const Weights& w, std::span<Stage> stages, const B
     Stage& stage = stages[i];
     stage.ops->begin(batch);
     if (i == 0) {
-      stage.ops->embed(w.token_embd, *stage.activations.x);
+      stage.ops->embed(w.token_embd, c.embedding_scale,
+                       c.learned_positions ? &w.positions : nullptr, *stage.activations.x);
     } else {
       hand_on(stages[i - 1], stage, batch.rows.size());
     }
     for (size_t layer = stage.first_layer; layer < stage.end_layer; ++layer) {
       const Watch watch{observer, *stage.ops, layer};
-      attention(c, w.blocks[layer], layer, stage, watch);
-      feed_forward(c, w.blocks[layer], stage, watch);
+      block(c, w.blocks[layer], layer, stage, watch);
     }
   }
   if (batch.wanted.empty()) return;
   Backend& ops = *stages.back().ops;
   const Activations& a = stages.back().activations;
   ops.keep_wanted(*a.x, *a.h);
-  ops.rms_norm(*a.h, w.output_norm, c.rms_eps, *a.h);
-  Watch{observer, ops, c.n_layers}(Site::output_norm, *a.h);
+  ops.norm(*a.h, w.output_norm, c.norm, c.norm_eps, *a.h);
+  Watch{observer, ops, c.n_layers()}(Site::output_norm, *a.h);
 }
 
-void project_logits(const Weights& w, const Stage& last, size_t n_wanted, size_t first, size_t n,
-                    Buffer& logits) {
+void project_logits(const Config& c, const Weights& w, const Stage& last, size_t n_wanted,
+                    size_t first, size_t n, Buffer& logits) {
   const Activations& a = last.activations;
   const bool all = n == n_wanted;
   if (!all) last.ops->keep_rows(*a.h, first, n, *a.x);  // x has done its work
-  const std::array output = {Projection{w.output, logits}};
+  const std::array output = {Projection{w.output, logits, c.logit_scale, c.logit_cap}};
   last.ops->project(all ? *a.h : *a.x, output);
 }
 

@@ -1,41 +1,56 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <vector>
 
 #include "compute/backend.h"
+#include "compute/cache_plan.h"
 #include "model/weights.h"
 #include "vga/config.h"
 #include "vga/observer.h"
 
 namespace vga {
 
-/// Buffers of one forward pass, for batches of up to max_rows rows.
+/// Buffers of one forward pass, for batches of up to max_rows rows; null where a model needs none.
 struct Activations {
-  /// `keeps_tokens`: the cache has kept positions, which want queries of their own.
-  Activations(const Config& config, Backend& ops, size_t max_rows, bool keeps_tokens);
-
-  std::unique_ptr<Buffer> x;       // (rows, hidden_size) the residual stream
-  std::unique_ptr<Buffer> h;       // (rows, hidden_size) a sublayer's normalised input, or output
-  std::unique_ptr<Buffer> q;       // (rows, n_heads * head_dim)
-  std::unique_ptr<Buffer> q_kept;  // (rows, n_heads * head_dim) rotated for kept keys, or null
+  std::unique_ptr<Buffer> x;  // (rows, hidden_size) the residual stream
+  std::unique_ptr<Buffer> h;  // (rows, hidden_size) a branch's normalised input, or output
+  std::unique_ptr<Buffer>
+      h_ffn;                  // (rows, hidden_size) the FFN's input, if it reads beside attention
+  std::unique_ptr<Buffer> q;  // (rows, n_heads * head_dim)
+  std::unique_ptr<Buffer> q_kept;  // (rows, n_heads * head_dim) rotated for kept keys
   std::unique_ptr<Buffer> k;       // (rows, n_kv_heads * head_dim)
   std::unique_ptr<Buffer> v;       // (rows, n_kv_heads * head_dim)
   std::unique_ptr<Buffer> mixed;   // (rows, n_heads * head_dim) what attention delivers
-  std::unique_ptr<Buffer> gate;    // (rows, n_gates), null without a gate
+  std::unique_ptr<Buffer> gate;    // (rows, n_gates)
   std::unique_ptr<Buffer> ffn;     // (rows, ffn_size)
-  std::unique_ptr<Buffer> ffn_up;  // (rows, ffn_size)
+  std::unique_ptr<Buffer> ffn_up;  // (rows, ffn_size), of a gated FFN
 };
+
+/// Lists the buffers that a model needs: visit(buffer, columns). `keeps_tokens`: a cache has kept
+/// positions, which want queries of their own.
+void visit_activations(Activations& activations, const Config& config, bool keeps_tokens,
+                       const std::function<void(std::unique_ptr<Buffer>&, size_t cols)>& visit);
 
 /// A run of layers on one backend, with what it needs there. A model is computed by one stage, or
 /// by several in a row that hand the residual stream on.
 struct Stage {
   Stage(const Config& config, std::unique_ptr<Backend> ops, size_t first_layer, size_t end_layer,
-        CacheShape shape, size_t max_rows);
+        const CachePlan& plan, size_t max_rows);
+
+  /// Where a layer keeps its keys and values.
+  struct LayerCache {
+    Cache* cache;
+    size_t layer;  // of the cache
+  };
 
   std::unique_ptr<Backend> ops;
   size_t first_layer;
   size_t end_layer;
-  std::unique_ptr<Cache> cache;  // of these layers
+  std::vector<std::unique_ptr<Cache>>
+      caches;                            // of these layers, one for each kind that they are of
+  std::vector<LayerCache> layer_caches;  // (end_layer - first_layer)
   Activations activations;
 };
 
@@ -53,7 +68,7 @@ void forward(const Config& config, const Weights& weights, std::span<Stage> stag
 
 /// The logits of `n` of the `n_wanted` rows, from `first` on, in the first rows of `logits`
 /// (at least n, vocab_size), which is the last stage's. May be called any number of times.
-void project_logits(const Weights& weights, const Stage& last, size_t n_wanted, size_t first,
-                    size_t n, Buffer& logits);
+void project_logits(const Config& config, const Weights& weights, const Stage& last,
+                    size_t n_wanted, size_t first, size_t n, Buffer& logits);
 
 }  // namespace vga

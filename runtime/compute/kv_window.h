@@ -19,6 +19,8 @@ struct KvWindow {
   int64_t size;      // positions that a row sees, its own and the kept ones included
   int64_t keep = 0;  // less than size
 
+  bool operator==(const KvWindow&) const = default;
+
   struct View {
     int64_t first;  // of the positions behind the kept ones that are seen, up to the row's own
     int64_t index;  // of the row among all positions it sees: min(position, size - 1)

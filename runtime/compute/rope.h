@@ -14,14 +14,20 @@ namespace vga {
 /// rounding a step costs, at most 2^-65 turns or one part in 2^53, grows with that distance alone.
 class Rope {
  public:
-  /// `factors` divide the frequencies: (rope_dim / 2), or empty where all are 1.
-  explicit Rope(const Config& config, std::span<const float> factors = {});
+  /// Table `table` of a model. `factors` divide the frequencies: (rope_dim / 2), or empty where all
+  /// are 1.
+  Rope(const Config& config, size_t table, std::span<const float> factors = {});
 
-  /// Appends cosine and sine of each rotated pair at `position`: (rope_dim / 2, 2).
+  /// Appends cosine and sine of each rotated pair at `position`, times the table's magnitude:
+  /// (rope_dim / 2, 2).
   void append(int64_t position, std::vector<float>& angles) const;
 
  private:
   std::vector<uint64_t> steps_;  // (rope_dim / 2) turns per position, in units of 2^-64
+  double magnitude_;
 };
+
+/// Radians per position of each pair of a table before any factors: (rope_dim / 2).
+std::vector<double> rope_frequencies(const Config& config, const RopeTable& table);
 
 }  // namespace vga

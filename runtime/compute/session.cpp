@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <optional>
 
+#include "base/checked.h"
+#include "compute/cache_plan.h"
 #include "compute/forward.h"
-#include "compute/kv_window.h"
 #include "compute/rope.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/threads.h"
@@ -17,27 +19,6 @@ namespace {
 /// Logits that are computed, and brought to the host, at once: those of a whole batch would take as
 /// much memory as a small model. As many rows as matmul.comp takes for one reading of the weights.
 constexpr size_t logits_rows = 64;
-
-/// Without a window, one that never gets to slide.
-KvWindow window_of(const Config& config, const SessionOptions& options) {
-  if (options.window > 0) {
-    return {static_cast<int64_t>(options.window), static_cast<int64_t>(options.keep)};
-  }
-  return {static_cast<int64_t>(options.context == 0 ? config.context_length : options.context)};
-}
-
-CacheShape cache_shape(const Config& config, const SessionOptions& options) {
-  const KvWindow window = window_of(config, options);
-  const auto n_ring = static_cast<size_t>(
-      options.window > 0 ? window.ring_positions(options.max_batch) : window.size);
-  return {.n_layers = config.n_layers,
-          .n_slots = options.n_sequences,
-          .n_kept = static_cast<size_t>(window.keep),
-          .n_ring = ((n_ring - 1) / page_positions + 1) * page_positions,
-          .n_kv_heads = config.n_kv_heads,
-          .head_dim = config.head_dim,
-          .type = options.cache_type};
-}
 
 void validate(const SessionOptions& o, const Config& config) {
   const auto in_range = [](std::string_view option, size_t value, size_t min, size_t max) {
@@ -53,6 +34,14 @@ void validate(const SessionOptions& o, const Config& config) {
   if (o.keep > 0 && o.keep >= o.window) {
     throw Error("keep", "wanted less than the window of " + std::to_string(o.window) +
                             " tokens, found " + std::to_string(o.keep));
+  }
+  if (config.learned_positions) {
+    if (o.window > 0) {
+      throw Error("window", "this model has learned a vector for each of " +
+                                std::to_string(config.context_length) +
+                                " positions and knows none beyond: no window can slide over them");
+    }
+    in_range("context", o.context, 0, config.context_length);
   }
   in_range("sequences", o.n_sequences, 1, 4096);
   in_range("threads", o.n_threads, 0, cpu::max_threads);
@@ -85,33 +74,58 @@ class Probe : public ForwardObserver {
   std::vector<float> values_;  // (rows, cols)
 };
 
-std::span<const float> rope_factors(const Weights& weights) {
-  const Tensor& factors = weights.rope_factors;
+/// The divisors of a session's angles: by_context has two sets.
+std::span<const float> rope_factors(const Config& config, const Weights& weights,
+                                    const KvWindow& session) {
+  const bool is_long = config.rope_factors == RopeFactors::by_context &&
+                       session.size > static_cast<int64_t>(config.original_context);
+  const Tensor& factors = is_long ? weights.rope_factors_long : weights.rope_factors;
   return {reinterpret_cast<const float*>(factors.data), factors.cols};
+}
+
+std::vector<Rope> make_ropes(const Config& config, std::span<const float> factors) {
+  std::vector<Rope> ropes;
+  for (size_t i = 0; i < config.rope_tables.size(); ++i) ropes.emplace_back(config, i, factors);
+  return ropes;
+}
+
+/// Bytes of keys and values of some shapes; nullopt if no number holds them.
+std::optional<uint64_t> checked_bytes(std::span<const CacheShape> shapes) {
+  std::optional<uint64_t> sum = 0;
+  for (const CacheShape& shape : shapes) {
+    const auto bytes = shape.checked_bytes();
+    sum = sum && bytes ? checked_add(*sum, *bytes) : std::nullopt;
+  }
+  return sum;
+}
+
+uint64_t cache_bytes(const CachePlan& plan, size_t n_layers) {
+  const std::optional<uint64_t> bytes = checked_bytes(plan.shapes_of(0, n_layers));
+  if (!bytes) {
+    throw Error("cache", "wanted less than 2^64 bytes, found " +
+                             std::to_string(plan.shapes[0].n_slots) + " sequences of " +
+                             std::to_string(plan.session.size) + " tokens");
+  }
+  return *bytes;
 }
 
 }  // namespace
 
 uint64_t cache_bytes(const Config& config, const SessionOptions& options) {
-  const CacheShape shape = cache_shape(config, options);
-  const std::optional<uint64_t> bytes = shape.checked_bytes();
-  if (!bytes) {
-    throw Error("cache", "wanted less than 2^64 bytes, found " + std::to_string(shape.n_slots) +
-                             " sequences of " + std::to_string(shape.n_kept + shape.n_ring) +
-                             " tokens");
-  }
-  return *bytes;
+  return cache_bytes(CachePlan(config, options), config.n_layers());
 }
 
 uint64_t session_bytes(const Config& c, const SessionOptions& options, size_t n_layers) {
-  const auto buffer = [&](size_t rows, size_t cols) {
-    return rows * vulkan::padded_cols(cols) * sizeof(float);
+  const CachePlan plan(c, options);
+  uint64_t bytes = cache_bytes(plan, n_layers);
+  const auto add_buffer = [&](size_t rows, size_t cols) {
+    bytes += rows * vulkan::padded_cols(cols) * sizeof(float);
   };
-  const size_t rows = options.max_batch;
-  uint64_t bytes = cache_bytes(c, options) / c.n_layers * n_layers;
-  bytes += 2 * buffer(rows, c.hidden_size) + 3 * buffer(rows, c.q_size()) +
-           2 * buffer(rows, c.kv_size()) + buffer(rows, c.n_gates()) + 2 * buffer(rows, c.ffn_size);
-  if (n_layers == c.n_layers) bytes += buffer(std::min(rows, logits_rows), c.vocab_size);
+  Activations unused;
+  visit_activations(unused, c, plan.session.keep > 0, [&](std::unique_ptr<Buffer>&, size_t cols) {
+    add_buffer(options.max_batch, cols);
+  });
+  if (n_layers == c.n_layers()) add_buffer(std::min(options.max_batch, logits_rows), c.vocab_size);
   return bytes;
 }
 
@@ -120,18 +134,17 @@ struct Session::Impl {
       : config(model.impl_->config),
         weights(model.impl_->weights),
         options(session_options),
-        shape(cache_shape(config, options)),
-        window(window_of(config, options)),
-        rope(config, rope_factors(weights)),
+        plan(config, options),
+        ropes(make_ropes(config, rope_factors(config, weights, plan.session))),
         sequences(options.n_sequences) {
     const size_t on_device = model.impl_->device_layers;
     if (on_device > 0) {
-      stages.emplace_back(config, model.impl_->device->new_backend(), 0, on_device, shape,
+      stages.emplace_back(config, model.impl_->device->new_backend(), 0, on_device, plan,
                           options.max_batch);
     }
-    if (on_device < config.n_layers) {
+    if (on_device < config.n_layers()) {
       stages.emplace_back(config, cpu::new_backend(options.n_threads, model.impl_->kernels),
-                          on_device, config.n_layers, shape, options.max_batch);
+                          on_device, config.n_layers(), plan, options.max_batch);
     }
   }
 
@@ -142,26 +155,41 @@ struct Session::Impl {
   };
 
   bool slides() const { return options.window > 0; }
+  /// Tokens that every layer keeps for good.
+  int64_t kept_everywhere() const {
+    return std::ranges::min(plan.windows, {}, &KvWindow::keep).keep;
+  }
+  /// What a sequence can be cut to, of lengths that are more than that: as far as all rings hold.
+  int64_t least_length(const Sequence& held) const {
+    int64_t least = 0;
+    for (size_t kind = 0; kind < plan.windows.size(); ++kind) {
+      const KvWindow& window = plan.windows[kind];
+      const auto n_ring = static_cast<int64_t>(plan.shapes[kind].n_ring);
+      if (held.written <= n_ring) continue;
+      least = std::max(least, held.written - n_ring + window.size - window.keep - 1);
+    }
+    return least;
+  }
   Sequence& sequence(uint32_t index);
-  void plan(std::span<const Row> rows);
+  void take(std::span<const Row> rows);
   template <class Take>
   void each_logits(Take&& take);
 
   const Config& config;
   const Weights& weights;
   SessionOptions options;
-  CacheShape shape;           // of all layers
-  std::vector<Stage> stages;  // one after the other
-  KvWindow window;
-  Rope rope;
+  CachePlan plan;
+  std::vector<Rope> ropes;          // of each table
+  std::vector<Stage> stages;        // one after the other
   std::vector<Sequence> sequences;  // (n_sequences)
   Probe probe;
 
   // The batch in progress.
-  std::vector<BatchRow> rows_;        // (rows)
-  std::vector<float> angles_;         // (rows, rope_dim / 2, 2)
-  std::vector<float> kept_angles_;    // the same for queries that meet kept keys
-  std::vector<uint32_t> wanted_;      // (n_wanted)
+  std::vector<BatchRow> rows_;                                   // (rows)
+  std::vector<int64_t> first_visible_;                           // (kinds, rows)
+  std::array<std::vector<float>, max_rope_tables> angles_;       // (rows, rope_dim / 2, 2)
+  std::array<std::vector<float>, max_rope_tables> kept_angles_;  // for queries that meet kept keys
+  std::vector<uint32_t> wanted_;                                 // (n_wanted)
   std::vector<Sequence> next_;        // (n_sequences) once the batch is done
   size_t n_wanted_ = 0;               // rows whose logits can be had; none after an Error
   std::unique_ptr<Buffer> logits_;    // (up to logits_rows, vocab_size), grown when asked for more
@@ -178,15 +206,17 @@ Session::Impl::Sequence& Session::Impl::sequence(uint32_t index) {
   return sequences[index];
 }
 
-/// Checks the rows and works out angles and what each row sees.
-void Session::Impl::plan(std::span<const Row> rows) {
+/// Checks the rows of a batch and works out angles and what each row sees.
+void Session::Impl::take(std::span<const Row> rows) {
   if (rows.empty() || rows.size() > options.max_batch) {
     throw Error("batch", "wanted 1 to " + std::to_string(options.max_batch) + " rows, found " +
                              std::to_string(rows.size()));
   }
   rows_.clear();
-  angles_.clear();
-  kept_angles_.clear();
+  first_visible_.resize(plan.windows.size() * rows.size());
+  for (auto* tables : {&angles_, &kept_angles_}) {
+    for (std::vector<float>& angles : *tables) angles.clear();
+  }
   wanted_.clear();
   next_ = sequences;
   for (const Row& row : rows) {
@@ -201,16 +231,22 @@ void Session::Impl::plan(std::span<const Row> rows) {
                                   std::to_string(row.sequence) + ", found " +
                                   std::to_string(row.position));
     }
-    if (!slides() && next.length >= window.size) {
-      throw ContextFull("the context of " + std::to_string(window.size) + " tokens is full");
+    if (!slides() && next.length >= plan.session.size) {
+      throw ContextFull("the context of " + std::to_string(plan.session.size) + " tokens is full");
     }
-    const KvWindow::View view = window.view(row.position, next.forgotten);
+    for (size_t kind = 0; kind < plan.windows.size(); ++kind) {
+      first_visible_[kind * rows.size() + rows_.size()] =
+          plan.windows[kind].view(row.position, next.forgotten).first;
+    }
+    const int64_t kept_index = plan.session.view(row.position, next.forgotten).index;
+    for (size_t table = 0; table < ropes.size(); ++table) {
+      ropes[table].append(row.position, angles_[table]);
+      if (plan.session.keep > 0) ropes[table].append(kept_index, kept_angles_[table]);
+    }
     ++next.length;
     next.written = std::max(next.written, next.length);
     if (row.wants_logits) wanted_.push_back(static_cast<uint32_t>(rows_.size()));
-    rows_.push_back({row.token, row.sequence, row.position, view.first});
-    rope.append(row.position, angles_);
-    if (window.keep > 0) rope.append(view.index, kept_angles_);
+    rows_.push_back({row.token, row.sequence, row.position});
   }
 }
 
@@ -226,7 +262,7 @@ void Session::Impl::each_logits(Take&& take) {
         logits_.reset();  // its memory first
         logits_ = stages.back().ops->new_buffer(n, config.vocab_size);
       }
-      project_logits(weights, stages.back(), n_wanted_, first, n, *logits_);
+      project_logits(config, weights, stages.back(), n_wanted_, first, n, *logits_);
       in_logits_ = first;
     }
     take(first, n);
@@ -240,13 +276,13 @@ Session& Session::operator=(Session&&) noexcept = default;
 Session::~Session() = default;
 
 size_t Session::context() const {
-  return static_cast<size_t>(impl_->window.size);
+  return static_cast<size_t>(impl_->plan.session.size);
 }
 bool Session::slides() const {
   return impl_->slides();
 }
 size_t Session::keep() const {
-  return static_cast<size_t>(impl_->window.keep);
+  return static_cast<size_t>(impl_->plan.session.keep);
 }
 size_t Session::max_batch() const {
   return impl_->options.max_batch;
@@ -263,7 +299,7 @@ std::string Session::description() const {
   return text;
 }
 uint64_t Session::cache_bytes() const {
-  return impl_->shape.bytes();
+  return checked_bytes(impl_->plan.shapes).value();
 }
 
 double Session::device_wait_seconds() const {
@@ -278,7 +314,7 @@ int64_t Session::length(uint32_t sequence) const {
 
 int64_t Session::room(uint32_t sequence) const {
   if (impl_->slides()) return std::numeric_limits<int64_t>::max();
-  return impl_->window.size - length(sequence);
+  return impl_->plan.session.size - length(sequence);
 }
 
 void Session::truncate(int64_t length, uint32_t sequence) {
@@ -288,19 +324,20 @@ void Session::truncate(int64_t length, uint32_t sequence) {
     throw Error("length",
                 "wanted 0 to " + std::to_string(held.length) + ", found " + std::to_string(length));
   }
-  const auto n_ring = static_cast<int64_t>(s.shape.n_ring);
   const int64_t forgotten = std::min(held.forgotten, length);
-  if (!s.window.holds(length, forgotten, n_ring, held.written)) {
-    const int64_t least = held.written - n_ring + s.window.size - s.window.keep - 1;
-    throw Error("length", "the window has slid over what a token at position " +
+  for (size_t kind = 0; kind < s.plan.windows.size(); ++kind) {
+    const KvWindow& window = s.plan.windows[kind];
+    const auto n_ring = static_cast<int64_t>(s.plan.shapes[kind].n_ring);
+    if (window.holds(length, forgotten, n_ring, held.written)) continue;
+    throw Error("length", "a window has slid over what a token at position " +
                               std::to_string(length) + " would see; wanted 0 to " +
-                              std::to_string(s.window.keep) + ", or at least " +
-                              std::to_string(least));
+                              std::to_string(s.kept_everywhere()) + ", or at least " +
+                              std::to_string(s.least_length(held)));
   }
   // What lies behind the end is simply written again.
   held.length = length;
   held.forgotten = forgotten;
-  if (length <= s.window.keep) held.written = length;  // and all of the ring before it is seen
+  if (length <= s.kept_everywhere()) held.written = length;  // all of the rings before it is seen
 }
 
 void Session::forget(int64_t position, uint32_t sequence) {
@@ -317,13 +354,18 @@ void Session::append(std::span<const Row> rows) {
   Impl& s = *impl_;
   s.n_wanted_ = 0;
   s.in_logits_.reset();
-  s.plan(rows);
+  s.take(rows);
   s.probe.n_rows = rows.size();
   s.probe.n_wanted = s.wanted_.size();
-  forward(
-      s.config, s.weights, s.stages,
-      {.rows = s.rows_, .angles = s.angles_, .kept_angles = s.kept_angles_, .wanted = s.wanted_},
-      s.probe.observer != nullptr ? &s.probe : nullptr);
+  Batch batch;
+  batch.rows = s.rows_;
+  batch.first_visible = s.first_visible_;
+  batch.wanted = s.wanted_;
+  for (size_t table = 0; table < max_rope_tables; ++table) {
+    batch.angles[table] = s.angles_[table];
+    batch.kept_angles[table] = s.kept_angles_[table];
+  }
+  forward(s.config, s.weights, s.stages, batch, s.probe.observer != nullptr ? &s.probe : nullptr);
   s.n_wanted_ = s.wanted_.size();
   s.sequences = s.next_;
 }

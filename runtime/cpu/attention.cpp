@@ -82,6 +82,7 @@ struct Attention::Partial {
 
 struct Attention::Call {
   std::span<const BatchRow> rows;
+  std::span<const int64_t> first_visible;  // (rows)
   const CpuCache& cache;
   size_t layer;
   Queries queries;
@@ -93,7 +94,9 @@ Attention::Attention(const Kernels& kernels, ThreadPool& threads)
     : kernels_(kernels), threads_(threads), scratch_(threads.size()) {}
 Attention::~Attention() = default;
 
-void Attention::plan(std::span<const BatchRow> rows, const CacheShape& shape, size_t group) {
+void Attention::plan(const Batch& batch, const CacheShape& shape, size_t group) {
+  const std::span<const BatchRow> rows = batch.rows;
+  const std::span<const int64_t> first_visible = batch.first_of(shape.kind);
   const size_t max_rows = std::max<size_t>(1, attend_queries / group);
   const auto n_kept = static_cast<int64_t>(shape.n_kept);
   const auto page_of = [](int64_t position) {
@@ -104,7 +107,7 @@ void Attention::plan(std::span<const BatchRow> rows, const CacheShape& shape, si
     const BatchRow& row = rows[r];
     const auto kept = static_cast<size_t>(std::min(n_kept, row.position + 1));
     const size_t kept_pages = (kept + page_positions - 1) / page_positions;
-    const size_t begin = page_of(std::max(row.first, n_kept));
+    const size_t begin = page_of(std::max(first_visible[r], n_kept));
     const size_t end = row.position < n_kept ? begin : page_of(row.position) + 1;
     const bool joins = r > 0 && tiles_.back().n_rows < max_rows && rows[r - 1].slot == row.slot &&
                        rows[r - 1].position >= n_kept;
@@ -138,7 +141,7 @@ void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t p
   const float* from = kept ? call.queries.q_kept : call.queries.q;
   for (size_t r = tile.row; r < tile.row + tile.n_rows; ++r) {
     const BatchRow& row = call.rows[r];
-    const int64_t first = kept ? 0 : std::max(row.first, n_kept);
+    const int64_t first = kept ? 0 : std::max(call.first_visible[r], n_kept);
     const int64_t last = kept ? std::min(n_kept - 1, row.position) : row.position;
     std::copy_n(from + r * call.width + heads.first * shape.head_dim, heads.n * shape.head_dim,
                 q + n * shape.head_dim);
@@ -150,7 +153,8 @@ void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t p
   const uint32_t slot = call.rows[tile.row].slot;
   kernels_.attend({.type = shape.type,
                    .head_dim = shape.head_dim,
-                   .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim)),
+                   .scale = call.queries.spec.scale,
+                   .cap = call.queries.spec.cap,
                    .keys = call.cache.keys(slot, place, call.layer, heads.kv_head),
                    .values = call.cache.values(slot, place, call.layer, heads.kv_head),
                    .q = q,
@@ -163,15 +167,17 @@ void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t p
                   q + n * shape.head_dim);
 }
 
-void Attention::run(std::span<const BatchRow> rows, const CpuCache& cache, size_t layer,
-                    const Queries& queries, float* out) {
+void Attention::run(const Batch& batch, const CpuCache& cache, size_t layer, const Queries& queries,
+                    float* out) {
+  const std::span<const BatchRow> rows = batch.rows;
   const CacheShape& shape = cache.shape();
   const size_t head_dim = shape.head_dim;
   const size_t group = queries.n_heads / shape.n_kv_heads;
   const size_t n_blocks = shape.n_kv_heads * ((group - 1) / attend_queries + 1);
   const size_t head_gates = queries.n_gates / queries.n_heads;
-  const Call call{rows, cache, layer, queries, group, queries.n_heads * head_dim};
-  plan(rows, shape, group);
+  const Call call{rows,  batch.first_of(shape.kind), cache, layer, queries,
+                  group, queries.n_heads * head_dim};
+  plan(batch, shape, group);
 
   const size_t most_rows = std::ranges::max(tiles_, {}, &Tile::n_rows).n_rows;
   const size_t partial_size = Partial::size(most_rows * std::min(group, attend_queries), head_dim);

@@ -26,18 +26,19 @@ class Attention {
     const float* q_kept;  // the same, to meet kept keys; null if the cache keeps nothing
     const float* gate;    // (rows, n_gates) that what they get is multiplied by, or null
     size_t n_gates;       // n_heads, or n_heads * head_dim
+    AttendSpec spec;
   };
 
   /// out is (rows, n_heads * head_dim).
-  void run(std::span<const BatchRow> rows, const CpuCache& cache, size_t layer,
-           const Queries& queries, float* out);
+  void run(const Batch& batch, const CpuCache& cache, size_t layer, const Queries& queries,
+           float* out);
 
  private:
   struct Tile;
   struct Partial;
   struct Call;
 
-  void plan(std::span<const BatchRow> rows, const CacheShape& shape, size_t group);
+  void plan(const Batch& batch, const CacheShape& shape, size_t group);
   void attend(const Call& call, const Tile& tile, size_t head, size_t page, float* scratch,
               const Partial& out) const;
 

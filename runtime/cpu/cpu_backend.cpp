@@ -54,16 +54,31 @@ class CpuBackend : public Backend {
     n_rows_ = batch.rows.size();
   }
 
-  void embed(const Tensor& table, Buffer& x) override {
+  void embed(const Tensor& table, float scale, const Tensor* positions, Buffer& x) override {
+    std::vector<float> position(positions != nullptr ? x.cols() : 0);
     for (size_t r = 0; r < n_rows_; ++r) {
-      const auto token = static_cast<size_t>(batch_.rows[r].token);
-      decode_row(table.type, table.row(token), {host(x).row(r), x.cols()});
+      const BatchRow& row = batch_.rows[r];
+      const std::span<float> out(host(x).row(r), x.cols());
+      decode_row(table.type, table.row(static_cast<size_t>(row.token)), out);
+      if (scale != 1) kernels_.scale(out.data(), scale, 0, out.size());
+      if (positions == nullptr) continue;
+      decode_row(positions->type, positions->row(static_cast<size_t>(row.position)), position);
+      kernels_.add(out.data(), position.data(), 1, out.size());
     }
   }
 
-  void rms_norm(const Buffer& x, const Tensor& weight, float eps, Buffer& out) override {
+  void norm(const Buffer& x, const Norm& w, NormKind kind, float eps, Buffer& out) override {
+    const size_t width = w.weight.cols;
     each_row(x.cols(), [&](size_t r) {
-      kernels_.rms_norm(host(x).row(r), floats(weight), x.cols(), eps, host(out).row(r));
+      for (size_t i = 0; i < x.cols(); i += width) {
+        const float* from = host(x).row(r) + i;
+        float* to = host(out).row(r) + i;
+        if (kind == NormKind::rms) {
+          kernels_.rms_norm(from, floats(w.weight), width, eps, to);
+        } else {
+          kernels_.layer_norm(from, floats(w.weight), floats(w.bias), width, eps, to);
+        }
+      }
     });
   }
 
@@ -72,7 +87,7 @@ class CpuBackend : public Backend {
     size_t n_outputs = 0;
     for (const Projection& p : projections) {
       n_outputs += padded_rows(p);
-      prepare(host(x), p.weight.type);
+      prepare(host(x), p.linear.weight.type);
     }
     const size_t groups = grain_for(x.cols() * n_rows_ * project_group);
     threads_.run(n_outputs, groups * project_group, [&](size_t begin, size_t end, size_t) {
@@ -81,9 +96,7 @@ class CpuBackend : public Backend {
         const size_t first = std::min(begin, padded_rows(p));
         const size_t last = std::min(end, padded_rows(p));
         if (first < last) {
-          kernels_.project(p.weight, first, std::min(last, p.weight.rows),
-                           prepared(p.weight.type).x.data(), n_rows_, host(p.out).row(0),
-                           p.out.cols());
+          project_rows(p, first, std::min(last, p.linear.weight.rows));
         }
         begin -= first;
         end -= last;
@@ -91,21 +104,13 @@ class CpuBackend : public Backend {
     });
   }
 
-  void rope(Buffer& x, size_t head_dim, bool half_split) override {
-    rotate(host(x), batch_.angles, head_dim, half_split);
+  void rope(Buffer& x, const RopeSpec& spec) override {
+    rotate(host(x), batch_.angles[spec.table], spec);
   }
 
-  void rope_kept(const Buffer& q, size_t head_dim, bool half_split, Buffer& out) override {
+  void rope_kept(const Buffer& q, const RopeSpec& spec, Buffer& out) override {
     std::copy_n(host(q).row(0), n_rows_ * q.cols(), host(out).row(0));
-    rotate(host(out), batch_.kept_angles, head_dim, half_split);
-  }
-
-  void sigmoid(Buffer& gate, const Tensor& bias) override {
-    each_row(gate.cols(), [&](size_t r) {
-      float* row = host(gate).row(r);
-      if (bias) kernels_.add(row, floats(bias), gate.cols());
-      kernels_.sigmoid(row, gate.cols());
-    });
+    rotate(host(out), batch_.kept_angles[spec.table], spec);
   }
 
   void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v,
@@ -135,24 +140,27 @@ class CpuBackend : public Backend {
   }
 
   void attend(const Buffer& q, const Buffer* q_kept, const Cache& cache, size_t layer,
-              const Buffer* gate, Buffer& out) override {
+              const AttendSpec& spec, const Buffer* gate, Buffer& out) override {
     const CpuCache& c = static_cast<const CpuCache&>(cache);
-    attention_.run(batch_.rows, c, layer,
+    attention_.run(batch_, c, layer,
                    {.n_heads = q.cols() / c.shape().head_dim,
                     .q = host(q).row(0),
                     .q_kept = q_kept != nullptr ? host(*q_kept).row(0) : nullptr,
                     .gate = gate != nullptr ? host(*gate).row(0) : nullptr,
-                    .n_gates = gate != nullptr ? gate->cols() : 0},
+                    .n_gates = gate != nullptr ? gate->cols() : 0,
+                    .spec = spec},
                    host(out).row(0));
   }
 
-  void swiglu(Buffer& gate, const Buffer& up) override {
-    each_row(8 * gate.cols(),
-             [&](size_t r) { kernels_.swiglu(host(gate).row(r), host(up).row(r), gate.cols()); });
+  void activate(Buffer& x, const Buffer* up, Activation kind) override {
+    each_row(8 * x.cols(), [&](size_t r) {
+      kernels_.activate(kind, host(x).row(r), up != nullptr ? host(*up).row(r) : nullptr, x.cols());
+    });
   }
 
-  void add(Buffer& x, const Buffer& y) override {
-    each_row(x.cols(), [&](size_t r) { kernels_.add(host(x).row(r), host(y).row(r), x.cols()); });
+  void add(Buffer& x, const Buffer& y, float factor) override {
+    each_row(x.cols(),
+             [&](size_t r) { kernels_.add(host(x).row(r), host(y).row(r), factor, x.cols()); });
   }
 
   void keep_wanted(const Buffer& x, Buffer& out) override {
@@ -211,17 +219,31 @@ class CpuBackend : public Backend {
     form.valid = true;
   }
 
-  /// Outputs of a projection, so that the next one begins with a group.
-  static size_t padded_rows(const Projection& p) {
-    return (p.weight.rows + project_group - 1) / project_group * project_group;
+  /// Outputs [first, last) of one projection for all rows, while they are in the cache.
+  void project_rows(const Projection& p, size_t first, size_t last) {
+    const auto& [w, bias] = p.linear;
+    kernels_.project(w, first, last, prepared(w.type).x.data(), n_rows_, host(p.out).row(0),
+                     p.out.cols());
+    const bool scales = p.scale != 1 || p.cap != 0;
+    if (!bias && !scales) return;
+    for (size_t r = 0; r < n_rows_; ++r) {
+      float* out = host(p.out).row(r) + first;
+      if (bias) kernels_.add(out, floats(bias) + first, 1, last - first);
+      if (scales) kernels_.scale(out, p.scale, p.cap, last - first);
+    }
   }
 
-  void rotate(CpuBuffer& x, std::span<const float> angles, size_t head_dim, bool half_split) {
+  /// Outputs of a projection, so that the next one begins with a group.
+  static size_t padded_rows(const Projection& p) {
+    return (p.linear.weight.rows + project_group - 1) / project_group * project_group;
+  }
+
+  void rotate(CpuBuffer& x, std::span<const float> angles, const RopeSpec& spec) {
     const size_t n_pairs = angles.size() / n_rows_ / 2;
     each_row(x.cols(), [&](size_t r) {
       const float* cos_sin = angles.data() + r * n_pairs * 2;
-      for (size_t i = 0; i < x.cols(); i += head_dim) {
-        kernels_.rope(x.row(r) + i, cos_sin, n_pairs, half_split);
+      for (size_t i = 0; i < x.cols(); i += spec.head_dim) {
+        kernels_.rope(x.row(r) + i, cos_sin, n_pairs, spec.half_split);
       }
     });
   }

@@ -12,7 +12,8 @@ namespace vga::cpu {
 struct AttendPage {
   DType type;  // of the cache: f32, f16 or q8_0
   size_t head_dim;
-  float scale;              // scores are q k^T * scale
+  float scale;              // scores are q k^T * scale,
+  float cap;                // bent to cap * tanh(score / cap) unless that is 0
   const std::byte* keys;    // a page, as write_key() wrote it
   const std::byte* values;  // a page, as write_value() wrote it
   const float* q;           // (n_queries, head_dim)
@@ -54,6 +55,10 @@ struct Kernels {
   /// out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i], i < n.
   void (*rms_norm)(const float* x, const float* weight, size_t n, float eps, float* out);
 
+  /// out[i] = (x[i] - mean) / sqrt(variance + eps) * weight[i] + bias[i], i < n.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, size_t n, float eps,
+                     float* out);
+
   /// Rotates the pairs of one head in place. cos_sin is (n_pairs, 2). Pair i is elements
   /// (i, i + n_pairs) when `half_split`, else (2i, 2i + 1).
   void (*rope)(float* head, const float* cos_sin, size_t n_pairs, bool half_split);
@@ -67,12 +72,12 @@ struct Kernels {
   /// `scratch` holds attend_scratch(head_dim) floats.
   void (*attend)(const AttendPage& page, float* scratch);
 
-  /// gate[i] = gate[i] * sigmoid(gate[i]) * up[i].
-  void (*swiglu)(float* gate, const float* up, size_t n);
-  /// x[i] = 1 / (1 + exp(-x[i])).
-  void (*sigmoid)(float* x, size_t n);
-  /// x[i] += y[i].
-  void (*add)(float* x, const float* y, size_t n);
+  /// x[i] = activation(x[i]), times up[i] if that is not null.
+  void (*activate)(Activation kind, float* x, const float* up, size_t n);
+  /// x[i] += y[i] * factor.
+  void (*add)(float* x, const float* y, float factor, size_t n);
+  /// x[i] *= scale, then bent to cap * tanh(x[i] / cap) unless cap is 0.
+  void (*scale)(float* x, float scale, float cap, size_t n);
 };
 
 /// 127 / x must be a float.

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "cpu/kernels.h"
 #include "gguf/decode.h"
@@ -67,6 +68,24 @@ void rms_norm(const float* x, const float* weight, size_t n, float eps, float* o
   for (size_t i = 0; i < n; ++i) out[i] = x[i] * factor * weight[i];
 }
 
+void layer_norm(const float* x, const float* weight, const float* bias, size_t n, float eps,
+                float* out) {
+  const auto count = static_cast<double>(n);
+  double mean = 0;
+  for (size_t i = 0; i < n; ++i) mean += double{x[i]} / count;
+  double variance = 0;
+  for (size_t i = 0; i < n; ++i) variance += std::pow(double{x[i]} - mean, 2) / count;
+  const double factor = 1 / std::sqrt(variance + double{eps});
+  for (size_t i = 0; i < n; ++i) {
+    const auto normal = static_cast<float>((double{x[i]} - mean) * factor);
+    out[i] = normal * weight[i] + bias[i];
+  }
+}
+
+float capped(float x, float cap) {
+  return cap == 0 ? x : cap * std::tanh(x / cap);
+}
+
 void rope(float* head, const float* cos_sin, size_t n_pairs, bool half_split) {
   for (size_t i = 0; i < n_pairs; ++i) {
     float& first = head[half_split ? i : 2 * i];
@@ -97,7 +116,8 @@ void attend(const AttendPage& s, float* scratch) {
     float highest = -std::numeric_limits<float>::infinity();
     for (size_t p = s.begin[i]; p < s.end[i]; ++p) {
       decode_row(s.type, s.keys + p * stride, {decoded, s.head_dim});
-      weights[p] = static_cast<float>(dot(s.q + i * s.head_dim, decoded, s.head_dim)) * s.scale;
+      const auto product = static_cast<float>(dot(s.q + i * s.head_dim, decoded, s.head_dim));
+      weights[p] = capped(product * s.scale, s.cap);
       highest = std::max(highest, weights[p]);
     }
     float total = 0;
@@ -114,16 +134,39 @@ void attend(const AttendPage& s, float* scratch) {
   }
 }
 
-void swiglu(float* gate, const float* up, size_t n) {
-  for (size_t i = 0; i < n; ++i) gate[i] *= sigmoid_of(gate[i]) * up[i];
+float activation(Activation kind, float x) {
+  const double wide = double{x};
+  switch (kind) {
+    case Activation::silu:
+      return x * sigmoid_of(x);
+    case Activation::gelu_tanh: {
+      const double inner = wide + 0.044715 * wide * wide * wide;
+      return static_cast<float>(0.5 * wide *
+                                (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * inner)));
+    }
+    case Activation::gelu:
+      return static_cast<float>(0.5 * wide * std::erfc(-wide / std::numbers::sqrt2));
+    case Activation::relu:
+      return x > 0 ? x : 0 * x;  // NaN stays
+    case Activation::sigmoid:
+      return sigmoid_of(x);
+  }
+  return x;
 }
 
-void sigmoid(float* x, size_t n) {
-  for (size_t i = 0; i < n; ++i) x[i] = sigmoid_of(x[i]);
+void activate(Activation kind, float* x, const float* up, size_t n) {
+  for (size_t i = 0; i < n; ++i) {
+    x[i] = activation(kind, x[i]);
+    if (up != nullptr) x[i] *= up[i];
+  }
 }
 
-void add(float* x, const float* y, size_t n) {
-  for (size_t i = 0; i < n; ++i) x[i] += y[i];
+void add(float* x, const float* y, float factor, size_t n) {
+  for (size_t i = 0; i < n; ++i) x[i] += y[i] * factor;
+}
+
+void scale(float* x, float scale, float cap, size_t n) {
+  for (size_t i = 0; i < n; ++i) x[i] = capped(x[i] * scale, cap);
 }
 
 }  // namespace
@@ -133,12 +176,13 @@ const Kernels scalar_kernels = {.name = "scalar",
                                 .prepare = prepare,
                                 .project = project,
                                 .rms_norm = rms_norm,
+                                .layer_norm = layer_norm,
                                 .rope = rope,
                                 .write_key = write_cached,
                                 .write_value = write_cached,
                                 .attend = attend,
-                                .swiglu = swiglu,
-                                .sigmoid = sigmoid,
-                                .add = add};
+                                .activate = activate,
+                                .add = add,
+                                .scale = scale};
 
 }  // namespace vga::cpu

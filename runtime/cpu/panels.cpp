@@ -323,17 +323,20 @@ void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* pa
   }
 }
 
-Panels::Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
+Panels::Panels(const Weights& weights, const Config& config, size_t lanes, ThreadPool& threads,
                const std::function<void(const Tensor&, std::span<const std::byte>)>& done)
     : weights_(weights) {
-  const auto is_ours = [](const Tensor* t) { return *t && t->on_device == nullptr; };
   std::vector<Tensor*> matrices;
   std::vector<Tensor*> vectors;
-  for (BlockWeights& b : weights_.blocks) {
-    std::ranges::copy_if(vga::matrices(b), std::back_inserter(matrices), is_ours);
-    std::ranges::copy_if(vga::vectors(b), std::back_inserter(vectors), is_ours);
-  }
-  matrices.push_back(&weights_.output);
+  visit_weights(weights_, config, [&](const WeightSpec& spec, std::span<const WeightPart> parts) {
+    if (spec.layer == WeightSpec::no_layer) return;
+    for (const WeightPart& part : parts) {
+      if (part.tensor->on_device == nullptr) {
+        (spec.is_matrix() ? matrices : vectors).push_back(part.tensor);
+      }
+    }
+  });
+  matrices.push_back(&weights_.output.weight);
   const auto bytes_of = [&](const Tensor& t) { return n_panels(t, lanes) * panel_bytes(t, lanes); };
   const auto vector_bytes = [](const Tensor& t) { return t.rows * row_bytes(t.type, t.cols); };
   size_t bytes = 0;
@@ -356,6 +359,7 @@ Panels::Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
       if (done) done(from, {from.row(first * rows), end});
     }
     t->data = at;
+    t->layout = Layout::panels;
     at += bytes_of(from);
   }
   // Each lay in a page of its own, which a token would have to look up for some bytes.

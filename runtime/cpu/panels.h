@@ -50,7 +50,7 @@ class Panels {
   /// Rearranges every matrix that the CPU multiplies by, on all `threads`, a band of rows at a
   /// time. `done` hears of each matrix band by band, so that its memory can go before the next one
   /// takes more.
-  Panels(const Weights& weights, size_t lanes, ThreadPool& threads,
+  Panels(const Weights& weights, const Config& config, size_t lanes, ThreadPool& threads,
          const std::function<void(const Tensor& matrix, std::span<const std::byte> band)>& done);
 
   /// The same weights. Those of blocks and the output are views of this memory; the last norm and

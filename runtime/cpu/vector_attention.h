@@ -50,12 +50,19 @@ class VectorAttention {
   /// Turns the scores of one query into weights: those in [begin, end) relative to the highest, the
   /// others 0. first and last are bounds of what is looked at, multiples of lanes.
   static void weigh(float* scores, size_t first, size_t last, size_t begin, size_t end, float scale,
-                    float& highest, float& total) {
+                    float cap, float& highest, float& total) {
     if (begin == end) {
       highest = -__builtin_inff();
       total = 0;
       for (size_t i = first; i < last; ++i) scores[i] = 0;
       return;
+    }
+    if (cap > 0) {
+      for (size_t i = first; i < last; i += lanes) {
+        const Floats scaled = V::mul(V::load(scores + i), V::set1(scale));
+        V::store(scores + i, VectorElements<V>::capped(scaled, cap));
+      }
+      scale = 1;
     }
     for (size_t i = first; i < begin; ++i) scores[i] = -__builtin_inff();
     for (size_t i = end; i < last; ++i) scores[i] = -__builtin_inff();
@@ -191,8 +198,8 @@ class VectorAttention {
         {s.keys, key_panel_bytes(s.type, s.head_dim), key_panel_rows(s.type), first, last,
          s.head_dim, reinterpret_cast<const std::byte*>(q), s.n_queries, scores, page_positions});
     for (size_t i = 0; i < s.n_queries; ++i) {
-      weigh(scores + i * page_positions, first, last, s.begin[i], s.end[i], s.scale, s.highest[i],
-            s.total[i]);
+      weigh(scores + i * page_positions, first, last, s.begin[i], s.end[i], s.scale, s.cap,
+            s.highest[i], s.total[i]);
     }
     Products::template each_tile<V::float_tile>(s.n_queries, [&](auto width, size_t t) {
       const float* weights = scores + t * page_positions;

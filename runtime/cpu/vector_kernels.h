@@ -15,13 +15,14 @@ constexpr Kernels vector_kernels(const char* name) {
           .prepare = VectorProducts<V>::prepare,
           .project = VectorProducts<V>::project,
           .rms_norm = VectorElements<V>::rms_norm,
+          .layer_norm = VectorElements<V>::layer_norm,
           .rope = VectorElements<V>::rope,
           .write_key = VectorAttention<V>::write_key,
           .write_value = VectorAttention<V>::write_value,
           .attend = VectorAttention<V>::attend,
-          .swiglu = VectorElements<V>::swiglu,
-          .sigmoid = VectorElements<V>::sigmoid,
-          .add = VectorElements<V>::add};
+          .activate = VectorElements<V>::activate,
+          .add = VectorElements<V>::add,
+          .scale = VectorElements<V>::scale};
 }
 
 }  // namespace vga::cpu

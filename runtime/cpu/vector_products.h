@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cassert>
+
 #include "cpu/kernels.h"
 #include "cpu/panels.h"
 #include "cpu/vector_weights.h"
@@ -315,6 +317,7 @@ struct VectorProducts {
 
   static void project(const Tensor& w, size_t first_row, size_t end_row, const float* x,
                       size_t n_tokens, float* out, size_t out_stride) {
+    assert(w.layout == Layout::panels);
     project_rows(w.type,
                  {w.data, panel_bytes(w, lanes), panel_rows(w, lanes), first_row, end_row, w.cols,
                   reinterpret_cast<const std::byte*>(x), n_tokens, out, out_stride});

@@ -534,6 +534,11 @@ void GgufWriter::add(std::string_view key, std::span<const int32_t> values) {
   for (const int32_t value : values) put(values_, value);
 }
 
+void GgufWriter::add(std::string_view key, const std::vector<bool>& values) {
+  put_array(key, GgufType::boolean, values.size());
+  for (const bool value : values) put(values_, static_cast<uint8_t>(value));
+}
+
 void GgufWriter::add(std::string_view key, std::span<const std::byte> values) {
   put_array(key, GgufType::u8, values.size());
   values_.append(reinterpret_cast<const char*>(values.data()), values.size());

@@ -137,6 +137,7 @@ class GgufWriter {
   void add(std::string_view key, std::span<const float> values);
   void add(std::string_view key, std::span<const int32_t> values);
   void add(std::string_view key, std::span<const std::byte> values);
+  void add(std::string_view key, const std::vector<bool>& values);
   /// A value of another file as it is.
   void add(std::string_view key, const GgufValue& value);
   /// Declares a tensor of (rows, cols); n_dims is 1 or 2, a vector has rows = 1.

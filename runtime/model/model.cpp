@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "compute/device_choice.h"
+#include "model/families.h"
 #include "tokenizer/vocabulary.h"
 
 namespace vga {
@@ -15,22 +16,17 @@ namespace {
 
 constexpr std::string_view tokenizer_key = vocabulary_key::model;
 
-/// What goes to a device with the first `n_layers`: those, the embedding, and with the last layer
+/// What goes to a device with the first `n_layers`: those, the embeddings, and with the last layer
 /// all that follows it.
-std::vector<Tensor*> device_tensors(Weights& weights, size_t n_layers) {
-  std::vector<Tensor*> tensors = {&weights.token_embd};
-  for (BlockWeights& b : std::span(weights.blocks).first(n_layers)) {
-    for (Tensor* t : matrices(b)) {
-      if (*t) tensors.push_back(t);
+std::vector<Tensor*> device_tensors(const Config& config, Weights& weights, size_t n_layers) {
+  std::vector<Tensor*> tensors;
+  visit_weights(weights, config, [&](const WeightSpec& spec, std::span<const WeightPart> parts) {
+    const bool begins = spec.role == Role::embedding || spec.role == Role::positions;
+    const bool ends = spec.layer == WeightSpec::no_layer && spec.role != Role::rope_factors;
+    if (spec.layer < n_layers || begins || (ends && n_layers == config.n_layers())) {
+      for (const WeightPart& part : parts) tensors.push_back(part.tensor);
     }
-    for (Tensor* t : {&b.attn_norm, &b.attn_gate_b, &b.ffn_norm}) {
-      if (*t) tensors.push_back(t);
-    }
-  }
-  if (n_layers == weights.blocks.size()) {
-    tensors.push_back(&weights.output_norm);
-    if (weights.output.data != weights.token_embd.data) tensors.push_back(&weights.output);
-  }
+  });
   return tensors;
 }
 
@@ -45,13 +41,13 @@ std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
   try {
     const std::vector<vulkan::DeviceInfo> devices = vulkan::devices();
     const size_t index = choose_device(devices, device);
-    const size_t wanted = std::min<size_t>(options.device_layers, config.n_layers);
+    const size_t wanted = std::min<size_t>(options.device_layers, config.n_layers());
     Weights placed = weights;  // as they are, should there be no room
-    const std::vector<Tensor*> tensors = device_tensors(placed, wanted);
+    const std::vector<Tensor*> tensors = device_tensors(config, placed, wanted);
     auto loaded = vulkan::load(index, tensors, session_bytes(config, options.session, wanted),
                                options.progress);
-    if (wanted == config.n_layers && !placed.output.on_device) {
-      placed.output.on_device = placed.token_embd.on_device;
+    if (wanted == config.n_layers() && config.tied_embeddings) {
+      placed.output.weight.on_device = placed.token_embd.on_device;
     }
     weights = std::move(placed);
     n_layers = wanted;
@@ -92,13 +88,13 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
   auto device = load_on_device(config, options, weights, device_layers, why_cpu);
   const cpu::Kernels& kernels = cpu::best_kernels();
   std::optional<cpu::Panels> panels;
-  if (kernels.lanes > 0 && device_layers < config.n_layers) {
+  if (kernels.lanes > 0 && device_layers < config.n_layers()) {
     cpu::ThreadPool threads(cpu::default_threads());
     const auto done = [&](const Tensor& matrix, std::span<const std::byte> band) {
       // What a tied embedding was read in from is read again, row by row.
       if (options.mmap || matrix.data != weights.token_embd.data) gguf.release(band);
     };
-    panels.emplace(weights, kernels.lanes, threads, done);
+    panels.emplace(weights, config, kernels.lanes, threads, done);
     weights = panels->weights();
   }
   return Model(std::make_unique<const Impl>(
@@ -156,8 +152,7 @@ std::string Model::description() const {
   char count[32];
   std::snprintf(count, sizeof count, millions < 999.5 ? "%.3gM" : "%.3gB",
                 millions < 999.5 ? millions : millions / 1000);
-  return (impl_->config.architecture == Config::Architecture::vga ? "vga " : "llama ") +
-         std::string(count) + ' ' + gguf_type_name(most->first);
+  return impl_->config.family + ' ' + std::string(count) + ' ' + gguf_type_name(most->first);
 }
 
 }  // namespace vga

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 
@@ -11,19 +12,40 @@ namespace vulkan {
 struct Weight;
 }
 
+/// How a weight lies in memory: row by row as in the file, or in panels (cpu/panels.h).
+enum class Layout : uint8_t { rows, panels };
+
 /// A view of a weight, shape already checked: (rows, cols). A vector has one row. Multiplying by it
 /// maps `cols` inputs to `rows` outputs.
 struct Tensor {
   DType type = DType::f32;
   size_t rows = 0;
   size_t cols = 0;
-  const std::byte* data = nullptr;  // row by row as in the file, or in panels: cpu/panels.h
+  const std::byte* data = nullptr;
+  Layout layout = Layout::rows;
   /// What its backend computes with instead of `data`; null if that is the CPU.
   const vulkan::Weight* on_device = nullptr;
 
   explicit operator bool() const { return data != nullptr; }
-  const std::byte* row(size_t r) const { return data + r * row_bytes(type, cols); }
+  const std::byte* row(size_t r) const {
+    assert(layout == Layout::rows);
+    return data + r * row_bytes(type, cols);
+  }
+  /// Rows [first, first + n).
+  Tensor part(size_t first, size_t n) const { return {type, n, cols, row(first), layout, nullptr}; }
   size_t bytes() const { return rows * row_bytes(type, cols); }
+};
+
+/// A linear layer: maps x to weight x + bias. The bias is empty where there is none.
+struct Linear {
+  Tensor weight;  // (outputs, inputs)
+  Tensor bias;    // (outputs)
+};
+
+/// What a normalised vector is multiplied by, and what is added to it if that is not empty.
+struct Norm {
+  Tensor weight;
+  Tensor bias;
 };
 
 }  // namespace vga

@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -11,47 +12,104 @@
 namespace vga {
 namespace {
 
-enum class Role { vector, gate, matrix };
+/// A linear layer that is rows of a tensor of the file.
+struct LinearPart {
+  Linear* linear;
+  size_t outputs;
+};
 
-/// Describes every weight of a model once: visit(spec, tensor).
-template <class Visit>
-void visit_weights(Weights& w, const Config& c, Visit&& visit) {
-  const auto weight = [&](std::string name, Tensor& tensor, size_t rows, size_t cols, Role role) {
-    visit(WeightSpec{std::move(name), rows, cols, role == Role::vector, role != Role::matrix},
-          tensor);
-  };
-  if (c.rope_factors) {
-    weight("rope_freqs.weight", w.rope_factors, 1, c.rope_dim / 2, Role::vector);
+/// Visits the weights of one block, or those that belong to none.
+class Visitor {
+ public:
+  Visitor(const Config& config, size_t layer, const WeightVisitor& visit)
+      : config_(config), layer_(layer), visit_(visit) {
+    if (layer != WeightSpec::no_layer) prefix_ = "blk." + std::to_string(layer) + ".";
   }
-  weight("token_embd.weight", w.token_embd, c.vocab_size, c.hidden_size, Role::matrix);
-  w.blocks.resize(c.n_layers);
-  for (size_t i = 0; i < c.n_layers; ++i) {
-    BlockWeights& b = w.blocks[i];
-    const auto in_block = [&](std::string_view name, Tensor& tensor, size_t rows, size_t cols,
-                              Role role) {
-      weight("blk." + std::to_string(i) + "." + std::string(name), tensor, rows, cols, role);
-    };
-    in_block("attn_norm.weight", b.attn_norm, 1, c.hidden_size, Role::vector);
-    in_block("attn_q.weight", b.attn_q, c.q_size(), c.hidden_size, Role::matrix);
-    in_block("attn_k.weight", b.attn_k, c.kv_size(), c.hidden_size, Role::matrix);
-    in_block("attn_v.weight", b.attn_v, c.kv_size(), c.hidden_size, Role::matrix);
-    if (c.gate) {
-      in_block("attn_gate.weight", b.attn_gate, c.n_gates(), c.gate_inputs(), Role::gate);
+
+  void tensor(std::string_view name, Role role, Tensor& tensor, size_t rows, size_t cols) const {
+    const WeightSpec spec = {prefix_ + std::string(name), role, layer_, rows, cols};
+    const WeightPart part{&tensor, spec.is_vector() ? cols : rows};
+    visit_(spec, std::span(&part, 1));
+  }
+
+  void norm(const std::string& name, Norm& norm, size_t size) const {
+    tensor(name + ".weight", Role::norm, norm.weight, 1, size);
+    if (config_.norm == NormKind::layer) tensor(name + ".bias", Role::bias, norm.bias, 1, size);
+  }
+
+  void linear(const std::string& name, Role role, Linear& linear, size_t outputs, size_t inputs,
+              bool has_bias) const {
+    const LinearPart part{&linear, outputs};
+    fused(name, role, std::span(&part, 1), inputs, has_bias);
+  }
+
+  /// Several linear layers whose rows follow each other in one tensor.
+  void fused(const std::string& name, Role role, std::span<const LinearPart> layers, size_t inputs,
+             bool has_bias) const {
+    std::vector<WeightPart> weights;
+    std::vector<WeightPart> biases;
+    size_t outputs = 0;
+    for (const LinearPart& layer : layers) {
+      weights.push_back({&layer.linear->weight, layer.outputs});
+      biases.push_back({&layer.linear->bias, layer.outputs});
+      outputs += layer.outputs;
     }
-    if (c.gate.bias) in_block("attn_gate.bias", b.attn_gate_b, 1, c.n_gates(), Role::vector);
-    in_block("attn_output.weight", b.attn_output, c.hidden_size, c.q_size(), Role::matrix);
-    in_block("ffn_norm.weight", b.ffn_norm, 1, c.hidden_size, Role::vector);
-    in_block("ffn_gate.weight", b.ffn_gate, c.ffn_size, c.hidden_size, Role::matrix);
-    in_block("ffn_up.weight", b.ffn_up, c.ffn_size, c.hidden_size, Role::matrix);
-    in_block("ffn_down.weight", b.ffn_down, c.hidden_size, c.ffn_size, Role::matrix);
+    visit_({prefix_ + name + ".weight", role, layer_, outputs, inputs}, weights);
+    if (has_bias) visit_({prefix_ + name + ".bias", Role::bias, layer_, 1, outputs}, biases);
   }
-  weight("output_norm.weight", w.output_norm, 1, c.hidden_size, Role::vector);
-  if (!c.tied_embeddings) {
-    weight("output.weight", w.output, c.vocab_size, c.hidden_size, Role::matrix);
+
+ private:
+  const Config& config_;
+  size_t layer_;
+  const WeightVisitor& visit_;
+  std::string prefix_;
+};
+
+void visit_attention(const Visitor& in, BlockWeights& b, const Config& c) {
+  if (c.norm_before) in.norm("attn_norm", b.attn_norm, c.hidden_size);
+  if (c.fused_qkv) {
+    in.fused("attn_qkv", Role::attn_qkv,
+             std::array{LinearPart{&b.attn_q, c.q_size()}, LinearPart{&b.attn_k, c.kv_size()},
+                        LinearPart{&b.attn_v, c.kv_size()}},
+             c.hidden_size, c.biases.qkv);
+  } else {
+    in.linear("attn_q", Role::attn_q, b.attn_q, c.q_size(), c.hidden_size, c.biases.qkv);
+    in.linear("attn_k", Role::attn_k, b.attn_k, c.kv_size(), c.hidden_size, c.biases.qkv);
+    in.linear("attn_v", Role::attn_v, b.attn_v, c.kv_size(), c.hidden_size, c.biases.qkv);
   }
+  if (c.qk_norm != QkNorm::none) {
+    const bool all = c.qk_norm == QkNorm::all;
+    in.tensor("attn_q_norm.weight", Role::norm, b.attn_q_norm.weight, 1,
+              all ? c.q_size() : c.head_dim);
+    in.tensor("attn_k_norm.weight", Role::norm, b.attn_k_norm.weight, 1,
+              all ? c.kv_size() : c.head_dim);
+  }
+  if (c.gate) {
+    in.linear("attn_gate", Role::attn_gate, b.attn_gate, c.n_gates(), c.gate_inputs(), c.gate.bias);
+  }
+  in.linear("attn_output", Role::attn_output, b.attn_output, c.hidden_size, c.q_size(),
+            c.biases.output);
+  if (c.norm_after) in.norm("post_attention_norm", b.attn_post_norm, c.hidden_size);
 }
 
-/// Frequencies that old converters stored with each block; they follow from rope_theta.
+void visit_feed_forward(const Visitor& in, BlockWeights& b, const Config& c) {
+  if (c.norm_before) in.norm("ffn_norm", b.ffn_norm, c.hidden_size);
+  if (c.fused_gate_up) {
+    in.fused("ffn_up", Role::ffn_up,
+             std::array{LinearPart{&b.ffn_gate, c.ffn_size}, LinearPart{&b.ffn_up, c.ffn_size}},
+             c.hidden_size, c.biases.ffn);
+  } else {
+    if (c.ffn_gated) {
+      in.linear("ffn_gate", Role::ffn_gate, b.ffn_gate, c.ffn_size, c.hidden_size, c.biases.ffn);
+    }
+    in.linear("ffn_up", Role::ffn_up, b.ffn_up, c.ffn_size, c.hidden_size, c.biases.ffn);
+  }
+  in.linear("ffn_down", Role::ffn_down, b.ffn_down, c.hidden_size, c.ffn_size, c.biases.ffn);
+  if (c.norm_after) in.norm("post_ffw_norm", b.ffn_post_norm, c.hidden_size);
+}
+
+/// What a name that is no part of a model may be: frequencies that old converters stored with each
+/// block, which follow from theta.
 bool is_ignored(std::string_view name) {
   return name.ends_with("attn_rot_embd");
 }
@@ -68,46 +126,86 @@ Tensor bind(const Gguf& gguf, const WeightSpec& spec) {
   if (!type) {
     throw Error(where, "wanted one of " + dtype_names() + ", found " + gguf_type_name(found->type));
   }
-  if (spec.is_vector && *type != DType::f32) {
+  if (spec.is_vector() && *type != DType::f32) {
     throw Error(where, "a vector must be f32, found " + std::string(name(*type)));
   }
-  return {*type, spec.rows, spec.cols, found->data.data()};
+  return {.type = *type, .rows = spec.rows, .cols = spec.cols, .data = found->data.data()};
 }
 
-void check_rope_factors(const Tensor& factors, const std::string& file) {
+/// Splits a tensor of the file into its parts: by rows or, if it is a vector, by elements.
+void split(const Tensor& whole, bool is_vector, std::span<const WeightPart> parts) {
+  size_t first = 0;
+  for (const WeightPart& part : parts) {
+    if (parts.size() == 1) {
+      *part.tensor = whole;
+    } else if (is_vector) {
+      *part.tensor = {.type = whole.type,
+                      .rows = 1,
+                      .cols = part.n,
+                      .data = whole.data + row_bytes(whole.type, first)};
+    } else {
+      *part.tensor = whole.part(first, part.n);
+    }
+    first += part.n;
+  }
+}
+
+void check_rope_factors(const Tensor& factors, const std::string& where) {
   for (size_t i = 0; i < factors.cols; ++i) {
     float factor = 0;
     std::memcpy(&factor, factors.data + i * sizeof factor, sizeof factor);
     if (std::isfinite(factor) && factor > 0) continue;
-    throw Error(file, "tensor 'rope_freqs.weight': wanted positive numbers, found " +
-                          std::to_string(factor) + " at " + std::to_string(i));
+    throw Error(where, "wanted positive numbers, found " + std::to_string(factor) + " at " +
+                           std::to_string(i));
   }
 }
 
 }  // namespace
 
-std::array<Tensor*, 8> matrices(BlockWeights& b) {
-  return {&b.attn_q,      &b.attn_k,   &b.attn_v, &b.attn_gate,
-          &b.attn_output, &b.ffn_gate, &b.ffn_up, &b.ffn_down};
-}
-
-std::array<Tensor*, 3> vectors(BlockWeights& b) {
-  return {&b.attn_norm, &b.attn_gate_b, &b.ffn_norm};
+void visit_weights(Weights& w, const Config& c, const WeightVisitor& visit) {
+  const Visitor model(c, WeightSpec::no_layer, visit);
+  const size_t n_pairs = c.rope_dim / 2;
+  if (c.rope_factors == RopeFactors::fixed) {
+    model.tensor("rope_freqs.weight", Role::rope_factors, w.rope_factors, 1, n_pairs);
+  } else if (c.rope_factors == RopeFactors::by_context) {
+    model.tensor("rope_factors_short.weight", Role::rope_factors, w.rope_factors, 1, n_pairs);
+    model.tensor("rope_factors_long.weight", Role::rope_factors, w.rope_factors_long, 1, n_pairs);
+  }
+  model.tensor("token_embd.weight", Role::embedding, w.token_embd, c.vocab_size, c.hidden_size);
+  if (c.learned_positions) {
+    model.tensor("position_embd.weight", Role::positions, w.positions, c.context_length,
+                 c.hidden_size);
+  }
+  w.blocks.resize(c.n_layers());
+  for (size_t i = 0; i < c.n_layers(); ++i) {
+    const Visitor block(c, i, visit);
+    visit_attention(block, w.blocks[i], c);
+    visit_feed_forward(block, w.blocks[i], c);
+  }
+  model.norm("output_norm", w.output_norm, c.hidden_size);
+  if (!c.tied_embeddings) {
+    model.linear("output", Role::output, w.output, c.vocab_size, c.hidden_size, false);
+  }
 }
 
 std::vector<WeightSpec> weight_specs(const Config& config) {
   std::vector<WeightSpec> specs;
   Weights unused;
-  visit_weights(unused, config,
-                [&](WeightSpec spec, Tensor&) { specs.push_back(std::move(spec)); });
+  visit_weights(unused, config, [&](const WeightSpec& spec, std::span<const WeightPart>) {
+    specs.push_back(spec);
+  });
   return specs;
 }
 
 Weights bind_weights(const Gguf& gguf, const Config& config) {
   Weights weights;
   std::set<std::string, std::less<>> known;
-  visit_weights(weights, config, [&](const WeightSpec& spec, Tensor& tensor) {
-    tensor = bind(gguf, spec);
+  visit_weights(weights, config, [&](const WeightSpec& spec, std::span<const WeightPart> parts) {
+    const Tensor whole = bind(gguf, spec);
+    if (spec.role == Role::rope_factors) {
+      check_rope_factors(whole, gguf.file_name() + ": tensor '" + spec.name + "'");
+    }
+    split(whole, spec.is_vector(), parts);
     known.insert(spec.name);
   });
   // A tensor we do not know may change what the model computes (a bias, a gate): never ignore it.
@@ -119,8 +217,7 @@ Weights bind_weights(const Gguf& gguf, const Config& config) {
                                         "describes it");
     }
   }
-  if (config.rope_factors) check_rope_factors(weights.rope_factors, gguf.file_name());
-  if (config.tied_embeddings) weights.output = weights.token_embd;
+  if (config.tied_embeddings) weights.output.weight = weights.token_embd;
   return weights;
 }
 

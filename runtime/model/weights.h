@@ -1,6 +1,8 @@
 #pragma once
 
-#include <array>
+#include <functional>
+#include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -9,46 +11,96 @@
 
 namespace vga {
 
-/// Weights of one transformer block. Shapes are (outputs, inputs).
+class Gguf;
+
+/// Weights of one transformer block, those that its Config asks for; the others are empty. Shapes
+/// are (outputs, inputs).
 struct BlockWeights {
-  Tensor attn_norm;    // (hidden_size)
-  Tensor attn_q;       // (n_heads * head_dim, hidden_size)
-  Tensor attn_k;       // (n_kv_heads * head_dim, hidden_size)
-  Tensor attn_v;       // (n_kv_heads * head_dim, hidden_size)
-  Tensor attn_gate;    // (n_gates, gate_inputs), absent without a gate
-  Tensor attn_gate_b;  // (n_gates), absent without a bias
-  Tensor attn_output;  // (hidden_size, n_heads * head_dim)
-  Tensor ffn_norm;     // (hidden_size)
-  Tensor ffn_gate;     // (ffn_size, hidden_size)
-  Tensor ffn_up;       // (ffn_size, hidden_size)
-  Tensor ffn_down;     // (hidden_size, ffn_size)
+  Norm attn_norm;       // (hidden_size)
+  Linear attn_q;        // (n_heads * head_dim, hidden_size)
+  Linear attn_k;        // (n_kv_heads * head_dim, hidden_size)
+  Linear attn_v;        // (n_kv_heads * head_dim, hidden_size)
+  Norm attn_q_norm;     // (head_dim), or of all heads
+  Norm attn_k_norm;     // (head_dim), or of all KV heads
+  Linear attn_gate;     // (n_gates, gate_inputs)
+  Linear attn_output;   // (hidden_size, n_heads * head_dim)
+  Norm attn_post_norm;  // (hidden_size)
+  Norm ffn_norm;        // (hidden_size)
+  Linear ffn_gate;      // (ffn_size, hidden_size)
+  Linear ffn_up;        // (ffn_size, hidden_size)
+  Linear ffn_down;      // (hidden_size, ffn_size)
+  Norm ffn_post_norm;   // (hidden_size)
 };
 
-/// The matrices of a block, all that it may have; an absent gate is among them, empty.
-std::array<Tensor*, 8> matrices(BlockWeights& block);
-/// Its vectors, likewise.
-std::array<Tensor*, 3> vectors(BlockWeights& block);
-
 struct Weights {
-  Tensor rope_factors;  // (rope_dim / 2) divisors of RoPE's frequencies, absent where all are 1
-  Tensor token_embd;    // (vocab_size, hidden_size)
-  Tensor output_norm;   // (hidden_size)
-  Tensor output;        // (vocab_size, hidden_size); the embedding itself when tied
+  Tensor rope_factors;       // (rope_dim / 2) divisors of RoPE's frequencies; of short contexts
+  Tensor rope_factors_long;  // the same for longer ones than Config::original_context
+  Tensor token_embd;         // (vocab_size, hidden_size)
+  Tensor positions;          // (context_length, hidden_size), learned ones
+  Norm output_norm;          // (hidden_size)
+  Linear output;             // (vocab_size, hidden_size); the embedding itself when tied
   std::vector<BlockWeights> blocks;
 };
 
-/// What a model of a given Config is made of, in file order.
-struct WeightSpec {
-  std::string name;  // llama.cpp's: "blk.0.attn_q.weight"
-  size_t rows;       // 1 for a vector
-  size_t cols;
-  bool is_vector;   // of one dimension
-  bool keep_float;  // vectors and gates: stored as f32, never quantized
+/// What a tensor of the file is for.
+enum class Role {
+  embedding,
+  positions,
+  output,
+  attn_qkv,  // all three, or one of:
+  attn_q,
+  attn_k,
+  attn_v,
+  attn_gate,
+  attn_output,
+  ffn_gate,
+  ffn_up,  // with the gate's rows before its own where Config::fused_gate_up says so
+  ffn_down,
+  norm,
+  bias,
+  rope_factors,
+};
 
+/// One tensor of a model of a given Config.
+struct WeightSpec {
+  static constexpr size_t no_layer = std::numeric_limits<size_t>::max();
+
+  std::string name;  // llama.cpp's: "blk.0.attn_q.weight"
+  Role role;
+  size_t layer;  // or no_layer
+  size_t rows;   // 1 for a vector
+  size_t cols;
+
+  bool is_vector() const {
+    return role == Role::norm || role == Role::bias || role == Role::rope_factors;
+  }
+  /// Vectors, gates and positions are stored as f32, never quantized.
+  bool keep_float() const {
+    return is_vector() || role == Role::attn_gate || role == Role::positions;
+  }
+  /// A matrix that x is multiplied by, which kernels may want arranged.
+  bool is_matrix() const {
+    return !is_vector() && role != Role::positions && role != Role::embedding;
+  }
   std::vector<uint64_t> shape() const {
-    return is_vector ? std::vector<uint64_t>{cols} : std::vector<uint64_t>{rows, cols};
+    return is_vector() ? std::vector<uint64_t>{cols} : std::vector<uint64_t>{rows, cols};
   }
 };
+
+/// Rows of a tensor of the file that are a weight by themselves; of a vector, elements.
+struct WeightPart {
+  Tensor* tensor;
+  size_t n;
+};
+
+/// Describes every weight of a model once, in file order, block by block: what the file calls it,
+/// and the parts that it is bound to, one unless it is fused. The output of a model with tied
+/// embeddings is not visited.
+using WeightVisitor =
+    std::function<void(const WeightSpec& spec, std::span<const WeightPart> parts)>;
+void visit_weights(Weights& weights, const Config& config, const WeightVisitor& visit);
+
+/// What a model of a given Config is made of, in file order.
 std::vector<WeightSpec> weight_specs(const Config& config);
 
 /// The one place where tensor names become typed views. Every tensor that `config` asks for must be

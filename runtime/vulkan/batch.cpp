@@ -16,8 +16,9 @@ void plan_rows(std::span<const BatchRow> batch, const CacheShape& shape,
   }
 }
 
-void plan_tiles(std::span<const BatchRow> batch, const CacheShape& shape, size_t tile_rows,
-                std::vector<GpuView>& views, std::vector<GpuTile>& tiles) {
+void plan_tiles(std::span<const BatchRow> batch, std::span<const int64_t> first_visible,
+                const CacheShape& shape, size_t tile_rows, std::vector<GpuView>& views,
+                std::vector<GpuTile>& tiles) {
   constexpr auto page = static_cast<int64_t>(page_positions);
   const auto n_kept = static_cast<int64_t>(shape.n_kept);
   views.clear();
@@ -29,13 +30,13 @@ void plan_tiles(std::span<const BatchRow> batch, const CacheShape& shape, size_t
     }
     // In the ring the tile sees from its first row's first position to its last row's own.
     const int64_t last = batch[end - 1].position;
-    const int64_t ring_first = std::max(n_kept, batch[first].first);
+    const int64_t ring_first = std::max(n_kept, first_visible[first]);
     const int64_t first_page = ring_first / page;
     const int64_t base = first_page * page;
     for (size_t r = first; r < end; ++r) {
       const BatchRow& row = batch[r];
       // A kept row sees nothing of the ring.
-      const int64_t begin = std::max(ring_first, row.first);
+      const int64_t begin = std::max(ring_first, first_visible[r]);
       const int64_t ring_end = std::max(row.position + 1, begin);
       views.push_back({.kept_end = static_cast<uint32_t>(std::min(n_kept, row.position + 1)),
                        .begin = static_cast<uint32_t>(begin - base),

@@ -36,7 +36,8 @@ struct GpuTile {
 void plan_rows(std::span<const BatchRow> batch, const CacheShape& shape, std::vector<GpuRow>& rows);
 
 /// Fills `views` of the rows, and `tiles` of at most `tile_rows` of them.
-void plan_tiles(std::span<const BatchRow> batch, const CacheShape& shape, size_t tile_rows,
-                std::vector<GpuView>& views, std::vector<GpuTile>& tiles);
+void plan_tiles(std::span<const BatchRow> batch, std::span<const int64_t> first_visible,
+                const CacheShape& shape, size_t tile_rows, std::vector<GpuView>& views,
+                std::vector<GpuTile>& tiles);
 
 }  // namespace vga::vulkan

@@ -58,6 +58,12 @@ size_t piece_elements(DType cache_type) {
   return cache_type == DType::f32 ? 4 : cache_type == DType::f16 ? 8 : 16;
 }
 
+/// For ops that have no shader yet.
+void refuse(bool wanted, const char* what) {
+  if (wanted)
+    throw Error("Vulkan", std::string(what) + " have no shader yet; --device cpu has all");
+}
+
 class VulkanBuffer : public Buffer {
  public:
   VulkanBuffer(Commands& commands, size_t rows, size_t cols)
@@ -147,6 +153,7 @@ class VulkanBackend : public Backend {
   }
 
   std::unique_ptr<Cache> new_cache(const CacheShape& shape) override {
+    refuse(shape.kind > 0, "layers that see differently far");
     if (shape.head_dim > most_elements) {
       throw Error("attention.key_length", "a Vulkan device takes heads of up to " +
                                               std::to_string(most_elements) + " elements, found " +
@@ -166,7 +173,8 @@ class VulkanBackend : public Backend {
   void begin(const Batch& batch) override {
     n_rows_ = batch.rows.size();
     n_wanted_ = batch.wanted.size();
-    n_pairs_ = batch.angles.size() / n_rows_ / 2;
+    n_pairs_ = batch.angles[0].size() / n_rows_ / 2;
+    first_visible_.assign(batch.first_visible.begin(), batch.first_visible.end());
     staged_[turn_].last_use = submit(commands_);
     turn_ = 1 - turn_;
     Staged& s = staged_[turn_];
@@ -185,20 +193,22 @@ class VulkanBackend : public Backend {
     s.rows = place(n_rows_ * sizeof(GpuRow));
     s.views = place(n_rows_ * sizeof(GpuView));
     s.tiles = place(n_rows_ * sizeof(GpuTile));
-    s.angles = place(batch.angles.size_bytes());
-    s.kept_angles = place(batch.kept_angles.size_bytes());
+    s.angles = place(batch.angles[0].size_bytes());
+    s.kept_angles = place(batch.kept_angles[0].size_bytes());
     s.wanted = place(batch.wanted.size_bytes());
     if (s.memory.bytes < bytes) s.memory = Memory(device_, bytes, Memory::Kind::shared, "batch");
     for (Range* range : {&s.rows, &s.views, &s.tiles, &s.angles, &s.kept_angles, &s.wanted}) {
       range->buffer = s.memory.buffer;
     }
-    fill(s.angles, std::as_bytes(batch.angles));
-    fill(s.kept_angles, std::as_bytes(batch.kept_angles));
+    fill(s.angles, std::as_bytes(batch.angles[0]));
+    fill(s.kept_angles, std::as_bytes(batch.kept_angles[0]));
     fill(s.wanted, std::as_bytes(batch.wanted));
     fill(s.rows, std::as_bytes(std::span(gpu_rows_)));
   }
 
-  void embed(const Tensor& table, Buffer& x) override {
+  void embed(const Tensor& table, float scale, const Tensor* positions, Buffer& x) override {
+    refuse(scale != 1, "scaled embeddings");
+    refuse(positions != nullptr, "learned positions");
     struct Push {
       uint32_t base, row_halves, cols, first_row, part_rows, n_rows;
     };
@@ -211,41 +221,30 @@ class VulkanBackend : public Backend {
     }
   }
 
-  void rms_norm(const Buffer& x, const Tensor& weight, float eps, Buffer& out) override {
+  void norm(const Buffer& x, const Norm& norm, NormKind kind, float eps, Buffer& out) override {
+    refuse(kind != NormKind::rms, "layer norms");
+    refuse(norm.weight.cols != x.cols(), "norms of groups");
     struct Push {
       uint32_t cols, n_rows, weight_base;
       float eps;
     };
-    const Weight::Slice& w = vector(weight);
+    const Weight::Slice& w = vector(norm.weight);
     dispatch(commands_, pipeline(device_, {"rms_norm"}, 3), {current(x), w.range, current(out)},
              Push{u32(x.cols()), u32(n_rows_), w.base / 2, eps}, grid(n_rows_));
   }
 
   void project(const Buffer& x, std::span<const Projection> projections) override {
     for (const Projection& p : projections) {
-      for (const Weight::Slice& slice : p.weight.on_device->slices) project(x, p, slice);
+      refuse(p.scale != 1 || p.cap != 0, "scaled logits");
+      for (const Weight::Slice& slice : p.linear.weight.on_device->slices) project(x, p, slice);
+      if (p.linear.bias) add_bias(p.linear.bias, p.out);
     }
   }
 
-  void rope(Buffer& x, size_t head_dim, bool half_split) override {
-    rotate(x, staged_[turn_].angles, head_dim, half_split, x);
-  }
+  void rope(Buffer& x, const RopeSpec& spec) override { rotate(x, staged_[turn_].angles, spec, x); }
 
-  void rope_kept(const Buffer& q, size_t head_dim, bool half_split, Buffer& out) override {
-    rotate(q, staged_[turn_].kept_angles, head_dim, half_split, out);
-  }
-
-  void sigmoid(Buffer& gate, const Tensor& bias) override {
-    struct Push {
-      uint32_t n_rows, cols, has_bias, bias_base;
-    };
-    // Something has to be bound where there is no bias.
-    const Range none = {staged_[turn_].memory.buffer, 0, 4};
-    dispatch(
-        commands_, pipeline(device_, {"sigmoid"}, 2),
-        {bias ? vector(bias).range : none, current(gate)},
-        Push{u32(n_rows_), u32(gate.cols()), bias ? 1u : 0u, bias ? vector(bias).base / 2 : 0u},
-        threads(n_rows_ * gate.cols()));
+  void rope_kept(const Buffer& q, const RopeSpec& spec, Buffer& out) override {
+    rotate(q, staged_[turn_].kept_angles, spec, out);
   }
 
   void write_cache(Cache& cache, size_t layer, const Buffer& k, const Buffer& v,
@@ -273,7 +272,8 @@ class VulkanBackend : public Backend {
   }
 
   void attend(const Buffer& q, const Buffer* q_kept, const Cache& cache, size_t layer,
-              const Buffer* gate, Buffer& out) override {
+              const AttendSpec& spec, const Buffer* gate, Buffer& out) override {
+    refuse(spec.cap != 0, "capped scores");
     const auto& c = static_cast<const VulkanCache&>(cache);
     const CacheShape& s = c.shape();
     const size_t group = q.cols() / s.head_dim / s.n_kv_heads;
@@ -303,7 +303,7 @@ class VulkanBackend : public Backend {
           cost += tile_cost;
           pages = std::max<size_t>(pages, t.kept_pages + t.ring_pages);
         }
-        attend(q, q_kept, c, layer, gate, out,
+        attend(q, q_kept, c, layer, spec, gate, out,
                {.first_tile = first,
                 .head = head,
                 .n_heads = n_heads,
@@ -317,8 +317,16 @@ class VulkanBackend : public Backend {
     }
   }
 
-  void swiglu(Buffer& gate, const Buffer& up) override { combine("swiglu", gate, up); }
-  void add(Buffer& x, const Buffer& y) override { combine("add", x, y); }
+  void activate(Buffer& x, const Buffer* up, Activation kind) override {
+    if (kind == Activation::silu && up != nullptr) return combine("swiglu", x, *up);
+    refuse(kind != Activation::sigmoid || up != nullptr, "activations but silu");
+    sigmoid(x);
+  }
+
+  void add(Buffer& x, const Buffer& y, float factor) override {
+    refuse(factor != 1, "scaled residuals");
+    combine("add", x, y);
+  }
 
   void keep_wanted(const Buffer& x, Buffer& out) override {
     struct Push {
@@ -491,15 +499,32 @@ class VulkanBackend : public Backend {
              threads(n));
   }
 
-  void rotate(const Buffer& x, const Range& angles, size_t head_dim, bool half_split,
-              const Buffer& out) {
+  void sigmoid(Buffer& x) {
+    struct Push {
+      uint32_t n_rows, cols;
+    };
+    dispatch(commands_, pipeline(device_, {"sigmoid"}, 1), {current(x)},
+             Push{u32(n_rows_), u32(x.cols())}, threads(n_rows_ * x.cols()));
+  }
+
+  void add_bias(const Tensor& bias, Buffer& x) {
+    struct Push {
+      uint32_t n_rows, cols, bias_base;
+    };
+    dispatch(commands_, pipeline(device_, {"add_bias"}, 2), {vector(bias).range, current(x)},
+             Push{u32(n_rows_), u32(x.cols()), vector(bias).base / 2}, threads(n_rows_ * x.cols()));
+  }
+
+  void rotate(const Buffer& x, const Range& angles, const RopeSpec& spec, const Buffer& out) {
+    refuse(spec.table > 0, "two tables of angles");
     struct Push {
       uint32_t n_rows, n_heads, head_dim, n_pairs, half_split;
     };
-    const size_t n_heads = x.cols() / head_dim;
+    const size_t n_heads = x.cols() / spec.head_dim;
     dispatch(commands_, pipeline(device_, {"rope"}, 3), {current(x), angles, current(out)},
-             Push{u32(n_rows_), u32(n_heads), u32(head_dim), u32(n_pairs_), half_split ? 1u : 0u},
-             threads(n_rows_ * n_heads * (head_dim - n_pairs_)));
+             Push{u32(n_rows_), u32(n_heads), u32(spec.head_dim), u32(n_pairs_),
+                  spec.half_split ? 1u : 0u},
+             threads(n_rows_ * n_heads * (spec.head_dim - n_pairs_)));
   }
 
   void project(const Buffer& x, const Projection& p, const Weight::Slice& slice) {
@@ -512,13 +537,14 @@ class VulkanBackend : public Backend {
       const size_t n_rows = std::min(at_once, n_rows_ - row);
       // Multiply-adds, or bytes where those take longer.
       const auto per_output = static_cast<double>(
-          std::max<uint64_t>(n_rows * x.cols(), row_bytes(p.weight.type, x.cols())));
+          std::max<uint64_t>(n_rows * x.cols(), row_bytes(p.linear.weight.type, x.cols())));
       const size_t outputs_at_once = std::max<size_t>(
           tile, static_cast<size_t>(commands_.max_cost / per_output) / tile * tile);
       const size_t team_outputs = n_rows > 4 ? 1 : 2;
-      const Shader shader =
-          few ? Shader{"matvec", p.weight.type, {u32(team_outputs), u32(std::bit_ceil(n_rows))}}
-              : Shader{"matmul", p.weight.type};
+      const Shader shader = few ? Shader{"matvec",
+                                         p.linear.weight.type,
+                                         {u32(team_outputs), u32(std::bit_ceil(n_rows))}}
+                                : Shader{"matmul", p.linear.weight.type};
       const auto& kernel = pipeline(device_, shader, 3);
       const uint32_t teams = device_.limits.subgroup_size > 1
                                  ? device_.limits.workgroup_size / device_.limits.subgroup_size
@@ -528,9 +554,9 @@ class VulkanBackend : public Backend {
         dispatch(commands_, kernel,
                  {slice.range, on_device(x).rows_from(row, n_rows),
                   on_device(p.out).rows_from(row, n_rows)},
-                 Push{u32(slice.base + output * row_halves(p.weight)), row_halves(p.weight),
-                      u32(x.cols()), u32(n_rows), u32(slice.first_row + output), u32(n_outputs),
-                      u32(p.out.cols())},
+                 Push{u32(slice.base + output * row_halves(p.linear.weight)),
+                      row_halves(p.linear.weight), u32(x.cols()), u32(n_rows),
+                      u32(slice.first_row + output), u32(n_outputs), u32(p.out.cols())},
                  few ? grid((n_outputs - 1) / (teams * team_outputs) + 1)
                      : std::array<uint32_t, 3>{u32((n_outputs - 1) / tile + 1),
                                                u32((n_rows - 1) / tile + 1), 1},
@@ -543,13 +569,13 @@ class VulkanBackend : public Backend {
   void make_tiles(size_t tile_rows) {
     if (tile_rows_ == tile_rows) return;
     tile_rows_ = tile_rows;
-    plan_tiles(rows_of_batch_, shape_, tile_rows, gpu_views_, gpu_tiles_);
+    plan_tiles(rows_of_batch_, first_visible_, shape_, tile_rows, gpu_views_, gpu_tiles_);
     fill(staged_[turn_].views, std::as_bytes(std::span(gpu_views_)));
     fill(staged_[turn_].tiles, std::as_bytes(std::span(gpu_tiles_)));
   }
 
   void attend(const Buffer& q, const Buffer* q_kept, const VulkanCache& c, size_t layer,
-              const Buffer* gate, Buffer& out, const AttendPart& part) {
+              const AttendSpec& spec, const Buffer* gate, Buffer& out, const AttendPart& part) {
     struct Push {
       uint32_t n_items, n_splits, group_size, first_head, n_heads, kv_heads, n_slots, kept_pages,
           ring_pages;
@@ -564,12 +590,10 @@ class VulkanBackend : public Backend {
             ? 1
             : std::min<size_t>(part.pages, (wanted_groups - 1) / part.n_items + 1);
     const std::array constants = {u32(s.head_dim), u32(part.n_queries)};
-    const Push push = {u32(part.n_items),    u32(n_splits),
-                       u32(part.group),      u32(part.head),
-                       u32(part.n_heads),    u32(s.n_kv_heads),
-                       u32(s.n_slots),       u32(s.kept_pages()),
-                       u32(s.ring_pages()),  1 / std::sqrt(static_cast<float>(s.head_dim)),
-                       u32(part.first_tile), gate_width(q, gate)};
+    const Push push = {u32(part.n_items), u32(n_splits),        u32(part.group),
+                       u32(part.head),    u32(part.n_heads),    u32(s.n_kv_heads),
+                       u32(s.n_slots),    u32(s.kept_pages()),  u32(s.ring_pages()),
+                       spec.scale,        u32(part.first_tile), gate_width(q, gate)};
     const Range gates = current(gate != nullptr ? *gate : q);
     dispatch(commands_, pipeline(device_, {"attend", s.type, constants}, 8),
              {gates, current(q), q_kept != nullptr ? current(*q_kept) : current(q),
@@ -587,7 +611,7 @@ class VulkanBackend : public Backend {
   std::array<Staged, 2> staged_;
   size_t turn_ = 0;
   // Of the session's cache; ops that need none work before there is one.
-  CacheShape shape_ = {1, 1, 0, page_positions, 1, 1, DType::f32};
+  CacheShape shape_ = {0, 1, 1, 0, page_positions, 1, 1, DType::f32};
   size_t n_queries_ = 0;         // that attention's shared memory holds
   Memory partials_;              // (n_items, n_splits, n_queries) sums of attention
   std::array<Memory, 2> found_;  // (rows, chunks, k) what passes of likeliest() found
@@ -599,6 +623,7 @@ class VulkanBackend : public Backend {
   size_t n_pairs_ = 0;
   size_t tile_rows_ = 0;  // that gpu_tiles_ is made for
   std::vector<BatchRow> rows_of_batch_;
+  std::vector<int64_t> first_visible_;  // of those
   std::vector<GpuRow> gpu_rows_;
   std::vector<GpuView> gpu_views_;
   std::vector<GpuTile> gpu_tiles_;

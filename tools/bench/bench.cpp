@@ -162,7 +162,8 @@ uint64_t bytes_read(const vga::Model& model, const vga::BenchTest& test,
   if (test.n_prompt > 0) return 0;
   const vga::Config& config = model.config();
   const uint64_t per_position =
-      2 * config.n_layers * vga::row_bytes(setup.cache_type, config.kv_size());  // keys and values
+      2 * config.n_layers() *
+      vga::row_bytes(setup.cache_type, config.kv_size());  // keys and values
   uint64_t positions = 0;
   for (size_t length = test.n_depth + 1; length <= test.n_depth + test.n_gen; ++length) {
     positions += setup.window > 0 ? std::min(setup.window, length) : length;

@@ -43,7 +43,7 @@ struct Sums {
 
 class FirstTokenObserver : public AttentionObserver {
  public:
-  explicit FirstTokenObserver(const Config& config) : sums(config.n_layers), config_(config) {}
+  explicit FirstTokenObserver(const Config& config) : sums(config.n_layers()), config_(config) {}
 
   std::vector<Sums> sums;  // (n_layers)
 

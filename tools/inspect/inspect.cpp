@@ -12,6 +12,7 @@
 #include "common/terminal.h"
 #include "gguf/decode.h"
 #include "gguf/gguf.h"
+#include "model/families.h"
 #include "model/model.h"
 #include "model/weights.h"
 
@@ -91,7 +92,7 @@ void print_text(const vga::Gguf& gguf, const vga::Config* config, const std::str
   if (config != nullptr) {
     const Needs n = needs(gguf, *config, context);
     const vga::Config& c = *config;
-    std::cout << "\n  layers " << c.n_layers << ", hidden " << c.hidden_size << ", ffn "
+    std::cout << "\n  layers " << c.n_layers() << ", hidden " << c.hidden_size << ", ffn "
               << c.ffn_size << ", heads " << c.n_heads << " (" << c.n_kv_heads << " KV) of "
               << c.head_dim << ", vocabulary " << c.vocab_size << ", context " << c.context_length
               << "\n  attention gate: " << gate_text(c.gate) << "\n  memory at context "

@@ -15,6 +15,7 @@
 #include "cpu/threads.h"
 #include "gguf/decode.h"
 #include "gguf/gguf.h"
+#include "model/families.h"
 #include "model/weights.h"
 
 namespace vga {
@@ -130,7 +131,7 @@ bool write_int8_weights(const std::filesystem::path& model_file,
   write_config(config, writer);
   const std::vector<WeightSpec> specs = weight_specs(config);
   for (const WeightSpec& spec : specs) {
-    writer.add_tensor(spec.name, DType::f32, spec.rows, spec.cols, spec.is_vector ? 1 : 2);
+    writer.add_tensor(spec.name, DType::f32, spec.rows, spec.cols, spec.is_vector() ? 1 : 2);
   }
   Progress progress("rounding weights", writer.file_size());
   OutputFile out(out_file);
@@ -142,7 +143,7 @@ bool write_int8_weights(const std::filesystem::path& model_file,
     const GgufTensor& from = *input.find_tensor(tied ? "token_embd.weight" : spec.name);
     std::vector<float> values =
         decoded({dtype_from_gguf(from.type).value(), spec.rows, spec.cols, from.data.data()});
-    const bool kept = is_output || spec.name == "rope_freqs.weight" ||
+    const bool kept = is_output || spec.role == Role::rope_factors ||
                       spec.name.find("attn_gate") != std::string::npos;
     if (!kept) {
       const Int8Grid grid = best_symmetric_grid(values, n_threads);

@@ -52,7 +52,7 @@ class Measurement : public AttentionObserver {
   Measurement(const Config& config, size_t block_tokens, std::span<const Token> left_out)
       : config_(config), left_out_(left_out) {
     found.block_tokens = block_tokens;
-    found.layers.resize(config.n_layers);
+    found.layers.resize(config.n_layers());
     for (LayerProbe& layer : found.layers) {
       layer.heads.resize(config.n_heads);
       for (HeadProbe& head : layer.heads) head.gate_at.resize(block_tokens);
@@ -60,7 +60,7 @@ class Measurement : public AttentionObserver {
       layer.residual_norm_at.resize(block_tokens);
       layer.value_norm_ratio.resize(config.n_kv_heads);
     }
-    first_values_.assign(config.n_layers, std::vector<double>(config.n_kv_heads));
+    first_values_.assign(config.n_layers(), std::vector<double>(config.n_kv_heads));
     other_values_ = first_values_;
   }
 

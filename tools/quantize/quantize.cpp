@@ -13,6 +13,7 @@
 #include "common/terminal.h"
 #include "gguf/decode.h"
 #include "gguf/gguf.h"
+#include "model/families.h"
 #include "model/weights.h"
 #include "quantization.h"
 #include "tensor_encoder.h"
@@ -64,7 +65,7 @@ Plan make_plan(const vga::Gguf& input, const vga::Quantization& quantization) {
   vga::bind_weights(input, config);  // every tensor is there, has the right shape, can be decoded
   std::map<std::string, vga::WeightSpec, std::less<>> matrices;
   for (vga::WeightSpec& spec : vga::weight_specs(config)) {
-    if (!spec.keep_float) matrices.emplace(spec.name, std::move(spec));
+    if (!spec.keep_float()) matrices.emplace(spec.name, std::move(spec));
   }
   Plan plan{vga::GgufWriter(input.alignment()), {}};
   plan_metadata(input, quantization, plan.writer);

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "compute/backend.h"
+#include "compute/kv_window.h"
+#include "vga/vga.h"
+
+namespace vga {
+
+/// How the layers of a model keep keys and values in a session. Layers that see equally far are of
+/// one kind and share a cache. In a layer with a window of its own the smaller of that and the
+/// session's counts: a smaller one of its own slides as trained and keeps nothing; else the layer
+/// has the session's, with its kept tokens.
+struct CachePlan {
+  /// `options` are in range.
+  CachePlan(const Config& config, const SessionOptions& options);
+
+  KvWindow session;  // that of the session; without one, a window that ends before it slides
+  std::vector<KvWindow> windows;      // of each kind
+  std::vector<CacheShape> shapes;     // of each kind, for all layers that are of it
+  std::vector<size_t> kind_of_layer;  // (n_layers)
+
+  /// The caches of layers [first, end): each kind's shape, with no layers where it has none there.
+  std::vector<CacheShape> shapes_of(size_t first, size_t end) const;
+};
+
+}  // namespace vga

@@ -1,0 +1,591 @@
+#include "model/families.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <set>
+#include <span>
+
+#include "gguf/gguf.h"
+#include "vga/error.h"
+
+namespace vga {
+namespace {
+
+using Gate = AttentionGate;
+
+/// The metadata of one family: keys without "<architecture>.", and which of them somebody asked
+/// for.
+class Keys {
+ public:
+  Keys(const Gguf& gguf, const std::string& family) : gguf_(gguf), prefix_(family + ".") {}
+
+  const Gguf& gguf() const { return gguf_; }
+  std::string key(std::string_view suffix) const { return prefix_ + std::string(suffix); }
+  std::optional<uint64_t> number(std::string_view suffix) const {
+    return gguf_.integer(asked(suffix));
+  }
+  std::optional<double> real(std::string_view suffix) const { return gguf_.real(asked(suffix)); }
+  /// 0 stands for a number that is not given.
+  double real_or(std::string_view suffix, double otherwise) const {
+    const double found = real(suffix).value_or(0);
+    return found == 0 ? otherwise : found;
+  }
+  std::optional<bool> boolean(std::string_view suffix) const {
+    return gguf_.boolean(asked(suffix));
+  }
+  std::optional<std::string_view> string(std::string_view suffix) const {
+    return gguf_.string(asked(suffix));
+  }
+  const GgufValue* find(std::string_view suffix) const { return gguf_.find(asked(suffix)); }
+  template <class T>
+  T required(std::string_view suffix, std::optional<T> value) const {
+    return gguf_.required(key(suffix), std::move(value));
+  }
+
+  bool was_asked(std::string_view suffix) const { return asked_.contains(std::string(suffix)); }
+  [[noreturn]] void refuse(std::string_view suffix, const std::string& what) const {
+    throw Error(gguf_.file_name(), "key '" + key(suffix) + "': " + what);
+  }
+
+ private:
+  std::string asked(std::string_view suffix) const {
+    asked_.emplace(suffix);
+    return key(suffix);
+  }
+
+  const Gguf& gguf_;
+  std::string prefix_;
+  mutable std::set<std::string> asked_;
+};
+
+/// Adds keys under "<architecture>.".
+class KeyWriter {
+ public:
+  KeyWriter(GgufWriter& writer, const std::string& family)
+      : writer_(writer), prefix_(family + ".") {}
+
+  void number(std::string_view suffix, size_t value) const {
+    writer_.add(key(suffix), static_cast<uint32_t>(value));
+  }
+  void real(std::string_view suffix, double value) const {
+    writer_.add(key(suffix), static_cast<float>(value));
+  }
+  void boolean(std::string_view suffix, bool value) const { writer_.add(key(suffix), value); }
+  void string(std::string_view suffix, std::string_view value) const {
+    writer_.add(key(suffix), value);
+  }
+  void booleans(std::string_view suffix, const std::vector<bool>& values) const {
+    writer_.add(key(suffix), values);
+  }
+
+ private:
+  std::string key(std::string_view suffix) const { return prefix_ + std::string(suffix); }
+
+  GgufWriter& writer_;
+  std::string prefix_;
+};
+
+// -- Windows --------------------------------------------------------------------------------------
+
+/// Lets those layers slide; see set_windows() for their tables.
+void set_sliding(Config& c, size_t window, const std::vector<bool>& slides) {
+  for (size_t i = 0; i < c.n_layers(); ++i) {
+    if (!slides[i]) continue;
+    c.layers[i].window = window;
+    if (c.layers[i].rope) c.layers[i].rope = c.rope_tables.size() - 1;
+  }
+}
+
+/// Which layers slide by a period: all but the last of each; 0 is all.
+std::vector<bool> by_period(size_t n_layers, size_t period) {
+  std::vector<bool> slides(n_layers, true);
+  for (size_t i = 0; period > 0 && i < n_layers; ++i) slides[i] = i % period + 1 < period;
+  return slides;
+}
+
+/// A window that the file tells, and which layers have it: a period, or a bool for each layer.
+void read_windows(const Keys& keys, Config& c, size_t default_window, size_t default_period) {
+  constexpr std::string_view pattern_key = "attention.sliding_window_pattern";
+  const size_t window = keys.number("attention.sliding_window").value_or(default_window);
+  const GgufValue* pattern = keys.find(pattern_key);
+  if (window == 0) return;
+  if (pattern == nullptr || pattern->type != GgufType::array) {
+    const size_t period =
+        pattern == nullptr ? default_period : keys.number(pattern_key).value_or(default_period);
+    return set_sliding(c, window, by_period(c.n_layers(), period));
+  }
+  if (pattern->element != GgufType::boolean || pattern->count < c.n_layers()) {
+    keys.refuse(pattern_key, "wanted a bool for each of the " + std::to_string(c.n_layers()) +
+                                 " layers, found " + describe(*pattern));
+  }
+  std::vector<bool> slides(c.n_layers());
+  for (size_t i = 0; i < slides.size(); ++i) slides[i] = pattern->bytes[i] != std::byte{0};
+  set_sliding(c, window, slides);
+}
+
+void write_windows(const Config& c, const KeyWriter& keys) {
+  std::vector<bool> slides;
+  size_t window = 0;
+  for (const LayerConfig& layer : c.layers) {
+    slides.push_back(layer.window > 0);
+    window = std::max(window, layer.window);
+  }
+  if (window == 0) return;
+  keys.number("attention.sliding_window", window);
+  keys.booleans("attention.sliding_window_pattern", slides);
+}
+
+/// A second table of angles for the layers that slide, unless it is the same.
+void read_sliding_table(const Keys& keys, Config& c, double default_theta) {
+  const RopeTable sliding = {.theta = keys.real("rope.freq_base_swa").value_or(default_theta)};
+  if (sliding != c.rope_tables[0]) c.rope_tables.push_back(sliding);
+}
+
+void write_sliding_table(const Config& c, const KeyWriter& keys) {
+  keys.real("rope.freq_base_swa", c.rope_tables.back().theta);
+}
+
+// -- RoPE -----------------------------------------------------------------------------------------
+
+/// What positions are divided by. As in llama.cpp, a factor without a type is a linear one, 0 is
+/// none, and `rope.scale_linear` is the factor's old name.
+void read_scaling(const Keys& keys, Config& c) {
+  RopeTable& table = c.rope_tables[0];
+  const bool by_context = c.rope_factors == RopeFactors::by_context;
+  const auto type = keys.string("rope.scaling.type").value_or(by_context ? "longrope" : "linear");
+  const auto given = keys.real("rope.scaling.factor");
+  const double factor = given ? *given : keys.real("rope.scale_linear").value_or(1);
+  const double attn_factor = keys.real("rope.scaling.attn_factor").value_or(1);
+  if (by_context || type == "yarn") {
+    c.original_context = keys.required("rope.scaling.original_context_length",
+                                       keys.number("rope.scaling.original_context_length"));
+  }
+  if (by_context) {
+    if (type != "longrope") {
+      keys.refuse("rope.scaling.type",
+                  "wanted longrope, as 'rope_factors_short.weight' tells, found '" +
+                      std::string(type) + "'");
+    }
+    table.magnitude = static_cast<float>(attn_factor);
+  } else if (type == "yarn") {
+    table.scaling = RopeTable::Scaling::yarn;
+    table.factor = factor;
+    table.beta_fast = keys.real("rope.scaling.yarn_beta_fast").value_or(table.beta_fast);
+    table.beta_slow = keys.real("rope.scaling.yarn_beta_slow").value_or(table.beta_slow);
+    table.magnitude = static_cast<float>(keys.real("rope.scaling.yarn_attn_factor")
+                                             .value_or(attn_factor * (1 + 0.1 * std::log(factor))));
+  } else if (type == "linear") {
+    if (factor != 0 && factor != 1) {
+      table.scaling = RopeTable::Scaling::linear;
+      table.factor = factor;
+    }
+  } else if (type != "none") {
+    keys.refuse("rope.scaling.type", "wanted none, linear or yarn, found '" + std::string(type) +
+                                         "', which " + std::string(rope_scaling_obstacle(type)));
+  }
+  if (!by_context && type != "yarn" && attn_factor != 1) {
+    keys.refuse("rope.scaling.attn_factor", "wanted 1, found " + std::to_string(attn_factor));
+  }
+}
+
+void read_rope(const Keys& keys, Config& c) {
+  if (c.rope_tables.empty()) return;
+  const Gguf& gguf = keys.gguf();
+  c.rope_dim = keys.number("rope.dimension_count").value_or(c.head_dim);
+  c.rope_tables[0].theta = keys.real("rope.freq_base").value_or(10000);
+  if (gguf.find_tensor("rope_freqs.weight") != nullptr) c.rope_factors = RopeFactors::fixed;
+  if (gguf.find_tensor("rope_factors_short.weight") != nullptr) {
+    c.rope_factors = RopeFactors::by_context;
+  }
+  read_scaling(keys, c);
+}
+
+void write_rope(const Config& c, const KeyWriter& keys) {
+  if (c.rope_tables.empty()) return;
+  const RopeTable& table = c.rope_tables[0];
+  keys.number("rope.dimension_count", c.rope_dim);
+  keys.real("rope.freq_base", table.theta);
+  if (c.original_context > 0) {
+    keys.number("rope.scaling.original_context_length", c.original_context);
+  }
+  if (c.rope_factors == RopeFactors::by_context) {
+    keys.real("rope.scaling.attn_factor", double{table.magnitude});
+  }
+  if (table.scaling == RopeTable::Scaling::none) return;
+  const bool is_yarn = table.scaling == RopeTable::Scaling::yarn;
+  keys.string("rope.scaling.type", is_yarn ? "yarn" : "linear");
+  keys.real("rope.scaling.factor", table.factor);
+  if (!is_yarn) return;
+  keys.real("rope.scaling.yarn_beta_fast", table.beta_fast);
+  keys.real("rope.scaling.yarn_beta_slow", table.beta_slow);
+  keys.real("rope.scaling.yarn_attn_factor", double{table.magnitude});
+}
+
+// -- Families -------------------------------------------------------------------------------------
+
+/// What a family has for itself.
+struct Family {
+  std::string_view name;
+  /// Sets the options that all its models have.
+  void (*options)(Config& c);
+  /// Reads and writes the keys that only this family has; may be null. The numbers that all
+  /// families have are known by then.
+  void (*read)(const Keys& keys, Config& c) = nullptr;
+  void (*write)(const Config& c, const KeyWriter& keys) = nullptr;
+};
+
+void layer_norms_with_biases(Config& c) {
+  c.norm = NormKind::layer;
+  c.biases = {.qkv = true, .output = true, .ffn = true};
+  c.ffn_gated = false;
+}
+
+void gemma(Config& c) {
+  c.norm_after = true;
+  c.activation = Activation::gelu_tanh;
+}
+
+/// Gemma's embeddings are as long as their width asks for, and its largest models (of `large`
+/// layers) scale scores by the width of all heads.
+void read_gemma_scales(Config& c, size_t large) {
+  c.embedding_scale = std::sqrt(static_cast<float>(c.hidden_size));
+  if (c.n_layers() == large && c.n_heads > 0) {
+    c.score_scale =
+        1 / std::sqrt(static_cast<float>(c.hidden_size) / static_cast<float>(c.n_heads));
+  }
+}
+
+void read_gemma2(const Keys& keys, Config& c) {
+  read_gemma_scales(c, 46);
+  c.score_cap = static_cast<float>(keys.real("attn_logit_softcapping").value_or(50));
+  c.logit_cap = static_cast<float>(keys.real("final_logit_softcapping").value_or(30));
+  const size_t window = keys.number("attention.sliding_window").value_or(4096);
+  set_sliding(c, window, by_period(c.n_layers(), 2));
+}
+
+void write_gemma2(const Config& c, const KeyWriter& keys) {
+  keys.real("attn_logit_softcapping", double{c.score_cap});
+  keys.real("final_logit_softcapping", double{c.logit_cap});
+  keys.number("attention.sliding_window", c.layers[0].window);
+}
+
+void read_gemma3(const Keys& keys, Config& c) {
+  read_gemma_scales(c, 62);
+  c.logit_cap = static_cast<float>(keys.real("final_logit_softcapping").value_or(0));
+  read_sliding_table(keys, c, 10000);
+  read_windows(keys, c, 0, 6);
+}
+
+void write_gemma3(const Config& c, const KeyWriter& keys) {
+  if (c.logit_cap > 0) keys.real("final_logit_softcapping", double{c.logit_cap});
+  write_sliding_table(c, keys);
+  write_windows(c, keys);
+}
+
+void read_olmo2(const Keys& keys, Config& c) {
+  read_sliding_table(keys, c, c.rope_tables[0].theta);
+  read_windows(keys, c, 0, 4);
+}
+
+void write_olmo2(const Config& c, const KeyWriter& keys) {
+  write_sliding_table(c, keys);
+  write_windows(c, keys);
+}
+
+void read_granite(const Keys& keys, Config& c) {
+  c.logit_scale = 1 / static_cast<float>(keys.required("logit_scale", keys.real("logit_scale")));
+  c.residual_scale = static_cast<float>(keys.real_or("residual_scale", 1));
+  c.embedding_scale = static_cast<float>(keys.real_or("embedding_scale", 1));
+  c.score_scale = static_cast<float>(keys.real_or("attention.scale", double{c.score_scale}));
+  if (!keys.boolean("rope.scaling.finetuned").value_or(true)) {
+    for (LayerConfig& layer : c.layers) layer.rope.reset();
+  }
+}
+
+void write_granite(const Config& c, const KeyWriter& keys) {
+  keys.real("logit_scale", 1 / double{c.logit_scale});
+  keys.real("residual_scale", double{c.residual_scale});
+  keys.real("embedding_scale", double{c.embedding_scale});
+  keys.real("attention.scale", double{c.score_scale});
+  keys.boolean("rope.scaling.finetuned", c.layers[0].rope.has_value());
+}
+
+/// Every fourth layer does not rotate, which no key tells.
+void read_smollm3(const Keys&, Config& c) {
+  for (size_t i = 3; i < c.n_layers(); i += 4) c.layers[i].rope.reset();
+}
+
+constexpr std::array families = {
+    Family{"vga", [](Config&) {}},
+    // Mistral's window is in files of this architecture, too.
+    Family{"llama", [](Config& c) { c.half_split = false; },
+           [](const Keys& keys, Config& c) { read_windows(keys, c, 0, 0); }, write_windows},
+    Family{"smollm3", [](Config& c) { c.half_split = false; }, read_smollm3},
+    Family{"qwen2", [](Config& c) { c.biases.qkv = true; }},
+    Family{"qwen3", [](Config& c) { c.qk_norm = QkNorm::head; }},
+    Family{"gemma2", gemma, read_gemma2, write_gemma2},
+    Family{"gemma3",
+           [](Config& c) {
+             gemma(c);
+             c.qk_norm = QkNorm::head;
+           },
+           read_gemma3, write_gemma3},
+    // Files tell a window, which neither llama.cpp nor the published models heed.
+    Family{"phi3",
+           [](Config& c) {
+             c.fused_qkv = true;
+             c.fused_gate_up = true;
+           },
+           [](const Keys& keys, Config&) { keys.number("attention.sliding_window"); }},
+    Family{"olmo2",
+           [](Config& c) {
+             c.norm_before = false;
+             c.norm_after = true;
+             c.qk_norm = QkNorm::all;
+           },
+           read_olmo2, write_olmo2},
+    Family{"granite", [](Config& c) { c.half_split = false; }, read_granite, write_granite},
+    Family{"gpt2",
+           [](Config& c) {
+             layer_norms_with_biases(c);
+             c.fused_qkv = true;
+             c.rope_tables.clear();
+             c.learned_positions = true;
+             c.activation = Activation::gelu_tanh;
+           }},
+    Family{"gptneox",
+           [](Config& c) {
+             layer_norms_with_biases(c);
+             c.fused_qkv = true;
+             c.activation = Activation::gelu;
+             c.parallel_residual = true;
+           },
+           [](const Keys& keys, Config& c) {
+             c.parallel_residual =
+                 keys.required("use_parallel_residual", keys.boolean("use_parallel_residual"));
+           },
+           [](const Config& c, const KeyWriter& keys) {
+             keys.boolean("use_parallel_residual", c.parallel_residual);
+           }},
+    Family{"opt",
+           [](Config& c) {
+             layer_norms_with_biases(c);
+             c.rope_tables.clear();
+             c.learned_positions = true;
+             c.activation = Activation::relu;
+           }},
+};
+
+const Family* find_family(std::string_view name) {
+  const auto* found = std::ranges::find(families, name, &Family::name);
+  return found == families.end() ? nullptr : found;
+}
+
+// -- What all of them have ------------------------------------------------------------------------
+
+template <class Enum, size_t n>
+Enum parse_choice(const Keys& keys, std::string_view suffix, const std::array<Enum, n>& choices) {
+  const auto found = keys.required(suffix, keys.string(suffix));
+  std::string wanted;
+  for (const Enum choice : choices) {
+    if (found == name(choice)) return choice;
+    wanted += (wanted.empty() ? "" : " or ") + std::string(name(choice));
+  }
+  keys.refuse(suffix, "wanted " + wanted + ", found '" + std::string(found) + "'");
+}
+
+void read_gate(const Keys& keys, Config& c) {
+  if (c.family != "vga" && keys.find("attention.gate.source") == nullptr) return;
+  c.gate.source =
+      parse_choice(keys, "attention.gate.source",
+                   std::array{Gate::Source::none, Gate::Source::input, Gate::Source::value});
+  c.gate.placement = parse_choice(keys, "attention.gate.placement",
+                                  std::array{Gate::Placement::output, Gate::Placement::value});
+  c.gate.granularity =
+      parse_choice(keys, "attention.gate.granularity",
+                   std::array{Gate::Granularity::head, Gate::Granularity::element});
+  c.gate.bias = c.gate && keys.gguf().find_tensor("blk.0.attn_gate.bias") != nullptr;
+}
+
+void write_gate(const Config& c, const KeyWriter& keys) {
+  if (c.family != "vga" && !c.gate) return;
+  keys.string("attention.gate.source", name(c.gate.source));
+  keys.string("attention.gate.placement", name(c.gate.placement));
+  keys.string("attention.gate.granularity", name(c.gate.granularity));
+}
+
+/// Files of many shards hold only a part of the model each; running one alone would be wrong.
+void refuse_split(const Gguf& gguf) {
+  const auto count = gguf.integer("split.count");
+  if (count && *count > 1) {
+    throw Error(gguf.file_name(), "key 'split.count': this is one of " + std::to_string(*count) +
+                                      " parts; merge them into one file first (llama.cpp: "
+                                      "llama-gguf-split --merge)");
+  }
+}
+
+/// What models of some families have and this runtime computes for those alone, or for none: keys
+/// that nobody asked for must say what a model without them does.
+void refuse_unsupported(const Keys& keys) {
+  struct Known {
+    std::string_view suffix;
+    double neutral;
+    std::string_view what;
+  };
+  constexpr std::string_view not_here = "is not known in models of this family";
+  for (const auto& [suffix, neutral, what] : {
+           Known{"expert_count", 0, "mixtures of experts are not supported"},
+           Known{"attention.sliding_window", 0, "a window is not known in models of this family"},
+           Known{"attn_logit_softcapping", 0, not_here},
+           Known{"final_logit_softcapping", 0, not_here},
+           Known{"logit_scale", 1, not_here},
+           Known{"residual_scale", 1, not_here},
+           Known{"embedding_scale", 1, not_here},
+           Known{"attention.scale", 0, not_here},
+           Known{"attention.clamp_kqv", 0, not_here},
+           Known{"attention.max_alibi_bias", 0, not_here},
+           Known{"attention.kv_lora_rank", 0, "compressed keys and values are not supported"},
+           Known{"nextn_predict_layers", 0, "layers that draft tokens are not supported"},
+       }) {
+    if (keys.was_asked(suffix) || keys.find(suffix) == nullptr) continue;
+    const double found = keys.real(suffix).value_or(0);
+    if (found == neutral || found == 0) continue;
+    keys.refuse(suffix, std::string(what) + ", found " + std::to_string(found));
+  }
+  if (!keys.boolean("attention.causal").value_or(true)) {
+    keys.refuse("attention.causal",
+                "wanted true, a model that predicts the next token, found false");
+  }
+}
+
+const char* eps_key(const Config& c) {
+  return c.norm == NormKind::rms ? "attention.layer_norm_rms_epsilon"
+                                 : "attention.layer_norm_epsilon";
+}
+
+void read_sizes(const Keys& keys, Config& c) {
+  const Gguf& gguf = keys.gguf();
+  const auto required = [&](std::string_view suffix) {
+    return keys.required(suffix, keys.number(suffix));
+  };
+  c.model_name = gguf.string("general.name").value_or("");
+  c.context_length = required("context_length");
+  c.hidden_size = required("embedding_length");
+  c.ffn_size = required("feed_forward_length");
+  const size_t n_layers = required("block_count");
+  if (n_layers > max_layers) {
+    keys.refuse("block_count", "wanted 1 to " + std::to_string(max_layers) + ", found " +
+                                   std::to_string(n_layers));
+  }
+  c.n_heads = required("attention.head_count");
+  c.n_kv_heads = keys.number("attention.head_count_kv").value_or(c.n_heads);
+  // Only a quotient of numbers in range is worth computing; validate() refuses the others.
+  const size_t default_head_dim = c.n_heads > 0 ? c.hidden_size / c.n_heads : 0;
+  c.head_dim = keys.number("attention.key_length").value_or(default_head_dim);
+  if (const auto value_dim = keys.number("attention.value_length");
+      value_dim && *value_dim != c.head_dim) {
+    keys.refuse("attention.value_length", "wanted the key length " + std::to_string(c.head_dim) +
+                                              ", found " + std::to_string(*value_dim));
+  }
+  c.norm_eps = static_cast<float>(keys.required(eps_key(c), keys.real(eps_key(c))));
+  set_layers(c, n_layers);
+  if (const auto vocab = keys.number("vocab_size")) {
+    c.vocab_size = *vocab;
+  } else {
+    const GgufValue* tokens = gguf.find("tokenizer.ggml.tokens");
+    if (tokens == nullptr) keys.required("vocab_size", std::optional<uint64_t>());
+    c.vocab_size = tokens->count;
+  }
+}
+
+/// Options that the tensors tell which are there.
+void read_tensors(const Gguf& gguf, Config& c) {
+  const auto has = [&](std::string_view name) { return gguf.find_tensor(name) != nullptr; };
+  c.tied_embeddings = !has("output.weight");
+  c.biases.qkv = c.biases.qkv || has(c.fused_qkv ? "blk.0.attn_qkv.bias" : "blk.0.attn_q.bias");
+  c.biases.output = c.biases.output || has("blk.0.attn_output.bias");
+  c.biases.ffn = c.biases.ffn || has("blk.0.ffn_down.bias");
+}
+
+}  // namespace
+
+std::string family_names() {
+  std::string names;
+  for (const Family& family : families) {
+    names += (names.empty() ? "" : ", ") + std::string(family.name);
+  }
+  return names;
+}
+
+std::optional<Config> family_options(std::string_view name) {
+  const Family* family = find_family(name);
+  if (family == nullptr) return std::nullopt;
+  Config c;
+  c.family = name;
+  c.rope_tables = {RopeTable{}};
+  family->options(c);
+  return c;
+}
+
+void set_layers(Config& c, size_t n_layers) {
+  const bool rotates = !c.rope_tables.empty();
+  c.layers.assign(std::min(n_layers, max_layers + 1),
+                  {.rope = rotates ? std::optional<size_t>(0) : std::nullopt});
+  c.score_scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
+}
+
+void set_windows(Config& c, size_t window, size_t period) {
+  set_sliding(c, window, by_period(c.n_layers(), period));
+}
+
+std::string_view rope_scaling_obstacle(std::string_view type) {
+  if (type == "yarn") return "scales attention scores as well";
+  if (type == "dynamic") return "changes frequencies as the text grows, under keys already cached";
+  if (type == "longrope" || type == "su") return "has other frequencies for long texts";
+  return "is unknown";
+}
+
+Config read_config(const Gguf& gguf) {
+  refuse_split(gguf);
+  constexpr std::string_view family_key = "general.architecture";
+  const std::string family(gguf.required(family_key, gguf.string(family_key)));
+  std::optional<Config> options = family_options(family);
+  if (!options) {
+    throw Error(gguf.file_name(), "key '" + std::string(family_key) + "': this runtime runs " +
+                                      family_names() + ", found '" + family + "'");
+  }
+  Config& c = *options;
+  const Keys keys(gguf, family);
+  read_sizes(keys, c);
+  read_rope(keys, c);
+  read_tensors(gguf, c);
+  const Family* own = find_family(family);
+  if (own->read != nullptr) own->read(keys, c);
+  read_gate(keys, c);
+  refuse_unsupported(keys);
+  validate(c, gguf.file_name());
+  return c;
+}
+
+void write_config(const Config& c, GgufWriter& writer) {
+  const KeyWriter keys(writer, c.family);
+  writer.add("general.architecture", std::string_view(c.family));
+  if (!c.model_name.empty()) writer.add("general.name", std::string_view(c.model_name));
+  keys.number("vocab_size", c.vocab_size);
+  keys.number("context_length", c.context_length);
+  keys.number("embedding_length", c.hidden_size);
+  keys.number("feed_forward_length", c.ffn_size);
+  keys.number("block_count", c.n_layers());
+  keys.number("attention.head_count", c.n_heads);
+  keys.number("attention.head_count_kv", c.n_kv_heads);
+  keys.number("attention.key_length", c.head_dim);
+  keys.number("attention.value_length", c.head_dim);
+  write_rope(c, keys);
+  keys.real(eps_key(c), double{c.norm_eps});
+  const Family* family = find_family(c.family);
+  if (family != nullptr && family->write != nullptr) family->write(c, keys);
+  write_gate(c, keys);
+}
+
+}  // namespace vga
