@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 
+#include "model/families.h"
 #include "vga/error.h"
 
 namespace vga {
