@@ -92,11 +92,12 @@ TEST(ConvertConfig, RopeMayBeDescribedTwiceIfTheSame) {
     config["rope_theta"] = theta;
     return config;
   };
-  EXPECT_EQ(parse(with(plain, nullptr, nullptr)).config.rope_scale, 1);
+  EXPECT_EQ(parse(with(plain, nullptr, nullptr)).config.rope_tables[0].factor, 1);
   EXPECT_EQ(parse(with(plain, {{"rope_theta", 5e5}, {"rope_type", "default"}}, nullptr))
-                .config.rope_theta,
+                .config.rope_tables[0]
+                .theta,
             5e5);
-  EXPECT_EQ(parse(with(linear, newer, 5e5)).config.rope_scale, 4);
+  EXPECT_EQ(parse(with(linear, newer, 5e5)).config.rope_tables[0].factor, 4);
   EXPECT_EQ(parse(with(llama3, llama3, nullptr)).rope_factors.size(), 32u);
   for (const json& bad :
        {with(linear, plain, nullptr), with(plain, llama3, nullptr), with(linear, llama3, nullptr),
