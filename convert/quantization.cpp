@@ -29,23 +29,17 @@ bool fewer_bits(DType a, DType b) {
   return block_bytes(a) * block_elements(b) < block_bytes(b) * block_elements(a);
 }
 
-/// The N of "blk.N.attn_v.weight".
-std::optional<size_t> layer_of(std::string_view name) {
-  constexpr std::string_view prefix = "blk.";
-  size_t layer = 0;
-  if (!name.starts_with(prefix)) return std::nullopt;
-  std::from_chars(name.data() + prefix.size(), name.data() + name.size(), layer);
-  return layer;
-}
-
-bool deserves_more_bits(std::string_view name, size_t n_layers) {
-  const auto layer = layer_of(name);
-  if (!layer || !(name.ends_with(".attn_v.weight") || name.ends_with(".ffn_down.weight"))) {
-    return false;
-  }
+/// Whether a mix gives a matrix more bits: those whose errors hurt most, in the first and the last
+/// eighth of the layers and in every third between.
+bool deserves_more_bits(const WeightSpec& spec, size_t n_layers) {
+  if (spec.role != Role::attn_v && spec.role != Role::ffn_down) return false;
   const size_t first = n_layers / 8;
   const size_t last = 7 * n_layers / 8;
-  return *layer < first || *layer >= last || (*layer - first) % 3 == 2;
+  return spec.layer < first || spec.layer >= last || (spec.layer - first) % 3 == 2;
+}
+
+bool makes_logits(const WeightSpec& spec, const Config& config) {
+  return spec.role == (config.tied_embeddings ? Role::embedding : Role::output);
 }
 
 }  // namespace
@@ -53,9 +47,10 @@ bool deserves_more_bits(std::string_view name, size_t n_layers) {
 DType Quantization::wanted(const WeightSpec& spec, const Config& config) const {
   if (spec.keep_float()) return DType::f32;
   if (pure || !fewer_bits(type, DType::q6_k)) return type;
-  const std::string_view output = config.tied_embeddings ? "token_embd.weight" : "output.weight";
+  // All three in one matrix: between what v and the others have.
+  if (mixed && spec.role == Role::attn_qkv) return type == DType::q4_k ? DType::q5_k : DType::q6_k;
   const bool more =
-      spec.name == output || (mixed && deserves_more_bits(spec.name, config.n_layers()));
+      makes_logits(spec, config) || (mixed && deserves_more_bits(spec, config.n_layers()));
   return more ? DType::q6_k : type;
 }
 

@@ -20,7 +20,8 @@ struct Quantization {
   /// The type that a tensor should have. A matrix that makes logits (the embedding, too, if it is
   /// tied) has at least q6_k unless `pure`, since its errors reach the result undamped. In a mix,
   /// attn_v and ffn_down have q6_k in the first and the last eighth of the layers and in every
-  /// third between, as in llama.cpp's files of the same name.
+  /// third between, as in llama.cpp's files of the same name; where q, k and v are one matrix, that
+  /// has a bit more everywhere.
   DType wanted(const WeightSpec& spec, const Config& config) const;
 };
 

@@ -15,6 +15,7 @@
 #include "gguf/decode.h"
 #include "gguf/encode.h"
 #include "llama2c.h"
+#include "model/families.h"
 #include "names.h"
 
 namespace vga::test {

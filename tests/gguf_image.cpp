@@ -1,6 +1,7 @@
 #include "gguf_image.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 
 #include <unistd.h>
@@ -47,8 +48,8 @@ void GgufImage::set_strings(std::string_view key, const std::vector<std::string>
   set_array(key, GgufType::string, strings.size(), payload);
 }
 
-void GgufImage::set_rope_factors(const std::vector<float>& factors) {
-  TensorImage tensor{"rope_freqs.weight", {factors.size()}, 0, {}, {}};
+void GgufImage::set_rope_factors(const std::vector<float>& factors, const std::string& name) {
+  TensorImage tensor{name, {factors.size()}, 0, {}, {}};
   for (const float factor : factors) tensor.data += raw(factor);
   tensors.push_back(std::move(tensor));
 }
@@ -136,6 +137,49 @@ GgufImage tiny_model(size_t vocab, AttentionGate gate, size_t head_dim) {
     for (size_t i = 0; i < spec.rows * spec.cols; ++i) {
       tensor.data += raw(spec.is_vector() ? 1.0f : normal(random) * 0.3f);
     }
+    image.tensors.push_back(std::move(tensor));
+  }
+  return image;
+}
+
+GgufImage family_model(const std::string& family, size_t n_layers,
+                       const std::function<void(GgufImage&)>& keys,
+                       const std::function<void(Config&)>& tensors) {
+  GgufImage image;
+  image.set("general.architecture", family);
+  const auto number = [&](std::string_view key, uint32_t value) {
+    image.set(family + "." + std::string(key), value);
+  };
+  number("vocab_size", 32);
+  number("context_length", 96);
+  number("embedding_length", 24);
+  number("feed_forward_length", 40);
+  number("block_count", static_cast<uint32_t>(n_layers));
+  number("attention.head_count", 4);
+  number("attention.head_count_kv", 2);
+  number("attention.key_length", 8);
+  number("attention.value_length", 8);
+  for (const char* key : {"attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"}) {
+    image.set(family + "." + key, 1e-5f);
+  }
+  keys(image);
+
+  // The tensors are those that the metadata asks for, and those that no key speaks of.
+  const TemporaryDirectory directory;
+  Config config = read_config(Gguf::open(directory.write("keys.gguf", image.bytes())));
+  tensors(config);
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  for (const WeightSpec& spec : weight_specs(config)) {
+    if (image.find_tensor(spec.name) != nullptr) continue;
+    GgufImage::TensorImage tensor{spec.name, {spec.cols}, 0, {}, {}};
+    if (!spec.is_vector()) tensor.dims.push_back(spec.rows);
+    const float size = spec.role == Role::embedding || spec.role == Role::positions ? 0.5f
+                       : spec.is_vector()                                           ? 0.25f
+                                          : 1.5f / std::sqrt(static_cast<float>(spec.cols));
+    const float mean = spec.role == Role::norm ? 1 : 0;
+    for (size_t i = 0; i < spec.rows * spec.cols; ++i)
+      tensor.data += raw(mean + normal(random) * size);
     image.tensors.push_back(std::move(tensor));
   }
   return image;

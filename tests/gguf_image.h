@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,12 +58,16 @@ struct GgufImage {
   void set(std::string_view key, std::string_view value) {
     set(key, GgufType::string, raw_string(value));
   }
+  void set(std::string_view key, bool value) {
+    set(key, GgufType::boolean, raw(static_cast<uint8_t>(value)));
+  }
   void set(std::string_view key, const char* value) { set(key, std::string_view(value)); }
   void set_array(std::string_view key, GgufType element, uint64_t count, std::string_view payload);
   void set_strings(std::string_view key, const std::vector<std::string>& values);
 
-  /// Adds the tensor that llama3 scaling is stored as.
-  void set_rope_factors(const std::vector<float>& factors);
+  /// Adds the tensor that llama3 scaling is stored as, or one of longrope's.
+  void set_rope_factors(const std::vector<float>& factors,
+                        const std::string& name = "rope_freqs.weight");
 
   std::string bytes() const;
 };
@@ -71,6 +76,13 @@ struct GgufImage {
 /// key a good file has. `head_dim` is even.
 GgufImage tiny_model(size_t vocab = 32, AttentionGate gate = {AttentionGate::Source::value},
                      size_t head_dim = 8);
+
+/// A tiny model of any family with random weights and bare token ids: `keys` adds metadata without
+/// "<family>.", `tensors` says which optional ones there are. It has 32 tokens, 24 numbers wide
+/// states, 4 heads of 8 over 2 KV heads, and is trained for 96 tokens.
+GgufImage family_model(const std::string& family, size_t n_layers,
+                       const std::function<void(GgufImage&)>& keys,
+                       const std::function<void(Config&)>& tensors);
 
 /// A directory that is removed with everything in it when the test is over.
 class TemporaryDirectory {

@@ -290,8 +290,11 @@ const std::vector<BadModel> bad_models = {
      [] { return with_vga("attention.layer_norm_rms_epsilon", std::nanf("")); },
      {"vga.attention.layer_norm_rms_epsilon"}},
     {"RopeScalingUnknown",
+     [] { return changed([](auto& g) { g.set("vga.rope.scaling.type", "dynamic"); }); },
+     {"vga.rope.scaling.type", "dynamic", "cached"}},
+    {"YarnWithoutItsContext",
      [] { return changed([](auto& g) { g.set("vga.rope.scaling.type", "yarn"); }); },
-     {"vga.rope.scaling.type", "yarn", "scores"}},
+     {"vga.rope.scaling.original_context_length", "missing"}},
     {"RopeScaleNegative",
      [] { return with_vga("rope.scaling.factor", -2.f); },
      {"vga.rope.scaling.factor"}},
@@ -326,7 +329,7 @@ const std::vector<BadModel> bad_models = {
     {"SlidingWindow",
      [] { return with_vga("attention.sliding_window", 4096u); },
      {"vga.attention.sliding_window", "4096"}},
-    {"Experts", [] { return with_vga("expert_count", 8u); }, {"vga.expert_count", "8 experts"}},
+    {"Experts", [] { return with_vga("expert_count", 8u); }, {"vga.expert_count", "experts", "8"}},
     {"NotCausal",
      [] {
        return changed(

@@ -64,33 +64,38 @@ TEST(Quantization, NamesInAnyCase) {
 
 TEST(Quantization, MixesGiveMoreBitsWhereErrorsHurt) {
   Config config;
-  config.n_layers() = 32;
-  const auto wanted = [&](const char* quantization, const std::string& tensor) {
-    return quantization_from_name(quantization).wanted({tensor, 64, 256, false, false}, config);
+  config.layers.resize(32);
+  const auto wanted = [&](std::string_view quantization, Role role,
+                          size_t layer = WeightSpec::no_layer) {
+    return quantization_from_name(quantization).wanted({"a tensor", role, layer, 64, 256}, config);
   };
   // llama.cpp's files of the same name have these layers at q6_k.
   const std::set<size_t> more = {0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31};
   for (size_t layer = 0; layer < 32; ++layer) {
-    const std::string block = "blk." + std::to_string(layer) + ".";
     const DType expected = more.contains(layer) ? DType::q6_k : DType::q4_k;
-    EXPECT_EQ(wanted("q4_k_m", block + "attn_v.weight"), expected) << layer;
-    EXPECT_EQ(wanted("q4_k_m", block + "ffn_down.weight"), expected) << layer;
-    EXPECT_EQ(wanted("q4_k_m", block + "ffn_up.weight"), DType::q4_k) << layer;
-    EXPECT_EQ(wanted("q4_k", block + "attn_v.weight"), DType::q4_k) << layer;
+    EXPECT_EQ(wanted("q4_k_m", Role::attn_v, layer), expected) << layer;
+    EXPECT_EQ(wanted("q4_k_m", Role::ffn_down, layer), expected) << layer;
+    EXPECT_EQ(wanted("q4_k_m", Role::ffn_up, layer), DType::q4_k) << layer;
+    EXPECT_EQ(wanted("q4_k_m", Role::attn_qkv, layer), DType::q5_k) << layer;
+    EXPECT_EQ(wanted("q4_k", Role::attn_v, layer), DType::q4_k) << layer;
   }
   // The matrix that makes the logits, by either name.
   for (const auto& [name, type] : all_names) {
     const bool is_coarse = name.starts_with("q4") || name.starts_with("q5");
     const DType output = is_coarse ? DType::q6_k : type;
     config.tied_embeddings = false;
-    EXPECT_EQ(wanted(name.c_str(), "output.weight"), output) << name;
-    EXPECT_EQ(wanted(name.c_str(), "token_embd.weight"), type) << name;
+    EXPECT_EQ(wanted(name, Role::output), output) << name;
+    EXPECT_EQ(wanted(name, Role::embedding), type) << name;
     config.tied_embeddings = true;
-    EXPECT_EQ(wanted(name.c_str(), "token_embd.weight"), output) << name;
+    EXPECT_EQ(wanted(name, Role::embedding), output) << name;
     Quantization pure = quantization_from_name(name);
     pure.pure = true;
-    EXPECT_EQ(pure.wanted({"token_embd.weight", 64, 256, false, false}, config), type) << name;
-    EXPECT_EQ(pure.wanted({"output_norm.weight", 1, 256, true, true}, config), DType::f32) << name;
+    const auto pure_type = [&](Role role) {
+      return pure.wanted({"a tensor", role, WeightSpec::no_layer, 1, 256}, config);
+    };
+    EXPECT_EQ(pure_type(Role::embedding), type) << name;
+    EXPECT_EQ(pure_type(Role::norm), DType::f32) << name;
+    EXPECT_EQ(pure_type(Role::positions), DType::f32) << name;
   }
 }
 

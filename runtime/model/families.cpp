@@ -451,7 +451,7 @@ void refuse_unsupported(const Keys& keys) {
     if (keys.was_asked(suffix) || keys.find(suffix) == nullptr) continue;
     const double found = keys.real(suffix).value_or(0);
     if (found == neutral || found == 0) continue;
-    keys.refuse(suffix, std::string(what) + ", found " + std::to_string(found));
+    keys.refuse(suffix, std::string(what) + ", found " + describe(*keys.find(suffix)));
   }
   if (!keys.boolean("attention.causal").value_or(true)) {
     keys.refuse("attention.causal",

@@ -70,12 +70,15 @@ double mean(std::span<const float> x) {
 std::vector<double> AttentionInputs::scores(const Config& c, size_t query, size_t head) const {
   const float* from = q.data() + query * c.q_size() + head * c.head_dim;
   const float* to = k.data() + head / c.heads_per_kv_head() * c.head_dim;
-  const double scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
-  std::vector<double> all(query + 1);
-  for (double& score : all) {
+  const size_t window = c.layers[layer].window;
+  const size_t first = window > 0 && query >= window ? query + 1 - window : 0;
+  std::vector<double> all(query + 1, -INFINITY);
+  to += first * c.kv_size();
+  for (double& score : std::span(all).subspan(first)) {
     float sum = 0;
     for (size_t i = 0; i < c.head_dim; ++i) sum += from[i] * to[i];
-    score = sum * scale;
+    score = sum * double{c.score_scale};
+    if (c.score_cap > 0) score = double{c.score_cap} * std::tanh(score / double{c.score_cap});
     to += c.kv_size();
   }
   return all;
@@ -117,6 +120,7 @@ bool AttentionObserver::see(Site site, size_t layer, std::span<float> values) {
   if (site == Site::q_rotated) in_.q.assign(values.begin(), values.end());
   if (site == Site::k_rotated) {  // the last one
     in_.k.assign(values.begin(), values.end());
+    in_.layer = layer;
     attention(layer, in_);
   }
   return false;

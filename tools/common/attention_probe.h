@@ -9,12 +9,14 @@ namespace vga {
 
 /// What attention works with in one layer, for a text that is one batch from its first token on.
 struct AttentionInputs {
+  size_t layer = 0;
   std::vector<float> q;     // (rows, n_heads * head_dim) after RoPE
   std::vector<float> k;     // (rows, n_kv_heads * head_dim) after RoPE
   std::vector<float> v;     // (rows, n_kv_heads * head_dim) before any gate
   std::vector<float> gate;  // (rows, n_gates), empty without a gate
 
-  /// q k^T / sqrt(head_dim) of a query's head with the keys up to its own: (query + 1).
+  /// Scores of a query's head with the keys up to its own: (query + 1). Minus infinity before the
+  /// layer's window.
   std::vector<double> scores(const Config& config, size_t query, size_t head) const;
   /// The softmax of these.
   std::vector<double> weights(const Config& config, size_t query, size_t head) const;
