@@ -377,16 +377,30 @@ const std::vector<BadModel> bad_models = {
     {"GateSourceNoneButTensors",
      [] { return changed([](auto& g) { g.set("vga.attention.gate.source", "none"); }); },
      {"blk.0.attn_gate.weight"}},
-    {"GatedFileSaysLlama",
+    {"LlamaWithAGateOfNoKeys",
      [] {
        return changed([](auto& g) {
          g.set("general.architecture", "llama");
+         std::erase_if(g.values,
+                       [](auto& value) { return value.key.starts_with("vga.attention.gate"); });
          for (auto& value : g.values) {
            if (value.key.starts_with("vga.")) value.key = "llama." + value.key.substr(4);
          }
        });
      },
      {"blk.0.attn_gate.weight"}},
+    {"WindowPatternTooShort",
+     [] {
+       return changed([](auto& g) {
+         g.set("general.architecture", "gemma3");
+         for (auto& value : g.values) {
+           if (value.key.starts_with("vga.")) value.key = "gemma3." + value.key.substr(4);
+         }
+         g.set("gemma3.attention.sliding_window", 8u);
+         g.set_array("gemma3.attention.sliding_window_pattern", GgufType::boolean, 1, "\1");
+       });
+     },
+     {"gemma3.attention.sliding_window_pattern", "2 layers"}},
     // Tokenizer.
     {"TokenizerMissing",
      [] { return changed([](auto& g) { g.remove("tokenizer.ggml.model"); }); },
