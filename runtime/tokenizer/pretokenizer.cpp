@@ -1,5 +1,6 @@
 #include "tokenizer/pretokenizer.h"
 
+#include <algorithm>
 #include <array>
 #include <cassert>
 #include <cstdint>
@@ -55,6 +56,7 @@ struct Rules {
   std::array<const char*, 2> expressions;  // a null one is none
   bool keeps_whole_words = false;
   bool adds_bos = false;
+  bool normalizes = false;
 };
 
 // Several names for the same rules: llama.cpp has one for each family of models.
@@ -66,11 +68,25 @@ constexpr std::array<Rules, 11> known = {{
     {"falcon3", {llama3, nullptr}, true, true},
     {"pixtral", {llama3, nullptr}, true, true},
     {"smaug-bpe", {llama3, nullptr}},
-    {"qwen2", {qwen2, nullptr}},
+    {"qwen2", {qwen2, nullptr}, false, false, true},
     {"smollm", {digit, gpt2}},
     {"refact", {digit, gpt2}},
     {"tekken", {tekken, nullptr}, true, true},
 }};
+
+/// Contractions are spelled in several ways in Hugging Face's files, in one way here.
+std::string our_spelling(std::string pattern) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 3> spellings = {{
+      {"(?i:'s|'t|'re|'ve|'m|'ll|'d)", "(?i:'(?:s|t|re|ve|m|ll|d))"},
+      {"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", "(?i:'(?:s|t|re|ve|m|ll|d))"},
+      {"'s|'t|'re|'ve|'m|'ll|'d|", "'(?:s|t|re|ve|m|ll|d)|"},
+  }};
+  for (const auto& [theirs, ours] : spellings) {
+    const size_t at = pattern.find(theirs);
+    if (at != std::string::npos) pattern.replace(at, theirs.size(), ours);
+  }
+  return pattern;
+}
 
 [[noreturn]] void fail(int code) {
   std::array<PCRE2_UCHAR, 256> message{};
@@ -154,7 +170,23 @@ std::optional<Pretokenizer> Pretokenizer::find(std::string_view name) {
     }
     found.keeps_whole_words_ = rules.keeps_whole_words;
     found.adds_bos_ = rules.adds_bos;
+    found.normalizes_ = rules.normalizes;
     return found;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string_view> Pretokenizer::name_of(std::span<const std::string> expressions,
+                                                      bool keeps_whole_words) {
+  std::vector<std::string> ours;
+  for (const std::string& expression : expressions) ours.push_back(our_spelling(expression));
+  for (const Rules& rules : known) {
+    const auto n = static_cast<size_t>(std::ranges::count_if(
+        rules.expressions, [](const char* pattern) { return pattern != nullptr; }));
+    if (rules.keeps_whole_words == keeps_whole_words && n == ours.size() &&
+        std::equal(ours.begin(), ours.end(), rules.expressions.begin())) {
+      return rules.name;
+    }
   }
   return std::nullopt;
 }
