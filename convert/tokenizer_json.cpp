@@ -160,6 +160,8 @@ class Reader {
   // Vocabulary.
 
   void put(size_t token, Piece piece) {
+    const std::string problem = piece_problem(piece.text);
+    if (!problem.empty()) fail("model.vocab", entry_name("token", token, piece.text) + problem);
     if (token >= out_.pieces.size()) out_.pieces.resize(token + 1);
     Piece& place = out_.pieces[token];
     if (!place.text.empty() && place.text != piece.text) {
@@ -356,7 +358,11 @@ class Reader {
       }
     }
     if (!out_.unknown) fail("model", "wanted an unknown token, found none");
-    out_.pieces.at(static_cast<size_t>(*out_.unknown)).type = PieceType::unknown;
+    const auto unknown = static_cast<size_t>(*out_.unknown);
+    if (unknown >= out_.pieces.size()) {
+      fail("model.unk_id", "wanted a token, found " + std::to_string(unknown));
+    }
+    out_.pieces[unknown].type = PieceType::unknown;
     if (!splits_words_) return;
     for (const Piece& piece : out_.pieces) {
       if (piece.type != PieceType::normal || piece.text.rfind(space_symbol) == 0) continue;

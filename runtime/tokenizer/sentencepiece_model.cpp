@@ -114,10 +114,12 @@ void check_pieces(const SentencePieceModel& model, const std::string& where) {
 }
 
 /// BPE merges within a word if no piece spans two. Unigram adds up scores along the whole text, in
-/// floats: their rounding is a part of what the library computes.
+/// floats: their rounding is a part of what the library computes, but not of what others do whose
+/// files have arrays alone.
 bool has_independent_words(const SentencePieceModel& model) {
-  const bool plain = model.algorithm == Algorithm::bpe && model.charsmap.empty() &&
-                     model.escape_whitespaces && !model.treat_whitespace_as_suffix;
+  const bool sums_words = model.algorithm == Algorithm::bpe || model.first_added == 0;
+  const bool plain = sums_words && model.charsmap.empty() && model.escape_whitespaces &&
+                     !model.treat_whitespace_as_suffix;
   // The space that begins a part must be neither lost nor doubled.
   const bool keeps_space = model.add_dummy_prefix || !model.remove_extra_whitespaces;
   if (!plain || !keeps_space) return false;

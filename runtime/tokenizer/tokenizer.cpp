@@ -129,6 +129,7 @@ struct Tokenizer::Impl::SentencePiece final : Impl {
   void append_text(Token token, bool& at_start, std::string& text) const override;
 
   bool wants_prefix(std::string_view text, bool at_start) const;
+  void ask_library(std::string_view text, std::vector<Token>& out) const;
 
   SentencePieceModel model;
   std::optional<SentencePieceBpe> bpe;              // of `model`, where that fits
@@ -171,31 +172,36 @@ bool Tokenizer::Impl::SentencePiece::wants_prefix(std::string_view text, bool at
 
 void Tokenizer::Impl::SentencePiece::encode_text(std::string_view text, bool at_start,
                                                  std::vector<Token>& out) const {
-  // The library counts bytes of the normalized text, and a prefix of its own, in an int.
-  const size_t limit = INT_MAX / model.max_expansion - 16;
-  std::vector<int> ids;
+  // Unigram's sums over a word are exact enough, those over a long text are not.
+  const size_t size = model.algorithm == SentencePieceModel::Algorithm::bpe ? part_bytes : 1;
   bool prefix = wants_prefix(text, at_start);
-  std::string with_prefix;
-  if (prefix && !bpe && model.prefix != SentencePieceModel::Prefix::stretch) {
-    text = with_prefix.append(1, ' ').append(text);
-  }
   while (!text.empty()) {
     const std::string_view part = model.words_are_independent
-                                      ? take_part(text, part_bytes, model)
+                                      ? take_part(text, size, model)
                                       : std::exchange(text, std::string_view());
+    // The library counts bytes of the normalized text, and a prefix of its own, in an int.
+    const size_t limit = INT_MAX / model.max_expansion - 16;
     if (part.size() > limit) {
       throw Error("text", "wanted at most " + std::to_string(limit) + " bytes, found " +
                               std::to_string(part.size()));
     }
     if (bpe) {
       bpe->encode(part, prefix, out);
-      prefix = model.add_dummy_prefix;  // take_part() cut a space off for it
-      continue;
+    } else if (prefix && model.prefix != SentencePieceModel::Prefix::stretch) {
+      ask_library(std::string(1, ' ').append(part), out);
+    } else {
+      ask_library(part, out);
     }
-    const auto status = processor.Encode(part, &ids);
-    if (!status.ok()) throw Error("text", "SentencePiece cannot encode it: " + status.ToString());
-    out.insert(out.end(), ids.begin(), ids.end());
+    prefix = model.add_dummy_prefix;  // take_part() cut a space off for it
   }
+}
+
+void Tokenizer::Impl::SentencePiece::ask_library(std::string_view text,
+                                                 std::vector<Token>& out) const {
+  std::vector<int> ids;
+  const auto status = processor.Encode(text, &ids);
+  if (!status.ok()) throw Error("text", "SentencePiece cannot encode it: " + status.ToString());
+  out.insert(out.end(), ids.begin(), ids.end());
 }
 
 void Tokenizer::Impl::SentencePiece::append_text(Token token, bool& at_start,
