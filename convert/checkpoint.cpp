@@ -41,6 +41,10 @@ std::span<const std::byte> open_json(Checkpoint& checkpoint, const fs::path& pat
   return bytes;
 }
 
+std::string_view as_text(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
 bool is_there(const fs::path& path) {
   std::error_code ignored;
   return fs::exists(path, ignored);
@@ -167,13 +171,18 @@ std::optional<json> read_json(Checkpoint& checkpoint, const fs::path& file) {
   return parse_python_json(open_json(checkpoint, file), file.string());
 }
 
-/// How texts begin and end and how a chat is written.
+/// How texts begin and end, tokens that are added, and how a chat is written.
 void read_tokenizer_settings(Checkpoint& checkpoint, const fs::path& folder) {
   TokenSettings& settings = checkpoint.token_settings;
   const fs::path tokenizer_config = folder / "tokenizer_config.json";
   if (const auto file = read_json(checkpoint, tokenizer_config)) {
     settings.read_tokenizer_config(*file, tokenizer_config.string());
+    read_added_tokens_decoder(*file, tokenizer_config.string(), checkpoint.added_tokens);
     checkpoint.chat_template = template_in(*file, tokenizer_config.string());
+  }
+  const fs::path added_tokens = folder / "added_tokens.json";
+  if (const auto file = read_json(checkpoint, added_tokens)) {
+    read_added_tokens_json(*file, added_tokens.string(), checkpoint.added_tokens);
   }
   for (const char* name : {"generation_config.json", "config.json"}) {
     const fs::path path = folder / name;
@@ -186,10 +195,17 @@ void read_tokenizer_settings(Checkpoint& checkpoint, const fs::path& folder) {
 }
 
 void read_tokenizer_file(Checkpoint& checkpoint, const fs::path& folder, const fs::path& given) {
-  const fs::path path = given.empty() ? folder / "tokenizer.model" : given;
+  const fs::path json_file = folder / "tokenizer.json";
+  fs::path path = given.empty() ? folder / "tokenizer.model" : given;
+  if (given.empty() && !is_there(path)) path = json_file;
   if (given.empty() && !is_there(path)) return;  // a model of bare token ids
-  checkpoint.tokenizer_name = path.string();
   checkpoint.tokenizer = open_file(checkpoint, path);
+  if (given.empty() && looks_like_tiktoken(as_text(checkpoint.tokenizer)) && is_there(json_file)) {
+    path = json_file;
+    checkpoint.tokenizer = open_file(checkpoint, path);
+  }
+  checkpoint.tokenizer_name = path.string();
+  refuse_foreign_tokenizer(as_text(checkpoint.tokenizer), checkpoint.tokenizer_name);
 }
 
 /// What people would call the model: the folder's name, or the file's without its extension.

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "added_tokens.h"
 #include "base/file.h"
 #include "source_tensor.h"
 #include "token_settings.h"
@@ -22,8 +23,9 @@ struct Checkpoint {
   /// Whether RoPE pairs the rows (2i, 2i + 1) of each head in Q and K, as llama2.c's files do.
   /// Hugging Face's pair (i, i + head_dim / 2).
   bool adjacent_pairs = false;
-  std::span<const std::byte> tokenizer;  // bytes of the tokenizer.model, if any
+  std::span<const std::byte> tokenizer;  // bytes of the tokenizer.model or tokenizer.json, if any
   std::string tokenizer_name;            // its path, for messages
+  AddedTokens added_tokens;              // what other files add to a tokenizer.model
   TokenSettings token_settings;          // what the JSON files say of its special tokens
   std::string chat_template;             // Jinja text; empty if the checkpoint has none
   std::string path;                      // as given, for messages
@@ -35,8 +37,8 @@ struct Checkpoint {
 ///    them and its shards, or a single weights file of another name, .pt, .pth, .ckpt or .bin;
 ///  - one such file with config.json beside it;
 ///  - a llama2.c float32 .bin file.
-/// `tokenizer` is a tokenizer.model; empty takes the one that lies beside the weights, if
-/// one does.
+/// `tokenizer` is a tokenizer.model or a tokenizer.json; empty takes the one that lies beside the
+/// weights, if one does, and of both the former, unless it is a file of tiktoken's.
 /// Sizes and offsets are checked here; names and shapes when the conversion is planned.
 Checkpoint open_checkpoint(const std::filesystem::path& path,
                            const std::filesystem::path& tokenizer);

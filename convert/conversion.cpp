@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "model/families.h"
 #include "tokenizer/vocabulary.h"
+#include "tokenizer_json.h"
 #include "vga/error.h"
 
 namespace vga {
@@ -102,21 +103,68 @@ void check_tensor(const WeightSpec& spec, const SourceTensor& tensor, const std:
   }
 }
 
+bool is_json(std::span<const std::byte> bytes) {
+  const auto is_space = [](std::byte b) {
+    return b == std::byte{' '} || b == std::byte{'\n'} || b == std::byte{'\r'} ||
+           b == std::byte{'\t'};
+  };
+  const auto first = std::ranges::find_if_not(bytes, is_space);
+  return first != bytes.end() && *first == std::byte{'{'};
+}
+
+void check_vocabulary(size_t n_tokens, size_t vocab, const Checkpoint& checkpoint,
+                      Conversion& conversion) {
+  if (n_tokens > vocab) {
+    throw Error(checkpoint.tokenizer_name, "has " + std::to_string(n_tokens) +
+                                               " pieces, the model embeds " +
+                                               std::to_string(vocab) + " (vocab_size)");
+  }
+  if (n_tokens < vocab) {
+    conversion.notes.push_back("the model embeds " + std::to_string(vocab - n_tokens) +
+                               " tokens more than its tokenizer has; they are called [PAD" +
+                               std::to_string(n_tokens) + "] and so on and never chosen");
+  }
+}
+
+/// Writes what a kind of tokenizer has; its texts, and what it says itself of special tokens.
+struct WrittenVocabulary {
+  std::vector<std::string> texts;
+  SpecialTokens special;
+};
+
+WrittenVocabulary write_sentencepiece(const Checkpoint& checkpoint, size_t vocab,
+                                      Conversion& conversion) {
+  auto tokenizer = parse_sentencepiece(checkpoint.tokenizer, checkpoint.tokenizer_name);
+  const auto& added = checkpoint.added_tokens;
+  check_vocabulary(std::max(tokenizer.pieces.size(), added.empty() ? 0 : added.rbegin()->first + 1),
+                   vocab, checkpoint, conversion);
+  add_tokens(tokenizer, added, vocab, checkpoint.tokenizer_name);
+  write_tokenizer(tokenizer, checkpoint.tokenizer, conversion.writer);
+  WrittenVocabulary written = {{}, special_tokens_of(tokenizer)};
+  for (const auto& piece : tokenizer.pieces) written.texts.push_back(piece.text);
+  return written;
+}
+
+WrittenVocabulary write_tokenizer_json(const Checkpoint& checkpoint, size_t vocab,
+                                       Conversion& conversion) {
+  TokenizerJson tokenizer = parse_tokenizer_json(checkpoint.tokenizer, checkpoint.tokenizer_name);
+  check_vocabulary(tokenizer.pieces.size(), vocab, checkpoint, conversion);
+  pad(tokenizer, vocab);
+  write_tokenizer(tokenizer, conversion.writer);
+  conversion.notes.insert(conversion.notes.end(), tokenizer.notes.begin(), tokenizer.notes.end());
+  WrittenVocabulary written = {{}, special_tokens_of(tokenizer)};
+  for (const auto& piece : tokenizer.pieces) written.texts.push_back(piece.text);
+  return written;
+}
+
 void write_vocabulary(const Checkpoint& checkpoint, size_t vocab_size, Conversion& conversion) {
   if (checkpoint.tokenizer_name.empty()) return;
-  const auto tokenizer = parse_sentencepiece(checkpoint.tokenizer, checkpoint.tokenizer_name);
-  if (tokenizer.pieces.size() != vocab_size) {
-    throw Error(checkpoint.tokenizer_name, "has " + std::to_string(tokenizer.pieces.size()) +
-                                               " pieces, the model embeds " +
-                                               std::to_string(vocab_size) + " (vocab_size)");
-  }
-  std::vector<std::string_view> texts;
-  for (const auto& piece : tokenizer.pieces) texts.emplace_back(piece.text);
+  const auto write = is_json(checkpoint.tokenizer) ? write_tokenizer_json : write_sentencepiece;
+  const auto [texts, special] = write(checkpoint, vocab_size, conversion);
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
   GgufWriter& writer = conversion.writer;
-  write_tokenizer(tokenizer, checkpoint.tokenizer, writer);
-  write_special_tokens(
-      resolve(checkpoint.token_settings, texts, special_tokens_of(tokenizer), conversion.notes),
-      writer);
+  write_special_tokens(resolve(checkpoint.token_settings, views, special, conversion.notes),
+                       writer);
   if (!checkpoint.chat_template.empty()) {
     writer.add("tokenizer.chat_template", std::string_view(checkpoint.chat_template));
   }

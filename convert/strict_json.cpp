@@ -13,7 +13,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int max_depth = 64;
-constexpr size_t max_values = 1 << 20;  // a value costs more memory than its text
 
 std::string shortened(std::string text) {
   constexpr size_t max_length = 120;
@@ -25,7 +24,8 @@ std::string shortened(std::string text) {
 
 }  // namespace
 
-json parse_json(std::span<const std::byte> bytes, std::string_view where) {
+// A value costs more memory than its text, so there is a limit.
+json parse_json(std::span<const std::byte> bytes, std::string_view where, size_t max_values) {
   const auto* begin = reinterpret_cast<const char*>(bytes.data());
   const auto* end = begin + bytes.size();
   if (const auto* nul = std::find(begin, end, '\0'); nul != end) {

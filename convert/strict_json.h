@@ -12,8 +12,9 @@ namespace vga {
 
 /// JSON from outside. What nlohmann-json would take silently is an Error naming `where` and the
 /// place: a key twice in one object (it keeps the last), NUL as an early end, nesting deeper than
-/// 64, more than a million values.
-nlohmann::json parse_json(std::span<const std::byte> bytes, std::string_view where);
+/// 64, more than `max_values`.
+nlohmann::json parse_json(std::span<const std::byte> bytes, std::string_view where,
+                          size_t max_values = 1 << 20);
 
 /// The same for what Python's json.dump writes: NaN, Infinity and -Infinity are taken as the
 /// strings "NaN", "Infinity" and "-Infinity", which are no numbers to whoever wants one.

@@ -1,10 +1,13 @@
 """Compares our ids with the Hugging Face tokenizers package, on a megabyte of mixed text.
 
-    python3 tests/check_tokenizer.py build/release/bin/print-tokens MODEL.gguf...
+    python3 tests/check_tokenizer.py build/release/bin MODEL.gguf...
 
-Needs the Python packages gguf, numpy and tokenizers. A model's tokenizer is rebuilt from the tokens and merges
-in its file. Every pre-tokenizer that we know is tried on each vocabulary, not only the one that belongs to it.
+Needs the Python packages gguf, numpy and tokenizers. The tokenizer of a model with byte-level BPE is rebuilt from
+the tokens and merges in its file, and every pre-tokenizer that we know is tried on each vocabulary, not only the one
+that belongs to it; one with SentencePiece's BPE is rebuilt from tokens and scores. Then tokenizer.json files of every
+kind that we convert, made of the first model's vocabulary or trained here, become GGUF files by vga-convert.
 """
+import json
 import pathlib
 import random
 import subprocess
@@ -13,30 +16,57 @@ import tempfile
 import unicodedata
 
 import gguf
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 SIZE = 1_000_000
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 
-def cut(pattern):
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"),
-                                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+def cut(*patterns):
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns] +
+                                   [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-# As the tokenizer.json files of such models have them; the second field is ignore_merges.
+def gpt2(*before):
+    return pre_tokenizers.Sequence([*before, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+
+
+LLAMA3 = (rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|"
+          rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}")
+QWEN2 = (rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|"
+         rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}")
+TEKKEN = (rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*|\p{{N}}|"
+          rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES}")
+QWEN35 = (rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}|"
+          rf" ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{SPACES}")
+GPT4O = (rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CONTRACTIONS}?|"
+         rf"\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES}")
+CASED = ("A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝ"
+         "Ὗ-ώᾀ-ᾴᾶ-ᾼ\u1fbeῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿ"
+         "ﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃")
+ASIAN = ("\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e00-\u0e7f"
+         "\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff")
+DEEPSEEK3 = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+             r" ?[\p{P}\p{S}]+[\r\n]*|" + SPACES)
+
+# As the tokenizer.json files of such models have them: the cuts, ignore_merges, whether NFC comes first.
 PRE_TOKENIZERS = {
-    "gpt-2": (pre_tokenizers.ByteLevel(add_prefix_space=False), False),
-    "smollm": (pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                        pre_tokenizers.ByteLevel(add_prefix_space=False)]), False),
-    "llama-bpe": (cut(rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|"
-                      rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}"), True),
-    "qwen2": (cut(rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|"
-                  rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}"), False),
-    "tekken": (cut(rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*|\p{{N}}|"
-                   rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES}"), True),
+    "gpt-2": (gpt2(), False, False),
+    "smollm": (gpt2(pre_tokenizers.Digits(individual_digits=True)), False, False),
+    "llama-bpe": (cut(LLAMA3), True, False),
+    "qwen2": (cut(QWEN2), False, True),
+    "tekken": (cut(TEKKEN), True, False),
+    "qwen35": (cut(QWEN35), False, True),
+    "gpt-4o": (cut(GPT4O), False, False),
+    "dbrx": (cut(LLAMA3), False, False),
+    "deepseek-llm": (cut(r"[\r\n]", rf"\s?[{CASED}]+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$",
+                         "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}+"), False, False),
+    # Digits in threes counted from the right.
+    "afmoe": (cut(r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", f"[{ASIAN}]+", DEEPSEEK3), False, False),
 }
 
 
@@ -48,7 +78,8 @@ def mixed_text():
     rng = random.Random(1)
     known = [chr(c) for c in range(1, 0x20000) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
     words = ["don't", "WE'LL", "I'm", "it's", "Füchsin", "été", "Привет", "日本語", "한국어", "שלום", "HelloWorld",
-             "e\u0301", "12345", "3.14", "\u00bd", "٣", "  ", "\n", "\r\n", "\t", " ", "...", "!?", "==", "🦊", "<|im_start|>"]
+             "e\u0301", "12345", "3.14", "\u00bd", "٣", "  ", "\n", "\r\n", "\t", " ", "...", "!?", "==", "🦊", "<|im_start|>",
+             "\n\n\n", "     ", "<tool>", "<b>"]
     size = sum(map(len, parts))
     while size < SIZE:
         part = "".join(rng.choice(known) for _ in range(40)) if rng.random() < 0.3 else \
@@ -60,7 +91,9 @@ def mixed_text():
 
 def read(path):
     reader = gguf.GGUFReader(path)
-    return {key: reader.get_field(f"tokenizer.ggml.{key}").contents() for key in ("tokens", "merges", "token_type", "pre")}
+    keys = ("model", "tokens", "merges", "scores", "token_type", "pre", "add_space_prefix", "unknown_token_id")
+    fields = {key: reader.get_field(f"tokenizer.ggml.{key}") for key in keys}
+    return {key: field.contents() for key, field in fields.items() if field}
 
 
 def write(path, vocabulary, pre):
@@ -75,29 +108,161 @@ def write(path, vocabulary, pre):
     writer.close()
 
 
+def compare(what, program, path, text, theirs):
+    """Ends the program if our ids for a GGUF file are not theirs."""
+    theirs.encode_special_tokens = True  # as text, as we do what users type
+    expected = theirs.encode(text, add_special_tokens=False).ids
+    ours = subprocess.run([f"{program}/vga-tokenize", "-m", path, "--ids", "--no-bos", "-f", "-"],
+                          input=text.encode(), check=True, capture_output=True).stdout
+    found = list(map(int, ours.split()))
+    if found != expected:
+        at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
+        def show(ids):
+            return [(i, theirs.id_to_token(i)) for i in ids[max(0, at - 2):at + 3]]
+        sys.exit(f"{what}: token {at} of {len(expected)}: ours {show(found)}, theirs {show(expected)}")
+    print(f"{what}: {len(expected)} ids, all equal", flush=True)
+
+
+def byte_level(vocabulary, pre):
+    ids = {token: i for i, token in enumerate(vocabulary["tokens"])}
+    merges = [tuple(merge.split(" ")) for merge in vocabulary["merges"]]
+    pre_tokenizer, ignore_merges, nfc = PRE_TOKENIZERS[pre]
+    tokenizer = Tokenizer(models.BPE(ids, merges, ignore_merges=ignore_merges))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    if nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    types = vocabulary["token_type"]
+    # Control tokens are not looked for in what users type; those are added that are.
+    tokenizer.add_tokens([AddedToken(token, normalized=False)
+                          for token, type in zip(vocabulary["tokens"], types) if type == USER_DEFINED])
+    return tokenizer
+
+
+def all_merges(tokens):
+    """Every way to join a token of two others, in the order of the tokens: what SentencePiece's scores say."""
+    known = set(tokens)
+    return [(token[:i], token[i:]) for token in tokens for i in range(1, len(token))
+            if token[:i] in known and token[i:] in known]
+
+
+def sentencepiece_bpe(vocabulary):
+    tokens, scores, types = (vocabulary[key] for key in ("tokens", "scores", "token_type"))
+    parts = sorted((i for i, type in enumerate(types) if type == NORMAL), key=lambda i: (-scores[i], i))
+    unknown = tokens[vocabulary.get("unknown_token_id", 0)]
+    model = models.BPE({token: i for i, token in enumerate(tokens)}, all_merges([tokens[i] for i in parts]),
+                       unk_token=unknown, fuse_unk=True, byte_fallback=BYTE in types)
+    tokenizer = Tokenizer(model)
+    replace = normalizers.Replace(" ", "▁")
+    prefix = vocabulary.get("add_space_prefix", True)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace]) if prefix else replace
+    tokenizer.add_tokens([AddedToken(token, normalized=False)
+                          for token, type in zip(tokens, types) if type == USER_DEFINED])
+    return tokenizer
+
+
+def check_file(program, file, text):
+    vocabulary = read(file)
+    name = pathlib.Path(file).name
+    if vocabulary["model"] == "llama":
+        return compare(f"{name}, SentencePiece's BPE", program, file, text, sentencepiece_bpe(vocabulary))
+    assert vocabulary["pre"] in PRE_TOKENIZERS, vocabulary["pre"]
+    for pre in PRE_TOKENIZERS:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = f"{temporary}/vocabulary.gguf"
+            write(path, vocabulary, pre)
+            own = ", its own" if pre == vocabulary["pre"] else ""
+            compare(f"{name}, pre-tokenizer {pre}{own}", program, path, text, byte_level(vocabulary, pre))
+
+
+# ---- tokenizer.json
+
+
+def trained(text, unigram=False):
+    """The pieces of a SentencePiece-like vocabulary, the likeliest first, and their scores."""
+    tokenizer = Tokenizer(models.Unigram() if unigram else models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=3000, special_tokens=["<unk>"], unk_token="<unk>") if unigram else \
+        trainers.BpeTrainer(vocab_size=3000)
+    tokenizer.train_from_iterator(text.splitlines(), trainer)
+    return json.loads(tokenizer.to_str())["model"]["vocab"]
+
+
+def like_sentencepiece(pieces, normalizer, pre_tokenizer):
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>"] + [f"<0x{byte:02X}>" for byte in range(256)] + pieces
+    model = models.BPE({token: i for i, token in enumerate(tokens)}, all_merges(pieces), unk_token="<unk>",
+                       fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    if normalizer:
+        tokenizer.normalizer = normalizer
+    if pre_tokenizer:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>"])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in ("<tool>", "<b>", "\n\n", "\n\n\n")])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return tokenizer
+
+
+def json_tokenizers(vocabulary, text):
+    """A tokenizer as each family's tokenizer.json has it."""
+    vocabulary = {**vocabulary, "tokens": [*vocabulary["tokens"], "<tool>"],
+                  "token_type": [*vocabulary["token_type"], USER_DEFINED]}
+    for pre, family in (("smollm", "SmolLM2"), ("qwen2", "Qwen2"), ("gpt-2", "GPT-2"), ("llama-bpe", "Llama 3")):
+        tokenizer = byte_level(vocabulary, pre)
+        tokenizer.add_special_tokens([AddedToken("<|" + "nowhere|>", special=True)])
+        yield f"like {family}", tokenizer
+    pieces = sorted(trained(text[:300_000]).items(), key=lambda item: item[1])
+    pieces = [piece for piece, _ in pieces]
+    replace = normalizers.Replace(" ", "▁")
+    yield "like Gemma", like_sentencepiece(pieces, replace, pre_tokenizers.Split(" ", "merged_with_previous"))
+    yield "like Llama 2", like_sentencepiece(pieces, normalizers.Sequence([normalizers.Prepend("▁"), replace]), None)
+    for scheme in ("first", "always"):
+        yield f"like Llama 2, Metaspace {scheme}", like_sentencepiece(
+            pieces, None, pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False))
+    unigram = Tokenizer(models.Unigram([tuple(entry) for entry in trained(text[:300_000], True)], unk_id=0))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    yield "unigram", unigram
+
+
+def write_checkpoint(folder, tokenizer):
+    """A model of the smallest size with this tokenizer, its embedding a multiple of 64 rows."""
+    vocab = -(-tokenizer.get_vocab_size() // 64) * 64
+    config = dict(model_type="llama", hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1,
+                  num_key_value_heads=1, rms_norm_eps=1e-5, max_position_embeddings=64, vocab_size=vocab,
+                  tie_word_embeddings=True, hidden_act="silu")
+    shapes = {"model.embed_tokens.weight": [vocab, 4], "model.norm.weight": [4]}
+    for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+                 "mlp.up_proj", "mlp.down_proj"):
+        shapes[f"model.layers.0.{name}.weight"] = [4, 4]
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        shapes[f"model.layers.0.{name}.weight"] = [4]
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    header = json.dumps(header).encode()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(end))
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def check_json(program, what, tokenizer, text):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        write_checkpoint(folder, tokenizer)
+        path = str(folder / "model.gguf")
+        subprocess.run([f"{program}/vga-convert", folder, "-o", path, "--type", "f32"], check=True,
+                       capture_output=True)
+        compare(f"tokenizer.json {what}", program, path, text, tokenizer)
+
+
 def main():
-    print_tokens, *files = sys.argv[1:]
+    program, *files = sys.argv[1:]
     text = mixed_text()
     for file in files:
-        vocabulary = read(file)
-        ids = {token: i for i, token in enumerate(vocabulary["tokens"])}
-        merges = [tuple(merge.split(" ")) for merge in vocabulary["merges"]]
-        assert vocabulary["pre"] in PRE_TOKENIZERS, vocabulary["pre"]
-        for pre, (pre_tokenizer, ignore_merges) in PRE_TOKENIZERS.items():
-            theirs = Tokenizer(models.BPE(ids, merges, ignore_merges=ignore_merges))
-            theirs.pre_tokenizer = pre_tokenizer
-            expected = theirs.encode(text, add_special_tokens=False).ids
-            with tempfile.TemporaryDirectory() as temporary:
-                path = f"{temporary}/vocabulary.gguf"
-                write(path, vocabulary, pre)
-                ours = subprocess.run([print_tokens, path], input=text.encode(), check=True, capture_output=True).stdout
-            found = list(map(int, ours.split()))
-            if found != expected:
-                at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
-                sys.exit(f"{file}, {pre}: token {at} of {len(expected)}: ours {found[at - 2:at + 3]}, "
-                         f"theirs {expected[at - 2:at + 3]}, {theirs.decode(expected[at - 2:at + 3])!r}")
-            own = ", its own" if pre == vocabulary["pre"] else ""
-            print(f"{pathlib.Path(file).name}, pre-tokenizer {pre}{own}: {len(expected)} ids, all equal")
+        check_file(program, file, text)
+    for what, tokenizer in json_tokenizers(read(files[0]), text):
+        check_json(program, what, tokenizer, text)
 
 
 main()

@@ -309,6 +309,38 @@ TEST(ByteBpe, Bos) {
   EXPECT_EQ(load(image).encode_prompt("a"), (std::vector<Token>{vocabulary().bos, 'a'}));
 }
 
+// Qwen's tokenizer composes characters first; the file may say otherwise.
+TEST(ByteBpe, NormalizesWhereTheTokenizerDoes) {
+  const std::string composed = "Caf\u00e9 \u1eb9\u0301";
+  const std::string apart = "Cafe\u0301 e\u0301\u0323";
+  GgufImage image = vocabulary().image("qwen2");
+  EXPECT_EQ(load(image).encode(apart), load(image).encode(composed));
+  image.set("tokenizer.ggml.normalizer", "none");
+  EXPECT_NE(load(image).encode(apart), load(image).encode(composed));
+  image = vocabulary().image("llama-bpe");
+  EXPECT_NE(load(image).encode(apart), load(image).encode(composed));
+  image.set("tokenizer.ggml.normalizer", "nfc");
+  EXPECT_EQ(load(image).encode(apart), load(image).encode(composed));
+}
+
+TEST(ByteBpe, ThePretokenizerMayBeGiven) {
+  const auto ids = [](const GgufImage& image, std::string_view pre) {
+    const TemporaryDirectory directory;
+    return Tokenizer::from_gguf(Gguf::open(directory.write("v.gguf", image.bytes())), pre)
+        .encode("hellohello 11111");
+  };
+  GgufImage image = vocabulary().image("gpt-2");
+  const auto wanted = ids(vocabulary().image("llama-bpe"), "");
+  EXPECT_NE(ids(image, ""), wanted);
+  EXPECT_EQ(ids(image, "llama-bpe"), wanted);
+  image.remove("tokenizer.ggml.pre");
+  EXPECT_EQ(ids(image, "llama-bpe"), wanted);
+  EXPECT_THROW(ids(image, ""), Error);
+  EXPECT_THROW(ids(image, "nonesuch"), Error);
+  image.set("tokenizer.ggml.model", "llama");
+  EXPECT_THROW(ids(image, "llama-bpe"), Error);
+}
+
 TEST(ByteBpe, LeavesOutBytesWithoutToken) {
   Vocabulary changed = vocabulary();
   changed.tokens[0xFF] = spell("never made");
@@ -446,6 +478,9 @@ TEST(ByteBpe, RefusesBadVocabularies) {
          image = v.image("gpt-2");
        },
        {"tokenizer.ggml.tokens", "byte 113"}},
+      {"unknown normalizer",
+       [](auto&, auto& image) { image.set("tokenizer.ggml.normalizer", "nfkd"); },
+       {"tokenizer.ggml.normalizer", "nfkd", "nfc"}},
       {"bos out of range",
        [](auto&, auto& image) { image.set("tokenizer.ggml.bos_token_id", 661u); },
        {"tokenizer.ggml.bos_token_id", "661"}},

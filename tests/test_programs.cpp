@@ -51,6 +51,30 @@ TEST_F(Programs, LineBreaksThatNobodyMeansAreNotRead) {
   EXPECT_EQ(dos.errors.find("no such command"), std::string::npos) << dos.errors;
 }
 
+TEST_F(Programs, TokenizeShowsIdsAndPieces) {
+  const Outcome ids = run("vga-tokenize", "--ids -p abc");
+  EXPECT_EQ(ids.status, 0);
+  EXPECT_EQ(run("vga-tokenize", "--ids", directory_.write("text", "abc").string()).output,
+            ids.output);
+  // The line break of a file is a part of it, the token that starts a text none.
+  EXPECT_NE(run("vga-tokenize", "--ids", directory_.write("text", "abc\n").string()).output,
+            ids.output);
+  const std::string without = run("vga-tokenize", "--ids --no-bos -p abc").output;
+  EXPECT_EQ("1 " + without, ids.output);
+  const Outcome table = run("vga-tokenize", "-p abc");
+  EXPECT_NE(table.output.find("       1  '<s>'  control\n"), std::string::npos) << table.output;
+  EXPECT_EQ(run("vga-tokenize", "--ids --special -p '</s>'").output, "1 2\n");
+}
+
+TEST_F(Programs, TwoBosAreNoted) {
+  const std::string note = "starts with two <s>";
+  for (const std::string program : {"vga-generate -n 1", "vga-tokenize"}) {
+    EXPECT_NE(run(program, "--special -p '<s>a'").errors.find(note), std::string::npos) << program;
+    EXPECT_EQ(run(program, "-p '<s>a'").errors.find(note), std::string::npos) << program;
+    EXPECT_EQ(run(program, "--special -p a").errors.find(note), std::string::npos) << program;
+  }
+}
+
 TEST_F(Programs, ContextsBeyondTheTrainedOneAreNoted) {
   const std::string note = "the model was trained on";
   EXPECT_NE(run("vga-generate", "-p a -n 1 -c 5000").errors.find(note), std::string::npos);
@@ -133,7 +157,7 @@ TEST_F(Programs, EndWhenStdoutIsFull) {
 TEST_F(Programs, TellTheirVersion) {
   for (const char* program :
        {"vga-generate", "vga-chat", "vga-perplexity", "vga-stream", "vga-probe", "vga-bench",
-        "vga-inspect", "vga-quantize", "vga-convert"}) {
+        "vga-inspect", "vga-quantize", "vga-convert", "vga-tokenize"}) {
     const Outcome outcome = test::run(std::string(program) + " --version");
     EXPECT_EQ(outcome.status, 0) << outcome.errors;
     EXPECT_EQ(outcome.output, std::string(program) + " " VGA_VERSION "\n");

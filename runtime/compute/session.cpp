@@ -133,6 +133,8 @@ struct Session::Impl {
   Impl(const Model& model, const SessionOptions& session_options)
       : config(model.impl_->config),
         weights(model.impl_->weights),
+        unused(model.impl_->tokenizer ? model.impl_->tokenizer->unused()
+                                      : std::span<const Token>()),
         options(session_options),
         plan(config, options),
         ropes(make_ropes(config, rope_factors(config, weights, plan.session))),
@@ -177,6 +179,7 @@ struct Session::Impl {
 
   const Config& config;
   const Weights& weights;
+  std::span<const Token> unused;  // tokens that are never chosen
   SessionOptions options;
   CachePlan plan;
   std::vector<Rope> ropes;          // of each table
@@ -196,6 +199,8 @@ struct Session::Impl {
   std::optional<size_t> in_logits_;   // the wanted row whose logits come first in there
   std::vector<float> host_logits_;    // (n_wanted, vocab_size)
   std::vector<Candidate> likeliest_;  // (n_wanted, k)
+  std::vector<Candidate> usable_;     // of the last row, those that are not unused
+  std::vector<float> usable_logits_;  // (vocab_size) of the last row, unused ones out of reach
 };
 
 Session::Impl::Sequence& Session::Impl::sequence(uint32_t index) {
@@ -402,10 +407,30 @@ std::span<const Candidate> Session::likeliest(size_t k) {
 }
 
 Token Session::sample(Sampler& sampler) {
-  const size_t vocab = impl_->config.vocab_size;
-  if (impl_->n_wanted_ == 0) throw Error("sample", "wanted a row with logits before it");
-  const size_t n = std::min(sampler.n_candidates(), vocab);
-  return n > 0 ? sampler.sample(likeliest(n).last(n)) : sampler.sample(logits().last(vocab));
+  Impl& s = *impl_;
+  const size_t vocab = s.config.vocab_size;
+  if (s.n_wanted_ == 0) throw Error("sample", "wanted a row with logits before it");
+  const size_t n = std::min(sampler.n_candidates(), vocab - s.unused.size());
+  if (n == 0) {
+    logits();
+    const std::span<float> last = std::span(s.host_logits_).last(vocab);
+    if (s.unused.empty()) return sampler.sample(last);
+    s.usable_logits_.assign(last.begin(), last.end());
+    for (const Token token : s.unused) {
+      s.usable_logits_[static_cast<size_t>(token)] = -std::numeric_limits<float>::infinity();
+    }
+    return sampler.sample(s.usable_logits_);
+  }
+  // An unused token is hardly ever among the likeliest. Where one is, a look at more of them is all
+  // that it costs.
+  for (size_t k = n;; k = std::min(2 * k, vocab)) {
+    s.usable_.clear();
+    for (const Candidate& candidate : likeliest(k).last(k)) {
+      const bool is_usable = !std::ranges::binary_search(s.unused, candidate.token);
+      if (is_usable && s.usable_.size() < n) s.usable_.push_back(candidate);
+    }
+    if (s.usable_.size() == n) return sampler.sample(s.usable_);
+  }
 }
 
 std::span<const float> Session::decode(std::span<const Row> rows) {

@@ -61,9 +61,10 @@ std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
 
 }  // namespace
 
-std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Config& config) {
+std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Config& config,
+                                        std::string_view pre) {
   if (gguf.find(tokenizer_key) == nullptr) return std::nullopt;
-  Tokenizer tokenizer = Tokenizer::from_gguf(gguf);
+  Tokenizer tokenizer = Tokenizer::from_gguf(gguf, pre);
   if (tokenizer.vocab_size() != config.vocab_size) {
     throw Error(gguf.file_name(), "key 'tokenizer.ggml.tokens': wanted one token for each of the " +
                                       std::to_string(config.vocab_size) +
@@ -82,7 +83,7 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
   Gguf gguf = Gguf::open(path, options.mmap ? MappedFile::Access::map : MappedFile::Access::read);
   Config config = read_config(gguf);
   Weights weights = bind_weights(gguf, config);
-  std::optional<Tokenizer> tokenizer = read_tokenizer(gguf, config);
+  std::optional<Tokenizer> tokenizer = read_tokenizer(gguf, config, options.pre);
   size_t device_layers = 0;
   std::string why_cpu;
   auto device = load_on_device(config, options, weights, device_layers, why_cpu);

@@ -11,9 +11,10 @@
 
 namespace vga {
 
-/// The file's tokenizer; none if it takes bare token ids. An Error also if it has not one token for
-/// each row of the embedding.
-std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Config& config);
+/// The file's tokenizer, with the pre-tokenizer `pre` if that is not empty; none if it takes bare
+/// token ids. An Error also if it has not one token for each row of the embedding.
+std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Config& config,
+                                        std::string_view pre = {});
 
 /// What a Model holds; sessions read it. `weights` points into `gguf` and `panels`.
 struct Model::Impl {

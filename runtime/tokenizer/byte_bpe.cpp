@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "base/text.h"
+#include "tokenizer/nfc.h"
 #include "vga/error.h"
 
 namespace vga {
@@ -61,21 +62,30 @@ uint64_t pair_key(Token left, Token right) {
 
 }  // namespace
 
-ByteBpe::ByteBpe(const Gguf& gguf) {
+ByteBpe::ByteBpe(const Gguf& gguf, std::string_view pre) {
   namespace key = vocabulary_key;
-  const std::string_view pre = gguf.required(key::pre, gguf.string(key::pre));
-  pretokenizer_ = Pretokenizer::find(pre);
+  const std::string_view name = pre.empty() ? gguf.string(key::pre).value_or("") : pre;
+  pretokenizer_ = Pretokenizer::find(name);
   if (!pretokenizer_) {
-    throw Error(
-        key_in(gguf, key::pre),
-        "'" + std::string(pre) + "' is not supported, wanted one of " + Pretokenizer::names());
+    const std::string problem =
+        name.empty() ? "is missing" : "'" + std::string(name) + "' is not supported";
+    throw Error(pre.empty() ? key_in(gguf, key::pre) : "--pre",
+                problem + ", wanted one of " + Pretokenizer::names() +
+                    (pre.empty() ? "; --pre NAME takes one for this run" : ""));
+  }
+  const std::string_view normalizer =
+      gguf.string(key::normalizer).value_or(pretokenizer_->normalizes() ? "nfc" : "none");
+  normalizes_ = normalizer == "nfc";
+  if (!normalizes_ && normalizer != "none") {
+    throw Error(key_in(gguf, key::normalizer),
+                "wanted 'none' or 'nfc', found '" + std::string(normalizer) + "'");
   }
   const Vocabulary vocabulary = read_vocabulary(gguf);
   read_tokens(gguf, vocabulary);
   read_merges(gguf);
   bos_ = vocabulary.bos;
   eos_ = vocabulary.eos;
-  eot_ = vocabulary.eot;
+  ends_ = vocabulary.ends;
   adds_bos_ = vocabulary.adds_bos.value_or(pretokenizer_->adds_bos());
 }
 
@@ -192,6 +202,10 @@ void ByteBpe::encode(std::string_view text, std::vector<Token>& out) const {
   std::string repaired;
   if (!is_utf8(text)) {
     append_repaired(repaired, text, true);
+    text = repaired;
+  }
+  if (normalizes_ && !is_surely_nfc(text)) {
+    repaired = nfc(text);
     text = repaired;
   }
   Scratch scratch;

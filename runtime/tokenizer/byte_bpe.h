@@ -24,7 +24,8 @@ class ByteBpe {
  public:
   /// Reads and checks the `tokenizer.ggml.*` keys. An Error naming file, key and entry. Tokens of
   /// type unknown count as control tokens.
-  explicit ByteBpe(const Gguf& gguf);
+  /// `pre`, if not empty, names the pre-tokenizer instead of the file.
+  ByteBpe(const Gguf& gguf, std::string_view pre);
   ByteBpe(const ByteBpe&) = delete;
   ByteBpe& operator=(const ByteBpe&) = delete;
 
@@ -33,16 +34,17 @@ class ByteBpe {
   const std::vector<PieceType>& types() const { return types_; }
   std::optional<Token> bos() const { return bos_; }
   std::optional<Token> eos() const { return eos_; }
-  std::optional<Token> eot() const { return eot_; }
+  const std::vector<Token>& ends() const { return ends_; }
   bool adds_bos() const { return adds_bos_; }
 
   /// Appends what `token` stands for: any bytes. None for control and unused tokens.
   void append_bytes(Token token, std::string& out) const;
 
-  /// Appends the tokens of `text`, which is taken as it is: control and user-defined tokens are not
-  /// looked for. A byte that no UTF-8 character starts with is read as U+FFFD, as SentencePiece and
-  /// llama.cpp do. A byte for which the vocabulary has no token is left out, as the Hugging Face
-  /// library does: SmolLM2 lacks 21 that hardly occur, some control characters among them.
+  /// Appends the tokens of `text`, normalized where the tokenizer does: control and user-defined
+  /// tokens are not looked for. A byte that no UTF-8 character starts with is read as U+FFFD, as
+  /// SentencePiece and llama.cpp do. A byte for which the vocabulary has no token is left out, as
+  /// the Hugging Face library does: SmolLM2 lacks 21 that hardly occur, some control characters
+  /// among them.
   void encode(std::string_view text, std::vector<Token>& out) const;
 
  private:
@@ -84,8 +86,9 @@ class ByteBpe {
   std::optional<Pretokenizer> pretokenizer_;
   std::optional<Token> bos_;
   std::optional<Token> eos_;
-  std::optional<Token> eot_;
+  std::vector<Token> ends_;
   bool adds_bos_ = false;
+  bool normalizes_ = false;  // to NFC
 };
 
 }  // namespace vga

@@ -41,9 +41,15 @@ bool looks_like_control(std::string_view piece) {
 }
 
 bool is_end_of_turn_name(std::string_view piece) {
-  constexpr std::array<std::string_view, 7> names = {
-      "<|im_end|>",      "<|eot_id|>",    "<|eom_id|>",   "<|end|>",
-      "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>"};
+  constexpr std::array<std::string_view, 10> names = {
+      "<|im_end|>", "<|eot_id|>",      "<|eom_id|>",    "<|end|>",       "<|return|>",
+      "<|call|>",   "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<turn|>"};
+  return std::ranges::find(names, piece) != names.end();
+}
+
+bool is_control_end_name(std::string_view piece) {
+  constexpr std::array<std::string_view, 6> names = {"</s>",  "<eos>", "<EOT>",
+                                                     "[EOT]", "[EOS]", "<end_of_utterance>"};
   return std::ranges::find(names, piece) != names.end();
 }
 

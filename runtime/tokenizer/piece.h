@@ -43,7 +43,11 @@ Token checked_token(uint64_t id, size_t vocab, std::string_view where, std::stri
 /// Whether a piece is a template marker by its look, such as <|im_start|>.
 bool looks_like_control(std::string_view piece);
 
-/// The token after which a chat turn is over has one of these names.
+/// The token after which a chat turn is over has one of these names, whatever the file calls it.
 bool is_end_of_turn_name(std::string_view piece);
+
+/// The same for names that may as well be text, such as </s>, which is an HTML tag to Gemma and
+/// Qwen: they are ends where they are control tokens.
+bool is_control_end_name(std::string_view piece);
 
 }  // namespace vga

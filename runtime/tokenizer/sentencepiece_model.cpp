@@ -43,18 +43,6 @@ enum Normalizer : uint32_t {
 };
 }  // namespace field
 
-/// The byte that "<0x0A>" stands for; nullopt for anything but SentencePiece's exact spelling.
-std::optional<uint8_t> byte_of_piece(std::string_view text) {
-  if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>') return std::nullopt;
-  uint32_t value = 0;
-  for (const char c : text.substr(3, 2)) {
-    const bool digit = c >= '0' && c <= '9';
-    if (!digit && (c < 'A' || c > 'F')) return std::nullopt;
-    value = value * 16 + static_cast<uint32_t>(digit ? c - '0' : c - 'A' + 10);
-  }
-  return static_cast<uint8_t>(value);
-}
-
 /// `sorted` holds the user defined pieces in order: prefixes come right before what they begin.
 void check_nesting(const std::vector<std::string_view>& sorted, const std::string& where) {
   std::vector<std::string_view> prefixes;
@@ -107,7 +95,7 @@ void check_pieces(const SentencePieceModel& model, const std::string& where) {
         }
         break;
       case PieceType::user_defined:
-        user_defined.push_back(piece.text);
+        if (!model.is_added(i)) user_defined.push_back(piece.text);
         break;
       case PieceType::normal:
       case PieceType::unused:
@@ -126,18 +114,23 @@ void check_pieces(const SentencePieceModel& model, const std::string& where) {
 }
 
 /// BPE merges within a word if no piece spans two. Unigram adds up scores along the whole text, in
-/// floats: their rounding is a part of what the library computes.
+/// floats: their rounding is a part of what the library computes, but not of what others do whose
+/// files have arrays alone.
 bool has_independent_words(const SentencePieceModel& model) {
-  const bool plain = model.algorithm == Algorithm::bpe && model.charsmap.empty() &&
-                     model.escape_whitespaces && !model.treat_whitespace_as_suffix;
+  const bool sums_words = model.algorithm == Algorithm::bpe || model.first_added == 0;
+  const bool plain = sums_words && model.charsmap.empty() && model.escape_whitespaces &&
+                     !model.treat_whitespace_as_suffix;
   // The space that begins a part must be neither lost nor doubled.
   const bool keeps_space = model.add_dummy_prefix || !model.remove_extra_whitespaces;
-  return plain && keeps_space && std::ranges::none_of(model.pieces, [](const Piece& piece) {
-           std::string_view text = piece.text;
-           while (text.starts_with(space_symbol)) text.remove_prefix(space_symbol.size());
-           return text.find(space_symbol) != std::string_view::npos ||
-                  text.find(' ') != std::string_view::npos;
-         });
+  if (!plain || !keeps_space) return false;
+  for (size_t i = 0; i < model.pieces.size(); ++i) {
+    if (model.is_added(i)) continue;  // it parts the text before
+    std::string_view text = model.pieces[i].text;
+    while (text.starts_with(space_symbol)) text.remove_prefix(space_symbol.size());
+    if (text.find(space_symbol) != std::string_view::npos) return false;
+    if (text.find(' ') != std::string_view::npos) return false;
+  }
+  return true;
 }
 
 /// Whether `text` can be cut at `at`: before a space behind a character that is none.
@@ -257,6 +250,17 @@ std::string_view as_text(std::span<const std::byte> bytes) {
 
 }  // namespace
 
+std::optional<char> byte_of_piece(std::string_view text) {
+  if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>') return std::nullopt;
+  uint32_t value = 0;
+  for (const char c : text.substr(3, 2)) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit && (c < 'A' || c > 'F')) return std::nullopt;
+    value = value * 16 + static_cast<uint32_t>(digit ? c - '0' : c - 'A' + 10);
+  }
+  return static_cast<char>(value);
+}
+
 void validate(SentencePieceModel& model, const std::string& where) {
   check_pieces(model, where);
   if (model.unk_surface.size() > max_piece_bytes || !is_utf8(model.unk_surface) ||
@@ -326,11 +330,13 @@ SentencePieceModel parse_sentencepiece(std::span<const std::byte> proto, std::st
 
 std::string serialize(const SentencePieceModel& model) {
   ProtoWriter out;
-  for (const Piece& piece : model.pieces) {
+  for (size_t i = 0; i < model.pieces.size(); ++i) {
+    const Piece& piece = model.pieces[i];
+    const PieceType type = model.is_added(i) ? PieceType::unused : piece.type;
     ProtoWriter message;
     message.bytes(field::text, piece.text);
     message.real(field::score, piece.score);
-    message.number(field::type, static_cast<uint64_t>(piece.type));
+    message.number(field::type, static_cast<uint64_t>(type));
     out.bytes(field::pieces, message.take());
   }
   const auto id = [](std::optional<Token> token) {
@@ -348,7 +354,9 @@ std::string serialize(const SentencePieceModel& model) {
 
   ProtoWriter normalizer;
   normalizer.bytes(field::charsmap, model.charsmap);
-  normalizer.number(field::add_dummy_prefix, model.add_dummy_prefix);
+  // The library would put the prefix before spaces, too.
+  const bool prefix = model.add_dummy_prefix && model.prefix == SentencePieceModel::Prefix::stretch;
+  normalizer.number(field::add_dummy_prefix, prefix);
   normalizer.number(field::remove_extra_whitespaces, model.remove_extra_whitespaces);
   normalizer.number(field::escape_whitespaces, model.escape_whitespaces);
   out.bytes(field::normalizer, normalizer.take());

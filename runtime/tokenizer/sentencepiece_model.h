@@ -19,6 +19,9 @@ namespace vga {
 struct SentencePieceModel {
   /// Numbered as in the proto; word and char models are refused.
   enum class Algorithm : uint32_t { unigram = 1, bpe = 2 };
+  /// Before each stretch between added tokens, or those that do not start with a space, or only the
+  /// first of a text if it does not.
+  enum class Prefix { stretch, word, text };
   struct Piece {
     std::string text;  // UTF-8, not empty, unique, "▁" for space
     float score = 0;
@@ -31,7 +34,7 @@ struct SentencePieceModel {
   std::optional<Token> bos;
   std::optional<Token> eos;
   std::optional<Token> pad;
-  std::optional<Token> eot;  // end of a chat turn; known to GGUF files alone
+  std::vector<Token> ends;  // that end a text beside eos; known to GGUF files alone
   bool add_bos = false;
   std::string unk_surface = " \u2047 ";  // what the unknown piece decodes to
 
@@ -40,6 +43,14 @@ struct SentencePieceModel {
   bool remove_extra_whitespaces = true;
   bool escape_whitespaces = true;
   bool treat_whitespace_as_suffix = false;
+  /// User-defined pieces from this one on are added tokens: looked for in the text as it is, which
+  /// they part. Those before are SentencePiece's own, looked for where the text was normalized.
+  size_t first_added = SIZE_MAX;
+  /// Where the prefix is put: SentencePiece itself knows only the first.
+  Prefix prefix = Prefix::stretch;
+  bool is_added(size_t piece) const {
+    return piece >= first_added && pieces[piece].type == PieceType::user_defined;
+  }
 
   // What follows from the fields above; validate() sets it.
   /// The most bytes that normalization can make of one byte of text.
@@ -47,6 +58,9 @@ struct SentencePieceModel {
   /// Whether the words of a text are independent of each other, so that it can be cut into parts.
   bool words_are_independent = false;
 };
+
+/// The byte that "<0x0A>" stands for; nullopt for anything but SentencePiece's exact spelling.
+std::optional<char> byte_of_piece(std::string_view text);
 
 /// Cuts a text whose words are independent, so that the pieces of the parts, one part after the
 /// other, are those of the whole. A part has `size` bytes and goes on to the next place between

@@ -1,7 +1,7 @@
 #include "vga/tokenizer.h"
 
 #include <algorithm>
-#include <bitset>
+#include <array>
 #include <climits>
 #include <functional>
 
@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "gguf/gguf.h"
 #include "tokenizer/byte_bpe.h"
+#include "tokenizer/sentencepiece_bpe.h"
 #include "tokenizer/sentencepiece_model.h"
 #include "tokenizer/vocabulary.h"
 #include "vga/error.h"
@@ -33,12 +34,6 @@ std::string with_spaces(std::string_view piece) {
   return text;
 }
 
-/// The value of a byte piece, "<0x0A>", already validated.
-char byte_of(std::string_view piece) {
-  const auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'A' + 10; };
-  return static_cast<char>(digit(piece[3]) * 16 + digit(piece[4]));
-}
-
 }  // namespace
 
 /// What both kinds of tokenizers have; each kind adds its way from text to tokens and back.
@@ -48,8 +43,8 @@ struct Tokenizer::Impl {
 
   virtual ~Impl() = default;
 
-  /// Appends the tokens of a text without marks.
-  virtual void encode_text(std::string_view text, std::vector<Token>& out) const = 0;
+  /// Appends the tokens of a text without marks; `at_start` tells that no mark stands before it.
+  virtual void encode_text(std::string_view text, bool at_start, std::vector<Token>& out) const = 0;
   /// Whether `token` may be a part of a character that its neighbours complete.
   virtual bool is_bytes(Token token) const = 0;
   /// Appends what `token`, not a control token, stands for. While `at_start` is true a leading
@@ -59,8 +54,9 @@ struct Tokenizer::Impl {
   /// `token` as an index into the tables; an Error if it is out of range.
   size_t at(Token token) const;
   bool is_control(Token token) const { return types[at(token)] == PieceType::control; }
-  /// Finds the marks, and the tokens that end an answer beside `eos` and `eot`.
-  void index(bool user_defined_are_marks, std::optional<Token> eot);
+  /// Finds the marks, unused tokens and those that end a text: eos, `ends_` and by their names.
+  /// Of the user-defined tokens those from `first_mark` on are marks.
+  void index(size_t first_mark, std::vector<Token> ends_);
   /// Length of the longest mark that `text` starts with, and its token; 0 if none. Control tokens
   /// are marks only within the first `trusted` bytes.
   std::pair<size_t, Token> mark_at(std::string_view text, size_t trusted) const;
@@ -72,13 +68,13 @@ struct Tokenizer::Impl {
   std::optional<Token> bos;
   std::optional<Token> eos;
   bool add_bos = false;
-  std::vector<Token> ends;
+  std::vector<Token> ends;    // sorted
+  std::vector<Token> unused;  // sorted
 
   // Marks are tokens that are looked for in a text before all else: the control tokens, and the
   // user-defined ones where the algorithm does not see to them itself.
   HashIndex marks;
-  std::vector<size_t> mark_lengths;  // distinct, longest first
-  std::bitset<256> mark_starts;      // first bytes
+  std::array<std::vector<size_t>, 256> mark_lengths;  // by first byte; distinct, longest first
   bool has_user_marks = false;
 };
 
@@ -90,30 +86,33 @@ size_t Tokenizer::Impl::at(Token token) const {
   return static_cast<size_t>(token);
 }
 
-void Tokenizer::Impl::index(bool user_defined_are_marks, std::optional<Token> eot) {
+void Tokenizer::Impl::index(size_t first_mark, std::vector<Token> ends_) {
+  ends = std::move(ends_);
   if (eos) ends.push_back(*eos);
-  if (eot) ends.push_back(*eot);
   std::vector<Token> found;
   for (size_t i = 0; i < types.size(); ++i) {
     const bool control = types[i] == PieceType::control;
-    if (!control && !(user_defined_are_marks && types[i] == PieceType::user_defined)) continue;
+    if (types[i] == PieceType::unused) unused.push_back(static_cast<Token>(i));
+    if (!control && (types[i] != PieceType::user_defined || i < first_mark)) continue;
     const auto token = static_cast<Token>(i);
     found.push_back(token);
-    mark_lengths.push_back(texts[i].size());
-    mark_starts.set(static_cast<unsigned char>(texts[i][0]));
+    mark_lengths[static_cast<unsigned char>(texts[i][0])].push_back(texts[i].size());
     has_user_marks |= !control;
-    if (control && is_end_of_turn_name(texts[i])) ends.push_back(token);
+    if (control && (is_end_of_turn_name(texts[i]) || is_control_end_name(texts[i])))
+      ends.push_back(token);
   }
   marks = HashIndex(found.size());
   for (const Token token : found)
     marks.insert(text_of(token), token, [&](Token t) { return text_of(t); });
-  std::ranges::sort(mark_lengths, std::greater());
-  mark_lengths.erase(std::unique(mark_lengths.begin(), mark_lengths.end()), mark_lengths.end());
+  for (std::vector<size_t>& lengths : mark_lengths) {
+    std::ranges::sort(lengths, std::greater());
+    lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
+  }
+  std::ranges::sort(ends);
 }
 
 std::pair<size_t, Token> Tokenizer::Impl::mark_at(std::string_view text, size_t trusted) const {
-  if (!mark_starts.test(static_cast<unsigned char>(text[0]))) return {0, 0};
-  for (const size_t length : mark_lengths) {
+  for (const size_t length : mark_lengths[static_cast<unsigned char>(text[0])]) {
     if (length > text.size()) continue;
     const Token token = marks.find(text.substr(0, length), [&](Token t) { return text_of(t); });
     if (token < 0) continue;
@@ -125,16 +124,32 @@ std::pair<size_t, Token> Tokenizer::Impl::mark_at(std::string_view text, size_t 
 struct Tokenizer::Impl::SentencePiece final : Impl {
   SentencePiece(SentencePieceModel model_, std::string_view where);
 
-  void encode_text(std::string_view text, std::vector<Token>& out) const override;
+  void encode_text(std::string_view text, bool at_start, std::vector<Token>& out) const override;
   bool is_bytes(Token token) const override { return types[at(token)] == PieceType::byte; }
   void append_text(Token token, bool& at_start, std::string& text) const override;
 
+  bool wants_prefix(std::string_view text, bool at_start) const;
+  void ask_library(std::string_view text, std::vector<Token>& out) const;
+
   SentencePieceModel model;
-  sentencepiece::SentencePieceProcessor processor;
+  std::optional<SentencePieceBpe> bpe;              // of `model`, where that fits
+  sentencepiece::SentencePieceProcessor processor;  // else
 };
 
 Tokenizer::Impl::SentencePiece::SentencePiece(SentencePieceModel model_, std::string_view where)
     : model(std::move(model_)) {
+  for (const SentencePieceModel::Piece& piece : model.pieces) {
+    texts.push_back(piece.text);
+    types.push_back(piece.type);
+  }
+  bos = model.bos;
+  eos = model.eos;
+  add_bos = model.add_bos;
+  index(model.first_added, model.ends);
+  if (SentencePieceBpe::fits(model)) {
+    bpe.emplace(model);
+    return;
+  }
   const std::string proto = serialize(model);
   if (proto.size() > INT_MAX) throw Error(where, "is too large for SentencePiece");
   std::string problem;
@@ -145,41 +160,55 @@ Tokenizer::Impl::SentencePiece::SentencePiece(SentencePieceModel model_, std::st
     problem = e.what();
   }
   if (!problem.empty()) throw Error(where, "SentencePiece refuses it: " + problem);
-
-  for (const SentencePieceModel::Piece& piece : model.pieces) {
-    texts.push_back(piece.text);
-    types.push_back(piece.type);
-  }
-  bos = model.bos;
-  eos = model.eos;
-  add_bos = model.add_bos;
-  index(false, model.eot);
 }
 
-void Tokenizer::Impl::SentencePiece::encode_text(std::string_view text,
+bool Tokenizer::Impl::SentencePiece::wants_prefix(std::string_view text, bool at_start) const {
+  using Prefix = SentencePieceModel::Prefix;
+  if (!model.add_dummy_prefix) return false;
+  if (model.prefix == Prefix::stretch) return true;
+  const bool has_space = text.starts_with(' ') || text.starts_with(space_symbol);
+  return !has_space && (at_start || model.prefix == Prefix::word);
+}
+
+void Tokenizer::Impl::SentencePiece::encode_text(std::string_view text, bool at_start,
                                                  std::vector<Token>& out) const {
-  // The library counts bytes of the normalized text, and a prefix of its own, in an int.
-  const size_t limit = INT_MAX / model.max_expansion - 16;
-  std::vector<int> ids;
+  // Unigram's sums over a word are exact enough, those over a long text are not.
+  const size_t size = model.algorithm == SentencePieceModel::Algorithm::bpe ? part_bytes : 1;
+  bool prefix = wants_prefix(text, at_start);
   while (!text.empty()) {
     const std::string_view part = model.words_are_independent
-                                      ? take_part(text, part_bytes, model)
+                                      ? take_part(text, size, model)
                                       : std::exchange(text, std::string_view());
+    // The library counts bytes of the normalized text, and a prefix of its own, in an int.
+    const size_t limit = INT_MAX / model.max_expansion - 16;
     if (part.size() > limit) {
       throw Error("text", "wanted at most " + std::to_string(limit) + " bytes, found " +
                               std::to_string(part.size()));
     }
-    const auto status = processor.Encode(part, &ids);
-    if (!status.ok()) throw Error("text", "SentencePiece cannot encode it: " + status.ToString());
-    out.insert(out.end(), ids.begin(), ids.end());
+    if (bpe) {
+      bpe->encode(part, prefix, out);
+    } else if (prefix && model.prefix != SentencePieceModel::Prefix::stretch) {
+      ask_library(std::string(1, ' ').append(part), out);
+    } else {
+      ask_library(part, out);
+    }
+    prefix = model.add_dummy_prefix;  // take_part() cut a space off for it
   }
+}
+
+void Tokenizer::Impl::SentencePiece::ask_library(std::string_view text,
+                                                 std::vector<Token>& out) const {
+  std::vector<int> ids;
+  const auto status = processor.Encode(text, &ids);
+  if (!status.ok()) throw Error("text", "SentencePiece cannot encode it: " + status.ToString());
+  out.insert(out.end(), ids.begin(), ids.end());
 }
 
 void Tokenizer::Impl::SentencePiece::append_text(Token token, bool& at_start,
                                                  std::string& text) const {
   const size_t i = at(token);
   if (types[i] == PieceType::byte) {
-    text += byte_of(texts[i]);
+    text += *byte_of_piece(texts[i]);
   } else if (types[i] == PieceType::unknown) {
     text += model.unk_surface;
   } else {
@@ -195,16 +224,16 @@ void Tokenizer::Impl::SentencePiece::append_text(Token token, bool& at_start,
 }
 
 struct Tokenizer::Impl::ByteLevel final : Impl {
-  explicit ByteLevel(const Gguf& gguf) : bpe(gguf) {
+  ByteLevel(const Gguf& gguf, std::string_view pre) : bpe(gguf, pre) {
     texts = bpe.texts();
     types = bpe.types();
     bos = bpe.bos();
     eos = bpe.eos();
     add_bos = bpe.adds_bos();
-    index(true, bpe.eot());
+    index(0, bpe.ends());
   }
 
-  void encode_text(std::string_view text, std::vector<Token>& out) const override {
+  void encode_text(std::string_view text, bool, std::vector<Token>& out) const override {
     bpe.encode(text, out);
   }
   bool is_bytes(Token token) const override { return !is_control(token); }
@@ -220,10 +249,16 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
-Tokenizer Tokenizer::from_gguf(const Gguf& gguf) {
+Tokenizer Tokenizer::from_gguf(const Gguf& gguf, std::string_view pre) {
   constexpr std::string_view key = vocabulary_key::model;
   const std::string_view kind = gguf.required(key, gguf.string(key));
-  if (kind == "gpt2") return Tokenizer(std::make_unique<Impl::ByteLevel>(gguf));
+  if (kind == "gpt2") return Tokenizer(std::make_unique<Impl::ByteLevel>(gguf, pre));
+  if (!pre.empty()) {
+    throw Error(key_in(gguf, key),
+                "'" + std::string(kind) +
+                    "' cuts no text into words; only 'gpt2' takes the pre-tokenizer '" +
+                    std::string(pre) + "'");
+  }
   if (kind == "llama" || kind == "t5") {
     return Tokenizer(std::make_unique<Impl::SentencePiece>(read_tokenizer(gguf), gguf.file_name()));
   }
@@ -248,7 +283,10 @@ bool Tokenizer::adds_bos() const {
   return impl_->add_bos && impl_->bos;
 }
 bool Tokenizer::is_end(Token token) const {
-  return std::ranges::find(impl_->ends, token) != impl_->ends.end();
+  return std::ranges::binary_search(impl_->ends, token);
+}
+std::span<const Token> Tokenizer::unused() const {
+  return impl_->unused;
 }
 bool Tokenizer::is_control(Token token) const {
   return impl_->is_control(token);
@@ -268,7 +306,7 @@ std::vector<Token> Tokenizer::encode(std::string_view text, Special special) con
     return encode(std::vector<Part>{{std::string(text), special}});
   }
   std::vector<Token> tokens;
-  impl_->encode_text(text, tokens);
+  impl_->encode_text(text, true, tokens);
   return tokens;
 }
 
@@ -289,13 +327,13 @@ std::vector<Token> Tokenizer::encode(std::span<const Part> parts) const {
         ++at;
         continue;
       }
-      impl_->encode_text(text.substr(begin, at - begin), tokens);
+      impl_->encode_text(text.substr(begin, at - begin), begin == 0, tokens);
       tokens.push_back(token);
       at += length;
       begin = at;
     }
   }
-  impl_->encode_text(text.substr(begin), tokens);
+  impl_->encode_text(text.substr(begin), begin == 0, tokens);
   return tokens;
 }
 

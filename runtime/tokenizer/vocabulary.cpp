@@ -10,19 +10,13 @@ namespace {
 
 namespace key {
 using namespace vocabulary_key;
-constexpr std::string_view scores = "tokenizer.ggml.scores";
 constexpr std::string_view bos = "tokenizer.ggml.bos_token_id";
 constexpr std::string_view eos = "tokenizer.ggml.eos_token_id";
-constexpr std::string_view unknown = "tokenizer.ggml.unknown_token_id";
 constexpr std::string_view padding = "tokenizer.ggml.padding_token_id";
 constexpr std::string_view eot = "tokenizer.ggml.eot_token_id";
 constexpr std::string_view eom = "tokenizer.ggml.eom_token_id";
-constexpr std::string_view ends = "tokenizer.ggml.eos_token_ids";
 constexpr std::string_view add_bos = "tokenizer.ggml.add_bos_token";
 constexpr std::string_view add_eos = "tokenizer.ggml.add_eos_token";
-constexpr std::string_view space_prefix = "tokenizer.ggml.add_space_prefix";
-constexpr std::string_view extra_whitespaces = "tokenizer.ggml.remove_extra_whitespaces";
-constexpr std::string_view charsmap = "tokenizer.ggml.precompiled_charsmap";
 constexpr std::string_view original = "tokenizer.sentencepiece.model";
 }  // namespace key
 
@@ -48,31 +42,64 @@ Token default_id(const Gguf& gguf, std::string_view key, size_t vocab, uint64_t 
 }
 
 std::vector<PieceType> read_types(const Gguf& gguf, std::span<const std::string_view> texts) {
-  const auto numbers = gguf.required(key::types, gguf.integers(key::types));
-  check_count(gguf, key::types, numbers.size(), texts.size());
-  std::vector<PieceType> types(texts.size());
-  for (size_t i = 0; i < types.size(); ++i) {
-    const auto type = to_piece_type(numbers[i]);
-    if (!type) {
-      throw Error(key_in(gguf, key::types), entry_name("token", i, texts[i]) +
-                                                "wanted a type from 1 to 6, found " +
-                                                std::to_string(numbers[i]));
+  std::vector<PieceType> types(texts.size(), PieceType::normal);
+  if (const auto numbers = gguf.integers(key::types)) {
+    check_count(gguf, key::types, numbers->size(), texts.size());
+    for (size_t i = 0; i < types.size(); ++i) {
+      const auto type = to_piece_type((*numbers)[i]);
+      if (!type) {
+        throw Error(key_in(gguf, key::types), entry_name("token", i, texts[i]) +
+                                                  "wanted a type from 1 to 6, found " +
+                                                  std::to_string((*numbers)[i]));
+      }
+      types[i] = *type;
     }
-    const bool is_marker = *type == PieceType::user_defined && looks_like_control(texts[i]);
-    types[i] = is_marker || is_end_of_turn_name(texts[i]) ? PieceType::control : *type;
+  }
+  for (size_t i = 0; i < types.size(); ++i) {
+    const bool is_marker = types[i] == PieceType::user_defined && looks_like_control(texts[i]);
+    if (is_marker || is_end_of_turn_name(texts[i])) types[i] = PieceType::control;
   }
   return types;
 }
 
+std::vector<Token> read_ends(const Gguf& gguf, size_t vocab) {
+  std::vector<Token> ends;
+  for (const std::string_view key : {key::eos, key::eot, key::eom}) {
+    if (const auto id = read_id(gguf, key, vocab)) ends.push_back(*id);
+  }
+  if (const auto ids = gguf.integers(key::ends)) {
+    for (const int64_t id : *ids) {
+      // What is negative becomes too large.
+      ends.push_back(checked_token(static_cast<uint64_t>(id), vocab, gguf.file_name(),
+                                   "key '" + std::string(key::ends) + "'"));
+    }
+  }
+  return ends;
+}
+
+/// The arrays must say the same as the original; behind its pieces they may add tokens, and what
+/// fills up the vocabulary.
 void check_agreement(const Gguf& gguf, const SentencePieceModel& model,
                      const Vocabulary& vocabulary) {
-  check_count(gguf, key::original, model.pieces.size(), vocabulary.texts.size());
+  if (model.pieces.size() > vocabulary.texts.size()) {
+    check_count(gguf, key::original, model.pieces.size(), vocabulary.texts.size());
+  }
   for (size_t i = 0; i < model.pieces.size(); ++i) {
     if (model.pieces[i].text == vocabulary.texts[i]) continue;
     throw Error(key_in(gguf, key::original), entry_name("piece", i, model.pieces[i].text) + "is '" +
                                                  std::string(vocabulary.texts[i]) + "' in key '" +
                                                  std::string(key::tokens) + "'");
   }
+}
+
+SentencePieceModel::Prefix read_prefix(const Gguf& gguf) {
+  using Prefix = SentencePieceModel::Prefix;
+  const std::string_view name = gguf.string(key::space_prefix).value_or("stretch");
+  if (name == "stretch") return Prefix::stretch;
+  if (name == "word") return Prefix::word;
+  if (name == "text") return Prefix::text;
+  throw Error(key_in(gguf, key::space_prefix),
+              "wanted stretch, word or text, found '" + std::string(name) + "'");
 }
 
 /// The vocabulary and normalizer from the standard arrays; `unknown` is used if the types do not
@@ -97,11 +124,14 @@ SentencePieceModel rebuild(const Gguf& gguf, const Vocabulary& vocabulary, Algor
     }
     model.pieces[static_cast<size_t>(unknown)].type = PieceType::unknown;
   }
-  model.add_dummy_prefix = gguf.boolean(key::space_prefix).value_or(algorithm == Algorithm::bpe);
+  model.add_dummy_prefix =
+      gguf.boolean(key::add_space_prefix).value_or(algorithm == Algorithm::bpe);
   model.remove_extra_whitespaces = gguf.boolean(key::extra_whitespaces).value_or(false);
   if (const auto charsmap = gguf.raw(key::charsmap)) {
     model.charsmap.assign(reinterpret_cast<const char*>(charsmap->data()), charsmap->size());
   }
+  model.first_added = 0;
+  model.prefix = read_prefix(gguf);
   validate(model, key_in(gguf, key::tokens));
   return model;
 }
@@ -124,7 +154,7 @@ Vocabulary read_vocabulary(const Gguf& gguf) {
   vocabulary.types = read_types(gguf, vocabulary.texts);
   vocabulary.bos = read_id(gguf, key::bos, n);
   vocabulary.eos = read_id(gguf, key::eos, n);
-  vocabulary.eot = read_id(gguf, key::eot, n);
+  vocabulary.ends = read_ends(gguf, n);
   vocabulary.unknown = read_id(gguf, key::unknown, n);
   vocabulary.adds_bos = gguf.boolean(key::add_bos);
   return vocabulary;
@@ -134,7 +164,6 @@ SpecialTokens special_tokens_of(const SentencePieceModel& model) {
   SpecialTokens special;
   special.bos = model.bos;
   special.eos = model.eos;
-  special.eot = model.eot;
   special.add_bos = model.add_bos;
   return special;
 }
@@ -170,7 +199,7 @@ void write_tokenizer(const SentencePieceModel& model, std::span<const std::byte>
   writer.add(key::types, std::span<const int32_t>(types));
   writer.add(key::unknown, static_cast<uint32_t>(unknown - types.begin()));
   if (model.pad) writer.add(key::padding, static_cast<uint32_t>(*model.pad));
-  writer.add(key::space_prefix, model.add_dummy_prefix);
+  writer.add(key::add_space_prefix, model.add_dummy_prefix);
   writer.add(key::extra_whitespaces, model.remove_extra_whitespaces);
   if (!model.charsmap.empty()) {
     writer.add(key::charsmap, std::as_bytes(std::span(model.charsmap)));
@@ -186,6 +215,14 @@ SentencePieceModel read_tokenizer(const Gguf& gguf) {
   if (const auto original = gguf.raw(key::original)) {
     model = parse_sentencepiece(*original, key_in(gguf, key::original));
     check_agreement(gguf, model, vocabulary);
+    if (model.pieces.size() < n) {
+      model.first_added = model.pieces.size();
+      for (size_t i = model.first_added; i < n; ++i) {
+        model.pieces.push_back(
+            {std::string(vocabulary.texts[i]), unused_score, vocabulary.types[i]});
+      }
+      validate(model, key_in(gguf, key::tokens));
+    }
   } else {
     // The defaults are what llama.cpp takes for absent keys.
     const auto id = [&](std::optional<Token> given, std::string_view key, uint64_t other) {
@@ -199,7 +236,7 @@ SentencePieceModel read_tokenizer(const Gguf& gguf) {
   }
   if (vocabulary.bos) model.bos = vocabulary.bos;
   if (vocabulary.eos) model.eos = vocabulary.eos;
-  model.eot = vocabulary.eot;
+  model.ends = vocabulary.ends;
   model.add_bos = vocabulary.adds_bos.value_or(model.add_bos);
   return model;
 }

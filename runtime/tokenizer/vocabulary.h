@@ -21,7 +21,21 @@ constexpr std::string_view pre = "tokenizer.ggml.pre";
 constexpr std::string_view tokens = "tokenizer.ggml.tokens";
 constexpr std::string_view types = "tokenizer.ggml.token_type";
 constexpr std::string_view merges = "tokenizer.ggml.merges";
+constexpr std::string_view scores = "tokenizer.ggml.scores";
+constexpr std::string_view unknown = "tokenizer.ggml.unknown_token_id";
+constexpr std::string_view add_space_prefix = "tokenizer.ggml.add_space_prefix";
+constexpr std::string_view extra_whitespaces = "tokenizer.ggml.remove_extra_whitespaces";
+constexpr std::string_view charsmap = "tokenizer.ggml.precompiled_charsmap";
+constexpr std::string_view normalizer = "tokenizer.ggml.normalizer";  // ours: "none" or "nfc"
+constexpr std::string_view ends = "tokenizer.ggml.eos_token_ids";     // ours: all that end a text
+/// Ours, beside add_space_prefix, whose meaning it narrows: "stretch" puts the space before each
+/// stretch of text between added tokens, as absent; "word" only before those that do not start with
+/// one; "text" only before the first, and not before a space either.
+constexpr std::string_view space_prefix = "tokenizer.ggml.space_prefix";
 }  // namespace vocabulary_key
+
+/// The score of pieces that no text is joined to.
+constexpr float unused_score = -1e9F;
 
 /// What the `tokenizer.ggml.*` keys say of any kind of tokenizer.
 struct Vocabulary {
@@ -30,14 +44,14 @@ struct Vocabulary {
   std::vector<PieceType> types;         // by token
   std::optional<Token> bos;
   std::optional<Token> eos;
-  std::optional<Token> eot;  // end of a chat turn
   std::optional<Token> unknown;
+  std::vector<Token> ends;  // eos, those of a turn and of a message, and those of our own key
   std::optional<bool> adds_bos;
 };
 
 /// Tokens that are template markers by their look (<|im_start|>) but called user-defined, and those
-/// that end a turn whatever they are called, count as control tokens: text from users cannot forge
-/// them. Texts are not checked. An Error naming file and key.
+/// that end a text whatever they are called, count as control tokens: text from users cannot forge
+/// them. Without types all tokens are normal. Texts are not checked. An Error naming file and key.
 Vocabulary read_vocabulary(const Gguf& gguf);
 
 /// The file and the key, for messages.

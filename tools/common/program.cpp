@@ -15,6 +15,7 @@
 #include "common/terminal.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
+#include "tokenizer/pretokenizer.h"
 #include "vulkan/devices.h"
 
 namespace vga {
@@ -95,6 +96,7 @@ void ModelFlags::add_to(CLI::App& app) {
   app.add_flag_callback(
       "--no-mmap", [this] { model.mmap = false; },
       "Read the file into memory instead of mapping it");
+  add_pre_to(app, model.pre);
   add_device_to(app, model);
 }
 
@@ -143,6 +145,21 @@ void add_threads_to(CLI::App& app, size_t& n_threads) {
   app.add_option("-t,--threads", n_threads, "CPU threads (default: one per physical core)")
       ->check(CLI::Range(size_t{1}, cpu::max_threads))
       ->type_name("N");
+}
+
+void add_pre_to(CLI::App& app, std::string& pre) {
+  app.add_option_function<std::string>(
+         "--pre",
+         [&pre](const std::string& name) {
+           pre = name;
+           std::cerr << "note: text is cut into words as --pre " << printable(name)
+                     << " says, not as the file does\n";
+         },
+         "Cut text into words as this pre-tokenizer does, where a file of byte-level BPE names "
+         "none "
+         "or the wrong one: " +
+             Pretokenizer::names())
+      ->type_name("NAME");
 }
 
 void add_device_to(CLI::App& app, ModelOptions& options) {
@@ -240,6 +257,14 @@ void check_tokens(std::string_view flag, std::span<const Token> tokens, const Mo
                             std::to_string(token));
     }
   }
+}
+
+void note_two_bos(std::span<const Token> tokens, const Tokenizer& tokenizer) {
+  const std::optional<Token> bos = tokenizer.bos();
+  if (!bos || tokens.size() < 2 || tokens[0] != *bos || tokens[1] != *bos) return;
+  const std::string piece = printable(tokenizer.piece(*bos));
+  std::cerr << "note: the text starts with two " << piece << ", of which models know one"
+            << (tokenizer.adds_bos() ? "; this one gets it without being told\n" : "\n");
 }
 
 void check_stdout() {

@@ -21,7 +21,7 @@ struct ModelFlags {
   bool keep_given = false;     // --keep was
   bool context_given = false;  // -c was
 
-  /// Adds -m, -c, -t, --cache-type, --no-mmap and add_device_to()'s.
+  /// Adds -m, -c, -t, --cache-type, --no-mmap, --pre and add_device_to()'s.
   void add_to(CLI::App& app);
   /// Adds --window and --keep, for programs whose text may go on for ever. `keep_by_default` says
   /// what is kept without --keep.
@@ -33,6 +33,9 @@ struct ModelFlags {
 
 /// Adds -t, 1 to cpu::max_threads; without it `n_threads` is what a session would take.
 void add_threads_to(CLI::App& app, size_t& n_threads);
+
+/// Adds --pre: ModelOptions::pre; says on stderr that it was given.
+void add_pre_to(CLI::App& app, std::string& pre);
 
 /// Adds --device, --gpu-layers and --list-devices, which prints and ends the program.
 void add_device_to(CLI::App& app, ModelOptions& options);
@@ -62,6 +65,10 @@ struct TextFlags {
   /// An Error if there is none.
   std::string read() const;
 };
+
+/// Says on stderr if `tokens` start with the bos token twice: one was spelled out where it is
+/// added.
+void note_two_bos(std::span<const Token> tokens, const Tokenizer& tokenizer);
 
 /// An Error naming `flag` unless all of these are tokens of the model.
 void check_tokens(std::string_view flag, std::span<const Token> tokens, const Model& model);

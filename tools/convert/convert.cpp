@@ -65,7 +65,8 @@ int convert(const Flags& flags) {
                              {flags.renames.begin(), flags.renames.end()}};
   vga::Checkpoint checkpoint = vga::open_checkpoint(flags.checkpoint, flags.tokenizer);
   if (checkpoint.tokenizer_name.empty()) {
-    std::cerr << "note: no tokenizer.model beside the weights and no --tokenizer FILE: the result "
+    std::cerr << "note: no tokenizer.model or tokenizer.json beside the weights and no --tokenizer "
+                 "FILE: the result "
                  "takes token ids, not text\n";
   }
   if (!flags.name.empty()) checkpoint.config.model_name = flags.name;
@@ -120,8 +121,10 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->type_name("TYPE");
   vga::add_threads_to(app, flags.n_threads);
-  app.add_option("--tokenizer", flags.tokenizer,
-                 "SentencePiece model (default: tokenizer.model beside the weights)")
+  app.add_option(
+         "--tokenizer", flags.tokenizer,
+         "SentencePiece model or tokenizer.json (default: tokenizer.model beside the weights, "
+         "else tokenizer.json)")
       ->type_name("FILE");
   app.add_option("--rename", flags.renames,
                  "Replace what matches in tensor names, before they are looked up; may be repeated,"

@@ -71,6 +71,7 @@ int generate(const Flags& flags) {
   const vga::Tokenizer& tokenizer = model.tokenizer();
   auto prompt = tokenizer.encode_prompt(text, flags.special ? Special::parse : Special::as_text);
   if (prompt.empty()) throw vga::Error("prompt", "is empty, and this model starts with no <s>");
+  vga::note_two_bos(prompt, tokenizer);
   vga::Sampler sampler(sampling);
   for (const vga::Token token : prompt) sampler.accept(token);
 

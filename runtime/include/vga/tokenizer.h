@@ -15,9 +15,9 @@ namespace vga {
 class Gguf;
 
 /// Text to tokens and back. Immutable, shared by all sessions of a model, usable from many threads.
-/// SentencePiece does the work for its own models, and ids equal those of `spm_encode` on any text;
+/// For SentencePiece's own models ids equal those of `spm_encode` on any text;
 /// byte_bpe.h does it for GGUF files with byte-level BPE, and ids equal those of the Hugging Face
-/// tokenizer without its normalizer.
+/// tokenizer. Where a file has only arrays, its added tokens are found as that tokenizer does.
 class Tokenizer {
  public:
   /// How `<s>`, `</s>` and other control tokens that are spelled out in a text are read.
@@ -33,8 +33,9 @@ class Tokenizer {
   };
 
   /// Uses the SentencePiece model stored in the file, else what the standard `tokenizer.ggml.*`
-  /// arrays describe. An Error naming file and key if there is no usable tokenizer.
-  static Tokenizer from_gguf(const Gguf& gguf);
+  /// arrays describe. `pre`, if not empty, names the pre-tokenizer of byte-level BPE instead of the
+  /// file. An Error naming file and key if there is no usable tokenizer.
+  static Tokenizer from_gguf(const Gguf& gguf, std::string_view pre = {});
   /// From the bytes of a `tokenizer.model`; `where` names the file in messages.
   static Tokenizer from_sentencepiece(std::span<const std::byte> model, std::string_view where);
 
@@ -47,8 +48,13 @@ class Tokenizer {
   std::optional<Token> eos() const;
   /// Whether a text given to the model starts with bos().
   bool adds_bos() const;
-  /// Whether `token` ends an answer: eos(), or an end-of-turn token the file names.
+  /// Whether `token` ends a text, which is where generating stops: eos(), what the file calls the
+  /// end of a turn or of a message, all in its `tokenizer.ggml.eos_token_ids`, and those that end
+  /// one by their name, such as <|im_end|>.
   bool is_end(Token token) const;
+  /// Tokens that only fill up the vocabulary, ascending: no text has them, and their logits mean
+  /// nothing. Session::sample() never chooses them.
+  std::span<const Token> unused() const;
   /// Control tokens have no text of their own.
   bool is_control(Token token) const;
   /// The token whose piece is exactly `piece` ("<|im_end|>").

@@ -47,6 +47,9 @@ struct SessionOptions {
 
 struct ModelOptions {
   bool mmap = true;  // false reads the file into memory, safe against files that shrink
+  /// The pre-tokenizer of byte-level BPE ("llama-bpe"), for a file that names none or another one
+  /// than it was trained with; empty is what the file says.
+  std::string pre = {};
   /// Where to compute: "cpu"; "vulkan" or "vulkan:N", the first or the N-th device; a part of a
   /// device's name; or "auto", the fastest kind of GPU that has room for the model, else the CPU.
   /// Empty is what the environment variable VGA_DEVICE says, "cpu" if it says nothing.
@@ -181,7 +184,7 @@ class Session {
   /// until the next call; k is at most vocab_size.
   std::span<const float> logits();
   std::span<const Candidate> likeliest(size_t k);
-  /// Chooses the token that follows the last of those rows.
+  /// Chooses the token that follows the last of those rows; never one of Tokenizer::unused().
   Token sample(Sampler& sampler);
 
   /// append() of tokens, which must not be none, in chunks of max_batch(); the last one wants

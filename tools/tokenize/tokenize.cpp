@@ -1,0 +1,85 @@
+/// vga-tokenize: what a model reads of a text.
+
+#include <cstdio>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "base/text.h"
+#include "common/program.h"
+#include "gguf/gguf.h"
+#include "tokenizer/pretokenizer.h"
+
+namespace {
+
+struct Flags {
+  std::string file;
+  vga::TextFlags text;
+  std::string pre;
+  bool special = false;
+  bool no_bos = false;
+  bool ids = false;
+};
+
+void print_ids(const std::vector<vga::Token>& tokens) {
+  std::string line;
+  for (const vga::Token token : tokens) {
+    if (!line.empty()) line += ' ';
+    line += std::to_string(token);
+  }
+  std::cout << line << '\n';
+}
+
+void print_table(const std::vector<vga::Token>& tokens, const vga::Tokenizer& tokenizer) {
+  for (const vga::Token token : tokens) {
+    const char* note = tokenizer.is_end(token)       ? "  ends a text"
+                       : tokenizer.is_control(token) ? "  control"
+                                                     : "";
+    std::printf("%8d  '%s'%s\n", token, vga::printable(tokenizer.piece(token)).c_str(), note);
+  }
+}
+
+int tokenize(const Flags& flags) {
+  using Special = vga::Tokenizer::Special;
+  const vga::Gguf gguf = vga::Gguf::open(flags.file);
+  const auto tokenizer = vga::Tokenizer::from_gguf(gguf, flags.pre);
+  const std::string text = flags.text.read();
+  const Special special = flags.special ? Special::parse : Special::as_text;
+  const std::vector<vga::Token> tokens =
+      flags.no_bos ? tokenizer.encode(text, special) : tokenizer.encode_prompt(text, special);
+  vga::note_two_bos(tokens, tokenizer);
+  if (flags.ids) {
+    print_ids(tokens);
+  } else {
+    print_table(tokens, tokenizer);
+    std::cerr << tokens.size() << " tokens, " << text.size() << " bytes\n";
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Show the tokens that a model reads of a text: their ids and pieces, one a line.\n\n"
+      "  vga-tokenize -m stories.gguf -p 'Once upon a time'\n"
+      "  vga-tokenize -m stories.gguf -p '<s>Once' --special --no-bos\n"
+      "  vga-tokenize -m stories.gguf -f story.txt --ids > story.ids\n\n"
+      "A piece is spelled as the vocabulary has it: a space is ▁ in SentencePiece's, Ġ in "
+      "byte-level\n"
+      "BPE, where other characters may look strange, too: each stands for a byte. Every byte of a\n"
+      "file counts, the line break at its end too. Any GGUF file with a vocabulary will do.",
+      "vga-tokenize");
+  Flags flags;
+  app.add_option("-m,--model", flags.file, "GGUF file with the vocabulary")
+      ->required()
+      ->type_name("FILE");
+  flags.text.add_to(app, "Text to cut into tokens");
+  app.add_flag("--ids", flags.ids, "Print the ids alone, on one line");
+  app.add_flag("--special", flags.special,
+               "Read control tokens such as </s> where the text spells them out");
+  app.add_flag("--no-bos", flags.no_bos,
+               "Leave out the token that the model wants before a text, if it wants one");
+  vga::add_pre_to(app, flags.pre);
+  return vga::run_program(app, argc, argv, [&] { return tokenize(flags); });
+}
