@@ -492,10 +492,12 @@ TokenizerJson parse_tokenizer_json(std::span<const std::byte> text, std::string_
 }
 
 SpecialTokens special_tokens_of(const TokenizerJson& tokenizer) {
-  return {.bos = tokenizer.bos,
-          .eos = tokenizer.eos,
-          .add_bos = tokenizer.bos.has_value(),
-          .add_eos = tokenizer.eos.has_value()};
+  SpecialTokens special;
+  special.bos = tokenizer.bos;
+  special.eos = tokenizer.eos;
+  special.add_bos = tokenizer.bos.has_value();
+  special.add_eos = tokenizer.eos.has_value();
+  return special;
 }
 
 void pad(TokenizerJson& tokenizer, size_t vocab) {

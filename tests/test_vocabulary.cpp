@@ -249,7 +249,7 @@ TEST(GgufVocabulary, EndsByTheirNames) {
   const std::vector<std::string> if_control = {"</s>",  "<eos>", "<EOT>",
                                                "[EOT]", "[EOS]", "<end_of_utterance>"};
   for (const int32_t type : {normal, control, user_defined}) {
-    std::vector<std::string> tokens = {"<unk>", "a", "b"};
+    std::vector<std::string> tokens = {"<unk>", "a", "<b>"};
     std::vector<int32_t> types = {unknown, normal, control};
     for (const auto* names : {&always, &if_control}) {
       tokens.insert(tokens.end(), names->begin(), names->end());
