@@ -51,6 +51,7 @@ NaiveModel::NaiveModel(const GgufImage& image, const Config& config, size_t cont
       gates_(config.n_layers()),
       weights_(config.n_layers()) {
   for (const RopeTable& table : config.rope_tables) frequencies_.push_back(frequencies(table));
+  turns_.resize(frequencies_.size());
 }
 
 const float* NaiveModel::tensor(const std::string& name) const {
@@ -132,16 +133,22 @@ NaiveModel::Vector NaiveModel::frequencies(const RopeTable& table) const {
   return out;
 }
 
-NaiveModel::Vector NaiveModel::rotated(const double* head, size_t layer, size_t position) const {
+NaiveModel::Vector NaiveModel::rotated(const double* head, size_t layer, size_t position) {
   Vector out(head, head + config_.head_dim);
   const std::optional<size_t> table = config_.layers[layer].rope;
   if (!table) return out;
   const double magnitude = double{config_.rope_tables[*table].magnitude};
   const size_t n_pairs = config_.rope_dim / 2;
+  auto& turns = turns_[*table];
+  for (size_t p = turns.size(); p <= position; ++p) {
+    auto& pairs = turns.emplace_back();
+    for (size_t i = 0; i < n_pairs; ++i) {
+      const double angle = static_cast<double>(p) * frequencies_[*table][i];
+      pairs.push_back({magnitude * std::cos(angle), magnitude * std::sin(angle)});
+    }
+  }
   for (size_t i = 0; i < n_pairs; ++i) {
-    const double angle = static_cast<double>(position) * frequencies_[*table][i];
-    const double cosine = magnitude * std::cos(angle);
-    const double sine = magnitude * std::sin(angle);
+    const auto [cosine, sine] = turns[position][i];
     const size_t a = config_.half_split ? i : 2 * i;
     const size_t b = config_.half_split ? i + n_pairs : 2 * i + 1;
     out[a] = head[a] * cosine - head[b] * sine;

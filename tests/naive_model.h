@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
@@ -43,14 +44,16 @@ class NaiveModel {
   Vector branch_input(const std::string& norm, const Vector& x) const;
   void add_branch(const std::string& norm, Vector y, Vector& x) const;
   Vector frequencies(const RopeTable& table) const;
-  Vector rotated(const double* head, size_t layer, size_t position) const;
+  Vector rotated(const double* head, size_t layer, size_t position);
   Vector attention(size_t layer, const Vector& x, std::span<const size_t> seen);
   Vector feed_forward(size_t layer, const Vector& x) const;
 
   const GgufImage& image_;
   Config config_;
   size_t context_;
-  std::vector<Vector> frequencies_;          // of each table (rope_dim / 2)
+  std::vector<Vector> frequencies_;  // of each table (rope_dim / 2)
+  // (tables, positions met so far, rope_dim / 2) of cosine and sine: tests ask for each many times.
+  std::vector<std::vector<std::vector<std::array<double, 2>>>> turns_;
   std::vector<std::vector<Vector>> keys_;    // (n_layers, positions) of (n_kv_heads * head_dim)
   std::vector<std::vector<Vector>> values_;  // the same, before a gate on values
   std::vector<std::vector<Vector>> gates_;   // (n_layers, positions) of (n_gates)

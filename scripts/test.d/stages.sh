@@ -1,0 +1,76 @@
+# The stages of scripts/test --all, each a function that a failure ends.
+
+stage_release() {
+  build release
+  # In a run of all stages the device's own tests wait for the stage that is theirs.
+  suite release "$tests" "${1:-*}"
+  VGA_CPU=scalar suite scalar "$tests" '*Reference*:*Session*'
+  python3 tests/test_scripts.py
+}
+
+stage_python() {
+  build release
+  [[ -x build/python/bin/python ]] || python3 -m venv build/python
+  build/python/bin/pip install -q gguf numpy tokenizers
+  build/python/bin/python tests/check_gguf.py build/release/bin tests/data/cases/* models/*
+  build/python/bin/python tests/check_tokenizer.py build/release/bin \
+    "$(scripts/try-model smollm2 --get)"
+  build/python/bin/python tests/test_scripts.py
+  build/release/bin/vga-convert models/vga-stories -o build/vga-stories.gguf --type f16 >/dev/null
+  tests/check_install build/vga-stories.gguf
+}
+
+stage_device() {
+  build release
+  on_device device ''
+}
+
+# Ops, attention, logits of all cases, sessions, windows over one span of the cache and several.
+walks_the_layer='Vulkan*:*VulkanAttend*:*VulkanCase*:PyTorch/Reference*:*Session*'
+walks_the_layer+=':*WindowTest*value_output_head_bias*'
+elsewhere='Vulkan.Programs*:Vulkan.Chats*:Vulkan.TheShipped*'
+
+# With so small bindings weights, caches and activations come in slices. Some asks for more at once:
+# eight rows of logits, a head's keys. Weights are sliced in earnest at 400 kB.
+small_bindings() {  # small_bindings FILTER, with what it leaves out at its end
+  on_device range range=1000000 "$1:*VulkanAttend*:*LogitsTakeNoMore*"
+  on_device allocation allocation=4000000 '*VulkanAttend*'
+  on_device range-logits range=4000000 '*LogitsTakeNoMore*'
+  on_device range-weights range=400000 'VulkanOps.Embed*:VulkanOps.Project*'
+}
+
+stage_limits() {
+  build release
+  on_device alignment alignment=256,cost=20000 "$walks_the_layer-$elsewhere"
+  # What these take away is used in different places: shaders, bindings, memory.
+  on_device poor subgroup=1,no-push-descriptors,discrete "$walks_the_layer-$elsewhere"
+  small_bindings "$walks_the_layer-$elsewhere"
+}
+
+stage_asan() {
+  # A folder in which this was GCC's is not made clang's by a preset.
+  grep -qs '^CMAKE_CXX_COMPILER:.*clang' build/asan/CMakeCache.txt || rm -f build/asan/CMakeCache.txt
+  build asan
+  suite asan build/asan/bin/vga-tests '-*Vulkan*'
+  # What a driver never frees is not our leak.
+  ASAN_OPTIONS=detect_leaks=0 suite asan-vulkan build/asan/bin/vga-tests '*Vulkan*'
+  VGA_CPU=scalar suite asan-scalar build/asan/bin/vga-tests '*Reference*:*Session*'
+}
+
+stage_fuzz() { fuzz_all "${FUZZ_SECONDS:-30}"; }
+
+# Pools, sessions of many threads, what runs on a pool: attention, products, INT8 by simulation,
+# conversion, the bench's measure of memory; and a tokenizer that many threads use.
+has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:*Attend*:*Quantize*'
+has_threads+=':ConvertRoundTrip*:Bench.*:*Threads*'
+
+stage_tsan() {
+  build tsan
+  suite tsan build/tsan/bin/vga-tests "$has_threads"
+}
+
+stage_lint() {
+  git ls-files '*.cpp' '*.h' | xargs clang-format --dry-run --Werror
+  build release vga_shaders  # which sources include
+  scripts/lint build/release "$@"
+}
