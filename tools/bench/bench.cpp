@@ -97,10 +97,9 @@ class Runner {
   /// Brings the session to `depth` tokens; false if interrupted.
   bool go_to_depth(size_t depth) {
     auto length = static_cast<size_t>(session_.length());
-    longest_ = std::max(longest_, length);
-    if (session_.slides() && longest_ > depth + session_.max_batch()) {  // too far to take back
+    if (session_.shortest_length() > static_cast<int64_t>(depth)) {  // too far to take back
       session_.truncate(0);
-      length = longest_ = 0;
+      length = 0;
     }
     if (length < depth) {
       session_.prefill(random_tokens(depth - length), 0, go_on);
@@ -151,7 +150,6 @@ class Runner {
   size_t n_batch_;
   size_t vocab_size_;
   std::mt19937 random_{1};
-  size_t longest_ = 0;  // that the session was since it was empty
   double host_ns_ = 0;
 };
 
