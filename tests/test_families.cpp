@@ -329,7 +329,7 @@ TEST_F(WindowLayers, HoldTheirWindow) {
 TEST_F(WindowLayers, AreTold) {
   EXPECT_EQ(layer_windows(model_.config()), "5 of 6 layers see 8 positions");
   const Outcome inspected = run("vga-inspect '" + model_.file_name() + "'");
-  EXPECT_NE(inspected.out.find("5 of 6 layers see 8 positions"), std::string::npos);
+  EXPECT_NE(inspected.output.find("5 of 6 layers see 8 positions"), std::string::npos);
 }
 
 TEST_F(WindowLayers, SayHowFarATextCanBeTakenBack) {
