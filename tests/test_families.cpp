@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "common/layer_windows.h"
 #include "compute/backend.h"
 #include "cpu/kernels.h"
 #include "environment.h"
@@ -14,6 +15,7 @@
 #include "model/families.h"
 #include "model/weights.h"
 #include "naive_model.h"
+#include "run_program.h"
 #include "vga/vga.h"
 
 namespace vga::test {
@@ -324,6 +326,12 @@ TEST_F(WindowLayers, HoldTheirWindow) {
   EXPECT_EQ(cache_bytes(model_.config(), o), (5 + 16) * page);
 }
 
+TEST_F(WindowLayers, AreTold) {
+  EXPECT_EQ(layer_windows(model_.config()), "5 of 6 layers see 8 positions");
+  const Outcome inspected = run("vga-inspect '" + model_.file_name() + "'");
+  EXPECT_NE(inspected.output.find("5 of 6 layers see 8 positions"), std::string::npos);
+}
+
 TEST_F(WindowLayers, SayHowFarATextCanBeTakenBack) {
   Session session(model_, {.n_threads = 1, .max_batch = 16, .cache_type = DType::f32});
   const auto tokens = some_tokens(600);
@@ -335,6 +343,7 @@ TEST_F(WindowLayers, SayHowFarATextCanBeTakenBack) {
     // A ring of 256 has positions from 344 on, and the token at 351 sees 7 before itself.
     EXPECT_NE(std::string(error.what()).find("at least 351"), std::string::npos) << error.what();
   }
+  EXPECT_EQ(session.shortest_length(), 351);
   session.truncate(351);
   Session fresh(model_, {.n_threads = 1, .max_batch = 16, .cache_type = DType::f32});
   fresh.prefill(std::span(tokens).first(351));

@@ -45,10 +45,11 @@ CachePlan::CachePlan(const Config& config, const SessionOptions& options)
   }
 }
 
-std::vector<CacheShape> CachePlan::shapes_of(size_t first, size_t end) const {
+std::vector<CacheShape> CachePlan::shapes_of(const LayerRange& layers) const {
   std::vector<CacheShape> parts = shapes;
   for (CacheShape& part : parts) part.n_layers = 0;
-  for (size_t layer = first; layer < end; ++layer) ++parts[kind_of_layer[layer]].n_layers;
+  for (size_t layer = layers.first; layer < layers.end; ++layer)
+    ++parts[kind_of_layer[layer]].n_layers;
   return parts;
 }
 

@@ -3,7 +3,7 @@
 #include <span>
 #include <vector>
 
-#include "compute/backend.h"
+#include "compute/device.h"
 #include "compute/kv_window.h"
 #include "vga/vga.h"
 
@@ -22,8 +22,8 @@ struct CachePlan {
   std::vector<CacheShape> shapes;     // of each kind, for all layers that are of it
   std::vector<size_t> kind_of_layer;  // (n_layers)
 
-  /// The caches of layers [first, end): each kind's shape, with no layers where it has none there.
-  std::vector<CacheShape> shapes_of(size_t first, size_t end) const;
+  /// The caches of some layers: each kind's shape, with no layers where it has none there.
+  std::vector<CacheShape> shapes_of(const LayerRange& layers) const;
 };
 
 }  // namespace vga

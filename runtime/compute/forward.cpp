@@ -75,7 +75,7 @@ void attention(const Config& c, const BlockWeights& w, size_t layer, Stage& stag
     watch(Site::attn_gate, *a.gate);
   }
 
-  const auto [cache, cached] = stage.layer_caches[layer - stage.first_layer];
+  const auto [cache, cached] = stage.layer_caches[layer - stage.layers.first];
   const bool keeps = cache->shape().n_kept > 0;
   // Where nothing rotates, kept keys are met by the same queries.
   const Buffer* q_kept = !keeps ? nullptr : c.layers[layer].rope ? a.q_kept.get() : a.q.get();
@@ -159,16 +159,16 @@ void visit_activations(Activations& a, const Config& c, bool keeps_tokens,
   if (c.ffn_gated) visit(a.ffn_up, c.ffn_size);
 }
 
-Stage::Stage(const Config& config, std::unique_ptr<Backend> backend, size_t first, size_t end,
+Stage::Stage(const Config& config, std::unique_ptr<Backend> backend, const LayerRange& range,
              const CachePlan& plan, size_t max_rows)
-    : ops(std::move(backend)), first_layer(first), end_layer(end) {
-  const std::vector<CacheShape> shapes = plan.shapes_of(first, end);
+    : ops(std::move(backend)), layers(range) {
+  const std::vector<CacheShape> shapes = plan.shapes_of(layers);
   caches.resize(shapes.size());
   for (const CacheShape& shape : shapes) {
     if (shape.n_layers > 0) caches[shape.kind] = ops->new_cache(shape);
   }
   std::vector<size_t> n_placed(shapes.size());
-  for (size_t layer = first; layer < end; ++layer) {
+  for (size_t layer = layers.first; layer < layers.end; ++layer) {
     const size_t kind = plan.kind_of_layer[layer];
     layer_caches.push_back({caches[kind].get(), n_placed[kind]++});
   }
@@ -189,7 +189,7 @@ void forward(const Config& c, const Weights& w, std::span<Stage> stages, const B
     } else {
       hand_on(stages[i - 1], stage, batch.rows.size());
     }
-    for (size_t layer = stage.first_layer; layer < stage.end_layer; ++layer) {
+    for (size_t layer = stage.layers.first; layer < stage.layers.end; ++layer) {
       const Watch watch{observer, *stage.ops, layer};
       block(c, w.blocks[layer], layer, stage, watch);
     }

@@ -6,7 +6,7 @@
 
 #include "compute/backend.h"
 #include "compute/cache_plan.h"
-#include "model/weights.h"
+#include "compute/device.h"
 #include "vga/config.h"
 #include "vga/observer.h"
 
@@ -36,7 +36,7 @@ void visit_activations(Activations& activations, const Config& config, bool keep
 /// A run of layers on one backend, with what it needs there. A model is computed by one stage, or
 /// by several in a row that hand the residual stream on.
 struct Stage {
-  Stage(const Config& config, std::unique_ptr<Backend> ops, size_t first_layer, size_t end_layer,
+  Stage(const Config& config, std::unique_ptr<Backend> ops, const LayerRange& layers,
         const CachePlan& plan, size_t max_rows);
 
   /// Where a layer keeps its keys and values.
@@ -46,11 +46,10 @@ struct Stage {
   };
 
   std::unique_ptr<Backend> ops;
-  size_t first_layer;
-  size_t end_layer;
+  LayerRange layers;
   std::vector<std::unique_ptr<Cache>>
       caches;                            // of these layers, one for each kind that they are of
-  std::vector<LayerCache> layer_caches;  // (end_layer - first_layer)
+  std::vector<LayerCache> layer_caches;  // (layers)
   Activations activations;
 };
 

@@ -7,11 +7,9 @@
 #include "compute/cache_plan.h"
 #include "compute/forward.h"
 #include "compute/rope.h"
-#include "cpu/cpu_backend.h"
 #include "cpu/threads.h"
 #include "model/model.h"
 #include "vga/vga.h"
-#include "vulkan/devices.h"
 
 namespace vga {
 namespace {
@@ -100,7 +98,7 @@ std::optional<uint64_t> checked_bytes(std::span<const CacheShape> shapes) {
 }
 
 uint64_t cache_bytes(const CachePlan& plan, size_t n_layers) {
-  const std::optional<uint64_t> bytes = checked_bytes(plan.shapes_of(0, n_layers));
+  const std::optional<uint64_t> bytes = checked_bytes(plan.shapes_of({0, n_layers}));
   if (!bytes) {
     throw Error("cache", "wanted less than 2^64 bytes, found " +
                              std::to_string(plan.shapes[0].n_slots) + " sequences of " +
@@ -119,7 +117,7 @@ uint64_t session_bytes(const Config& c, const SessionOptions& options, size_t n_
   const CachePlan plan(c, options);
   uint64_t bytes = cache_bytes(plan, n_layers);
   const auto add_buffer = [&](size_t rows, size_t cols) {
-    bytes += rows * vulkan::padded_cols(cols) * sizeof(float);
+    bytes += rows * padded_cols(cols) * sizeof(float);
   };
   Activations unused;
   visit_activations(unused, c, plan.session.keep > 0, [&](std::unique_ptr<Buffer>&, size_t cols) {
@@ -139,14 +137,9 @@ struct Session::Impl {
         plan(config, options),
         ropes(make_ropes(config, rope_factors(config, weights, plan.session))),
         sequences(options.n_sequences) {
-    const size_t on_device = model.impl_->device_layers;
-    if (on_device > 0) {
-      stages.emplace_back(config, model.impl_->device->new_backend(), 0, on_device, plan,
+    for (const auto& [layers, device] : model.impl_->parts) {
+      stages.emplace_back(config, device->new_backend(options.n_threads), layers, plan,
                           options.max_batch);
-    }
-    if (on_device < config.n_layers()) {
-      stages.emplace_back(config, cpu::new_backend(options.n_threads, model.impl_->kernels),
-                          on_device, config.n_layers(), plan, options.max_batch);
     }
   }
 
@@ -162,7 +155,7 @@ struct Session::Impl {
     return std::ranges::min(plan.windows, {}, &KvWindow::keep).keep;
   }
   /// What a sequence can be cut to, of lengths that are more than that: as far as all rings hold.
-  int64_t least_length(const Sequence& held) const {
+  int64_t shortest_length(const Sequence& held) const {
     int64_t least = 0;
     for (size_t kind = 0; kind < plan.windows.size(); ++kind) {
       const KvWindow& window = plan.windows[kind];
@@ -298,7 +291,7 @@ std::string Session::description() const {
     if (!text.empty()) text += " + ";
     text += stage.ops->description();
     if (impl_->stages.size() > 1) {
-      text += " (" + std::to_string(stage.end_layer - stage.first_layer) + " layers)";
+      text += " (" + std::to_string(stage.layers.size()) + " layers)";
     }
   }
   return text;
@@ -337,12 +330,16 @@ void Session::truncate(int64_t length, uint32_t sequence) {
     throw Error("length", "a window has slid over what a token at position " +
                               std::to_string(length) + " would see; wanted 0 to " +
                               std::to_string(s.kept_everywhere()) + ", or at least " +
-                              std::to_string(s.least_length(held)));
+                              std::to_string(s.shortest_length(held)));
   }
   // What lies behind the end is simply written again.
   held.length = length;
   held.forgotten = forgotten;
   if (length <= s.kept_everywhere()) held.written = length;  // all of the rings before it is seen
+}
+
+int64_t Session::shortest_length(uint32_t sequence) const {
+  return impl_->shortest_length(impl_->sequence(sequence));
 }
 
 void Session::forget(int64_t position, uint32_t sequence) {

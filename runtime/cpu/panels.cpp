@@ -323,20 +323,17 @@ void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* pa
   }
 }
 
-Panels::Panels(const Weights& weights, const Config& config, size_t lanes, ThreadPool& threads,
-               const std::function<void(const Tensor&, std::span<const std::byte>)>& done)
-    : weights_(weights) {
+Panels::Panels(Weights& weights, const Config& config, const LayerRange& layers, size_t lanes,
+               ThreadPool& threads, const Done& done) {
   std::vector<Tensor*> matrices;
   std::vector<Tensor*> vectors;
-  visit_weights(weights_, config, [&](const WeightSpec& spec, std::span<const WeightPart> parts) {
-    if (spec.layer == WeightSpec::no_layer) return;
-    for (const WeightPart& part : parts) {
-      if (part.tensor->on_device == nullptr) {
-        (spec.is_matrix() ? matrices : vectors).push_back(part.tensor);
-      }
+  visit_layers(weights, config, layers, [&](const WeightSpec& spec, Tensor& tensor) {
+    if (spec.layer != WeightSpec::no_layer) {
+      (spec.is_matrix() ? matrices : vectors).push_back(&tensor);
     }
   });
-  matrices.push_back(&weights_.output.weight);
+  // A tied one has a copy of the embedding's rows.
+  if (layers.end == config.n_layers()) matrices.push_back(&weights.output.weight);
   const auto bytes_of = [&](const Tensor& t) { return n_panels(t, lanes) * panel_bytes(t, lanes); };
   const auto vector_bytes = [](const Tensor& t) { return t.rows * row_bytes(t.type, t.cols); };
   size_t bytes = 0;

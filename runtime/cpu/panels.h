@@ -3,9 +3,9 @@
 #include <functional>
 #include <span>
 
+#include "compute/device.h"
 #include "cpu/large_memory.h"
 #include "cpu/threads.h"
-#include "model/weights.h"
 
 namespace vga::cpu {
 
@@ -44,22 +44,20 @@ size_t n_panels(const Tensor& weight, size_t lanes);
 /// Writes the panel `index` to its place among all of them.
 void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* panels);
 
-/// The matrices of a model in panels, and the vectors beside them, in memory of their own.
+/// The matrices of some layers in panels, and the vectors beside them, in memory of their own.
 class Panels {
  public:
-  /// Rearranges every matrix that the CPU multiplies by, on all `threads`, a band of rows at a
-  /// time. `done` hears of each matrix band by band, so that its memory can go before the next one
-  /// takes more.
-  Panels(const Weights& weights, const Config& config, size_t lanes, ThreadPool& threads,
-         const std::function<void(const Tensor& matrix, std::span<const std::byte> band)>& done);
+  /// Hears of each matrix band by band, so that its memory can go before the next one takes more.
+  using Done = std::function<void(const Tensor& matrix, std::span<const std::byte> band)>;
 
-  /// The same weights. Those of blocks and the output are views of this memory; the last norm and
-  /// the embedding, of which a token wants one row, are where they were.
-  const Weights& weights() const { return weights_; }
+  /// Rearranges every matrix that the layers multiply by, on all `threads`, a band of rows at a
+  /// time. Weights of blocks and the output become views of this memory; the last norm and the
+  /// embeddings, of which a token wants one row, stay where they are.
+  Panels(Weights& weights, const Config& config, const LayerRange& layers, size_t lanes,
+         ThreadPool& threads, const Done& done);
 
  private:
   LargeMemory memory_;
-  Weights weights_;
 };
 
 }  // namespace vga::cpu

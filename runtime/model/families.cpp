@@ -3,88 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <set>
-#include <span>
 
-#include "gguf/gguf.h"
-#include "vga/error.h"
+#include "model/family_keys.h"
 
 namespace vga {
 namespace {
 
 using Gate = AttentionGate;
-
-/// The metadata of one family: keys without "<architecture>.", and which of them somebody asked
-/// for.
-class Keys {
- public:
-  Keys(const Gguf& gguf, const std::string& family) : gguf_(gguf), prefix_(family + ".") {}
-
-  const Gguf& gguf() const { return gguf_; }
-  std::string key(std::string_view suffix) const { return prefix_ + std::string(suffix); }
-  std::optional<uint64_t> number(std::string_view suffix) const {
-    return gguf_.integer(asked(suffix));
-  }
-  std::optional<double> real(std::string_view suffix) const { return gguf_.real(asked(suffix)); }
-  /// 0 stands for a number that is not given.
-  double real_or(std::string_view suffix, double otherwise) const {
-    const double found = real(suffix).value_or(0);
-    return found == 0 ? otherwise : found;
-  }
-  std::optional<bool> boolean(std::string_view suffix) const {
-    return gguf_.boolean(asked(suffix));
-  }
-  std::optional<std::string_view> string(std::string_view suffix) const {
-    return gguf_.string(asked(suffix));
-  }
-  const GgufValue* find(std::string_view suffix) const { return gguf_.find(asked(suffix)); }
-  template <class T>
-  T required(std::string_view suffix, std::optional<T> value) const {
-    return gguf_.required(key(suffix), std::move(value));
-  }
-
-  bool was_asked(std::string_view suffix) const { return asked_.contains(std::string(suffix)); }
-  [[noreturn]] void refuse(std::string_view suffix, const std::string& what) const {
-    throw Error(gguf_.file_name(), "key '" + key(suffix) + "': " + what);
-  }
-
- private:
-  std::string asked(std::string_view suffix) const {
-    asked_.emplace(suffix);
-    return key(suffix);
-  }
-
-  const Gguf& gguf_;
-  std::string prefix_;
-  mutable std::set<std::string> asked_;
-};
-
-/// Adds keys under "<architecture>.".
-class KeyWriter {
- public:
-  KeyWriter(GgufWriter& writer, const std::string& family)
-      : writer_(writer), prefix_(family + ".") {}
-
-  void number(std::string_view suffix, size_t value) const {
-    writer_.add(key(suffix), static_cast<uint32_t>(value));
-  }
-  void real(std::string_view suffix, double value) const {
-    writer_.add(key(suffix), static_cast<float>(value));
-  }
-  void boolean(std::string_view suffix, bool value) const { writer_.add(key(suffix), value); }
-  void string(std::string_view suffix, std::string_view value) const {
-    writer_.add(key(suffix), value);
-  }
-  void booleans(std::string_view suffix, const std::vector<bool>& values) const {
-    writer_.add(key(suffix), values);
-  }
-
- private:
-  std::string key(std::string_view suffix) const { return prefix_ + std::string(suffix); }
-
-  GgufWriter& writer_;
-  std::string prefix_;
-};
 
 // -- Windows --------------------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <functional>
+#include <future>
 #include <map>
 #include <numeric>
 #include <utility>
 
 #include "compute/device_choice.h"
-#include "model/families.h"
+#include "cpu/cpu_device.h"
 #include "tokenizer/vocabulary.h"
 
 namespace vga {
@@ -16,41 +17,23 @@ namespace {
 
 constexpr std::string_view tokenizer_key = vocabulary_key::model;
 
-/// What goes to a device with the first `n_layers`: those, the embeddings, and with the last layer
-/// all that follows it.
-std::vector<Tensor*> device_tensors(const Config& config, Weights& weights, size_t n_layers) {
-  std::vector<Tensor*> tensors;
-  visit_weights(weights, config, [&](const WeightSpec& spec, std::span<const WeightPart> parts) {
-    const bool begins = spec.role == Role::embedding || spec.role == Role::positions;
-    const bool ends = spec.layer == WeightSpec::no_layer && spec.role != Role::rope_factors;
-    if (spec.layer < n_layers || begins || (ends && n_layers == config.n_layers())) {
-      for (const WeightPart& part : parts) tensors.push_back(part.tensor);
-    }
-  });
-  return tensors;
-}
-
 /// Puts the first layers on the device that the options ask for; null if they ask for the CPU.
-/// `n_layers` and `why_cpu` say what became of it.
-std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
-                                                    const ModelOptions& options, Weights& weights,
-                                                    size_t& n_layers, std::string& why_cpu) {
-  n_layers = 0;
+/// `layers` and `why_cpu` say what became of it.
+std::unique_ptr<const Device> place_on_device(Weights& weights, const Config& config,
+                                              const ModelOptions& options, LayerRange& layers,
+                                              std::string& why_cpu) {
   const WantedDevice device = wanted_device(options.device);
   if (device.name == "cpu" || options.device_layers == 0) return nullptr;
   try {
     const std::vector<vulkan::DeviceInfo> devices = vulkan::devices();
     const size_t index = choose_device(devices, device);
-    const size_t wanted = std::min<size_t>(options.device_layers, config.n_layers());
+    const LayerRange wanted = {0, std::min<size_t>(options.device_layers, config.n_layers())};
     Weights placed = weights;  // as they are, should there be no room
-    const std::vector<Tensor*> tensors = device_tensors(config, placed, wanted);
-    auto loaded = vulkan::load(index, tensors, session_bytes(config, options.session, wanted),
-                               options.progress);
-    if (wanted == config.n_layers() && config.tied_embeddings) {
-      placed.output.weight.on_device = placed.token_embd.on_device;
-    }
+    auto loaded =
+        vulkan::load(index, placed, config, wanted,
+                     session_bytes(config, options.session, wanted.end), options.progress);
     weights = std::move(placed);
-    n_layers = wanted;
+    layers = wanted;
     return loaded;
   } catch (const Error& error) {
     if (device.name != "auto") throw;
@@ -80,27 +63,36 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::filesystem::path& path, const ModelOptions& options) {
-  Gguf gguf = Gguf::open(path, options.mmap ? MappedFile::Access::map : MappedFile::Access::read);
-  Config config = read_config(gguf);
-  Weights weights = bind_weights(gguf, config);
-  std::optional<Tokenizer> tokenizer = read_tokenizer(gguf, config, options.pre);
-  size_t device_layers = 0;
-  std::string why_cpu;
-  auto device = load_on_device(config, options, weights, device_layers, why_cpu);
-  const cpu::Kernels& kernels = cpu::best_kernels();
-  std::optional<cpu::Panels> panels;
-  if (kernels.lanes > 0 && device_layers < config.n_layers()) {
-    cpu::ThreadPool threads(cpu::default_threads());
+  const auto access = options.mmap ? MappedFile::Access::map : MappedFile::Access::read;
+  return load_model_from(std::make_unique<FileSource>(Gguf::open(path, access)), options);
+}
+
+Model load_model_from(std::unique_ptr<const TensorSource> source, const ModelOptions& options) {
+  auto impl = std::make_unique<Model::Impl>();
+  impl->source = std::move(source);
+  impl->config = impl->source->config();
+  const Config& config = impl->config;
+  impl->weights = bind_weights(impl->source->file().file_name(), impl->source->tensors(), config);
+  // A large vocabulary takes as long as the weights: one is read while the others are arranged.
+  auto tokenizer =
+      std::async(std::launch::async, [&file = impl->source->file(), &config, &options] {
+        return read_tokenizer(file, config, options.pre);
+      });
+  LayerRange on_device = {0, 0};
+  auto device = place_on_device(impl->weights, config, options, on_device, impl->why_cpu);
+  if (device != nullptr) impl->parts.push_back({on_device, std::move(device)});
+  if (on_device.end < config.n_layers()) {
+    const std::byte* embedding = impl->weights.token_embd.data;
     const auto done = [&](const Tensor& matrix, std::span<const std::byte> band) {
       // What a tied embedding was read in from is read again, row by row.
-      if (options.mmap || matrix.data != weights.token_embd.data) gguf.release(band);
+      if (options.mmap || matrix.data != embedding) impl->source->release(band);
     };
-    panels.emplace(weights, config, kernels.lanes, threads, done);
-    weights = panels->weights();
+    const LayerRange rest = {on_device.end, config.n_layers()};
+    impl->parts.push_back(
+        {rest, std::make_unique<cpu::CpuDevice>(impl->weights, config, rest, done)});
   }
-  return Model(std::make_unique<const Impl>(
-      Impl{std::move(gguf), std::move(config), std::move(weights), std::move(tokenizer), kernels,
-           std::move(panels), std::move(device), device_layers, std::move(why_cpu)}));
+  impl->tokenizer = tokenizer.get();
+  return Model(std::move(impl));
 }
 
 const Config& Model::config() const {
@@ -115,16 +107,16 @@ const Tokenizer& Model::tokenizer() const {
   return *impl_->tokenizer;
 }
 const std::string& Model::file_name() const {
-  return impl_->gguf.file_name();
+  return impl_->source->file().file_name();
 }
 
 std::string_view Model::chat_template() const {
-  return impl_->gguf.string("tokenizer.chat_template").value_or("");
+  return impl_->source->file().string("tokenizer.chat_template").value_or("");
 }
 
 uint64_t Model::weight_bytes() const {
   uint64_t bytes = 0;
-  for (const GgufTensor& tensor : impl_->gguf.tensors()) bytes += tensor.data.size();
+  for (const GgufTensor& tensor : impl_->source->tensors()) bytes += tensor.data.size();
   return bytes;
 }
 
@@ -144,7 +136,7 @@ uint64_t Model::parameters() const {
 
 std::string Model::description() const {
   std::map<uint32_t, uint64_t> elements;  // by GGUF type
-  for (const GgufTensor& tensor : impl_->gguf.tensors()) {
+  for (const GgufTensor& tensor : impl_->source->tensors()) {
     elements[tensor.type] +=
         std::accumulate(tensor.dims.begin(), tensor.dims.end(), uint64_t{1}, std::multiplies());
   }

@@ -1,13 +1,11 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
-#include "cpu/kernels.h"
-#include "cpu/panels.h"
-#include "gguf/gguf.h"
-#include "model/weights.h"
+#include "compute/device.h"
+#include "model/tensor_source.h"
 #include "vga/vga.h"
-#include "vulkan/devices.h"
 
 namespace vga {
 
@@ -16,16 +14,19 @@ namespace vga {
 std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Config& config,
                                         std::string_view pre = {});
 
-/// What a Model holds; sessions read it. `weights` points into `gguf` and `panels`.
+/// What a Model holds; sessions read it. `weights` points into `source` and the devices.
 struct Model::Impl {
-  Gguf gguf;
+  /// Layers, and where they are computed.
+  struct Part {
+    LayerRange layers;
+    std::unique_ptr<const Device> device;
+  };
+
+  std::unique_ptr<const TensorSource> source;
   Config config;
   Weights weights;
   std::optional<Tokenizer> tokenizer;  // none in files for experiments on bare token ids
-  const cpu::Kernels& kernels;         // those that the weights are arranged for
-  std::optional<cpu::Panels> panels;   // none if the kernels take weights as the file has them
-  std::unique_ptr<vulkan::DeviceModel> device;  // null if all is on the CPU
-  size_t device_layers;                         // that are on it, from the first on
+  std::vector<Part> parts;             // one after the other
   std::string why_cpu;
 };
 

@@ -3,7 +3,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <set>
+#include <map>
 
 #include "base/text.h"
 #include "gguf/gguf.h"
@@ -55,7 +55,8 @@ class Visitor {
       outputs += layer.outputs;
     }
     visit_({prefix_ + name + ".weight", role, layer_, outputs, inputs}, weights);
-    if (has_bias) visit_({prefix_ + name + ".bias", Role::bias, layer_, 1, outputs}, biases);
+    const Role bias = role == Role::attn_gate ? Role::attn_gate_bias : Role::bias;
+    if (has_bias) visit_({prefix_ + name + ".bias", bias, layer_, 1, outputs}, biases);
   }
 
  private:
@@ -114,9 +115,7 @@ bool is_ignored(std::string_view name) {
   return name.ends_with("attn_rot_embd");
 }
 
-Tensor bind(const Gguf& gguf, const WeightSpec& spec) {
-  const std::string where = gguf.file_name() + ": tensor '" + spec.name + "'";
-  const GgufTensor* found = gguf.find_tensor(spec.name);
+Tensor bind(const GgufTensor* found, const WeightSpec& spec, const std::string& where) {
   if (found == nullptr) throw Error(where, "is missing, wanted " + bracketed(spec.shape()));
   if (found->shape() != spec.shape()) {
     throw Error(where,
@@ -198,24 +197,28 @@ std::vector<WeightSpec> weight_specs(const Config& config) {
 }
 
 Weights bind_weights(const Gguf& gguf, const Config& config) {
+  return bind_weights(gguf.file_name(), gguf.tensors(), config);
+}
+
+Weights bind_weights(const std::string& file, std::span<const GgufTensor> tensors,
+                     const Config& config) {
+  std::map<std::string_view, const GgufTensor*> unbound;
+  for (const GgufTensor& tensor : tensors) {
+    if (!is_ignored(tensor.name)) unbound.emplace(tensor.name, &tensor);
+  }
   Weights weights;
-  std::set<std::string, std::less<>> known;
   visit_weights(weights, config, [&](const WeightSpec& spec, std::span<const WeightPart> parts) {
-    const Tensor whole = bind(gguf, spec);
-    if (spec.role == Role::rope_factors) {
-      check_rope_factors(whole, gguf.file_name() + ": tensor '" + spec.name + "'");
-    }
+    const std::string where = file + ": tensor '" + spec.name + "'";
+    const auto found = unbound.extract(spec.name);
+    const Tensor whole = bind(found.empty() ? nullptr : found.mapped(), spec, where);
+    if (spec.role == Role::rope_factors) check_rope_factors(whole, where);
     split(whole, spec.is_vector(), parts);
-    known.insert(spec.name);
   });
   // A tensor we do not know may change what the model computes (a bias, a gate): never ignore it.
-  for (const GgufTensor& tensor : gguf.tensors()) {
-    if (!known.contains(tensor.name) && !is_ignored(tensor.name)) {
-      throw Error(gguf.file_name(), "tensor '" + std::string(tensor.name) + "' " +
-                                        bracketed(tensor.shape()) +
-                                        " belongs to no part of this model as its metadata "
-                                        "describes it");
-    }
+  if (!unbound.empty()) {
+    const GgufTensor& tensor = *unbound.begin()->second;
+    throw Error(file, "tensor '" + std::string(tensor.name) + "' " + bracketed(tensor.shape()) +
+                          " belongs to no part of this model as its metadata describes it");
   }
   if (config.tied_embeddings) weights.output.weight = weights.token_embd;
   return weights;

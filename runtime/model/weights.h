@@ -12,6 +12,7 @@
 namespace vga {
 
 class Gguf;
+struct GgufTensor;
 
 /// Weights of one transformer block, those that its Config asks for; the others are empty. Shapes
 /// are (outputs, inputs).
@@ -57,7 +58,8 @@ enum class Role {
   ffn_up,  // with the gate's rows before its own where Config::fused_gate_up says so
   ffn_down,
   norm,
-  bias,
+  bias,  // of anything but a gate
+  attn_gate_bias,
   rope_factors,
 };
 
@@ -72,7 +74,8 @@ struct WeightSpec {
   size_t cols;
 
   bool is_vector() const {
-    return role == Role::norm || role == Role::bias || role == Role::rope_factors;
+    return role == Role::norm || role == Role::bias || role == Role::attn_gate_bias ||
+           role == Role::rope_factors;
   }
   /// Vectors, gates and positions are stored as f32, never quantized.
   bool keep_float() const {
@@ -107,5 +110,8 @@ std::vector<WeightSpec> weight_specs(const Config& config);
 /// present with its exact shape and a type we compute with; anything else, and any tensor that the
 /// config does not ask for, is an Error naming the tensor, what was wanted and what was found.
 Weights bind_weights(const Gguf& gguf, const Config& config);
+/// The same for tensors of another source; `file` is for messages.
+Weights bind_weights(const std::string& file, std::span<const GgufTensor> tensors,
+                     const Config& config);
 
 }  // namespace vga

@@ -186,22 +186,34 @@ void load(DeviceWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
 
 namespace {
 
-class Loaded : public DeviceModel {
+class Loaded : public vga::Device {
  public:
-  explicit Loaded(size_t index) : weights_(index) {}
-  DeviceWeights& weights() { return weights_; }
-  std::unique_ptr<Backend> new_backend() override { return vulkan::new_backend(weights_.device); }
+  explicit Loaded(size_t index) : weights_(std::make_unique<DeviceWeights>(index)) {}
+  DeviceWeights& weights() { return *weights_; }
+  std::unique_ptr<Backend> new_backend(size_t) const override {
+    return vulkan::new_backend(weights_->device);
+  }
 
  private:
-  DeviceWeights weights_;
+  std::unique_ptr<DeviceWeights> weights_;
 };
 
 }  // namespace
 
-std::unique_ptr<DeviceModel> load(size_t index, std::span<Tensor* const> tensors, uint64_t besides,
-                                  const std::function<void(uint64_t, uint64_t)>& progress) {
+std::unique_ptr<const vga::Device> load(size_t index, Weights& weights, const Config& config,
+                                        const LayerRange& layers, uint64_t besides,
+                                        const std::function<void(uint64_t, uint64_t)>& progress) {
+  std::vector<Tensor*> tensors;
+  visit_layers(weights, config, layers,
+               [&](const WeightSpec&, Tensor& tensor) { tensors.push_back(&tensor); });
+  const bool has_last = layers.end == config.n_layers();
+  const bool embeds = layers.first == 0;
+  if (has_last && config.tied_embeddings && !embeds) tensors.push_back(&weights.output.weight);
   auto loaded = std::make_unique<Loaded>(index);
   load(loaded->weights(), tensors, besides, progress);
+  if (has_last && config.tied_embeddings && embeds) {
+    weights.output.weight.on_device = weights.token_embd.on_device;
+  }
   return loaded;
 }
 

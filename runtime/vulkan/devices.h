@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "compute/backend.h"
-#include "model/weights.h"
+#include "compute/device.h"
 
 /// The Vulkan backend as the rest of the runtime sees it. A build without Vulkan has all of this
 /// too: devices() then says so.
@@ -27,23 +26,11 @@ struct DeviceInfo {
 /// why when there is no Vulkan here at all.
 std::vector<DeviceInfo> devices();
 
-/// Floats from a row of activations to the next on a device; common.glsl's padded().
-constexpr size_t padded_cols(size_t cols) {
-  return (cols + 7) / 8 * 8;
-}
-
-/// A device and what it holds of a model.
-class DeviceModel {
- public:
-  virtual ~DeviceModel() = default;
-  /// For one session.
-  virtual std::unique_ptr<Backend> new_backend() = 0;
-};
-
-/// Opens device `index` of devices() and gives it the tensors, whose `on_device` is set then. An
-/// Error before anything is copied if there is no room for them, as far as they cannot be used in
-/// place, and `besides` more bytes. `progress` hears of bytes done and of all.
-std::unique_ptr<DeviceModel> load(size_t index, std::span<Tensor* const> tensors, uint64_t besides,
-                                  const std::function<void(uint64_t, uint64_t)>& progress);
+/// Opens device `index` of devices() and gives it the weights of these layers, whose `on_device` is
+/// set then. An Error before anything is copied if there is no room for them, as far as they cannot
+/// be used in place, and `besides` more bytes. `progress` hears of bytes done and of all.
+std::unique_ptr<const vga::Device> load(size_t index, Weights& weights, const Config& config,
+                                        const LayerRange& layers, uint64_t besides,
+                                        const std::function<void(uint64_t, uint64_t)>& progress);
 
 }  // namespace vga::vulkan

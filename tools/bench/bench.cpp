@@ -97,10 +97,9 @@ class Runner {
   /// Brings the session to `depth` tokens; false if interrupted.
   bool go_to_depth(size_t depth) {
     auto length = static_cast<size_t>(session_.length());
-    longest_ = std::max(longest_, length);
-    if (session_.slides() && longest_ > depth + session_.max_batch()) {  // too far to take back
+    if (session_.shortest_length() > static_cast<int64_t>(depth)) {  // too far to take back
       session_.truncate(0);
-      length = longest_ = 0;
+      length = 0;
     }
     if (length < depth) {
       session_.prefill(random_tokens(depth - length), 0, go_on);
@@ -151,7 +150,6 @@ class Runner {
   size_t n_batch_;
   size_t vocab_size_;
   std::mt19937 random_{1};
-  size_t longest_ = 0;  // that the session was since it was empty
   double host_ns_ = 0;
 };
 
@@ -161,13 +159,17 @@ uint64_t bytes_read(const vga::Model& model, const vga::BenchTest& test,
                     const vga::BenchSetup& setup) {
   if (test.n_prompt > 0) return 0;
   const vga::Config& config = model.config();
-  const uint64_t per_position =
-      2 * config.n_layers() *
-      vga::row_bytes(setup.cache_type, config.kv_size());  // keys and values
-  uint64_t positions = 0;
-  for (size_t length = test.n_depth + 1; length <= test.n_depth + test.n_gen; ++length) {
-    positions += setup.window > 0 ? std::min(setup.window, length) : length;
+  uint64_t positions = 0;  // of all layers
+  for (const vga::LayerConfig& layer : config.layers) {
+    for (size_t length = test.n_depth + 1; length <= test.n_depth + test.n_gen; ++length) {
+      size_t seen = length;
+      for (const size_t window : {setup.window, layer.window}) {
+        if (window > 0) seen = std::min(seen, window);
+      }
+      positions += seen;
+    }
   }
+  const uint64_t per_position = 2 * vga::row_bytes(setup.cache_type, config.kv_size());
   return test.n_gen * model.bytes_per_token() + positions * per_position;
 }
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
+#include "common/layer_windows.h"
 #include "common/program.h"
 #include "common/terminal.h"
 #include "gguf/decode.h"
@@ -95,10 +96,13 @@ void print_text(const vga::Gguf& gguf, const vga::Config* config, const std::str
     std::cout << "\n  layers " << c.n_layers() << ", hidden " << c.hidden_size << ", ffn "
               << c.ffn_size << ", heads " << c.n_heads << " (" << c.n_kv_heads << " KV) of "
               << c.head_dim << ", vocabulary " << c.vocab_size << ", context " << c.context_length
-              << "\n  attention gate: " << gate_text(c.gate) << "\n  memory at context "
-              << n.context << ": weights " << vga::human_bytes(n.weights) << " + cache "
-              << vga::human_bytes(n.cache_f16) << " (f16) or " << vga::human_bytes(n.cache_f32)
-              << " (f32)\n";
+              << "\n  attention gate: " << gate_text(c.gate);
+    if (const std::string windows = vga::layer_windows(c); !windows.empty()) {
+      std::cout << "\n  windows: " << windows;
+    }
+    std::cout << "\n  memory at context " << n.context << ": weights "
+              << vga::human_bytes(n.weights) << " + cache " << vga::human_bytes(n.cache_f16)
+              << " (f16) or " << vga::human_bytes(n.cache_f32) << " (f32)\n";
   } else {
     std::cout << "\n  cannot be run: " << problem << '\n';
   }
@@ -129,6 +133,8 @@ void print_json(const vga::Gguf& gguf, const vga::Config* config, const std::str
                              {"placement", name(gate.placement)},
                              {"granularity", name(gate.granularity)},
                              {"bias", gate.bias}};
+    out["family"] = config->family;
+    out["layer_windows"] = vga::layer_windows(*config);
     out["memory"] = {{"context", n.context},
                      {"weights", n.weights},
                      {"cache_f16", n.cache_f16},

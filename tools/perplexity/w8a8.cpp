@@ -2,20 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
+#include <deque>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <tuple>
+#include <utility>
 #include <vector>
 
-#include "base/file.h"
 #include "common/attention_probe.h"
 #include "common/terminal.h"
 #include "cpu/threads.h"
 #include "gguf/decode.h"
 #include "gguf/gguf.h"
-#include "model/families.h"
+#include "model/tensor_source.h"
 #include "model/weights.h"
 
 namespace vga {
@@ -39,6 +39,10 @@ double quantile(std::vector<float>& x, double share) {
   return low + (high - low) * (place - static_cast<double>(below));
 }
 
+double capped(double x, double cap) {
+  return cap > 0 ? cap * std::tanh(x / cap) : x;
+}
+
 std::vector<float> decoded(const Tensor& tensor) {
   std::vector<float> out(tensor.rows * tensor.cols);
   for (size_t r = 0; r < tensor.rows; ++r) {
@@ -46,26 +50,6 @@ std::vector<float> decoded(const Tensor& tensor) {
   }
   return out;
 }
-
-/// A file of its own, gone at the end.
-class TemporaryFile {
- public:
-  TemporaryFile() {
-    std::string path = (std::filesystem::temp_directory_path() / "vga-w8a8-XXXXXX").string();
-    if (::mkdtemp(path.data()) == nullptr) throw Error(path, "cannot make this folder");
-    folder_ = path;
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  ~TemporaryFile() {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
-  std::filesystem::path path() const { return folder_ / "model.gguf"; }
-
- private:
-  std::filesystem::path folder_;
-};
 
 /// The scale and zero point of 8 bits, as numbers.
 struct Int8Grid {
@@ -119,43 +103,59 @@ Int8Grid best_symmetric_grid(std::span<const float> weights, size_t n_threads) {
   return grids[static_cast<size_t>(std::ranges::min_element(errors) - errors.begin())];
 }
 
-/// Writes `model_file` with rounded weights, as f32 and without a tokenizer. Gates and the matrix
-/// that makes the logits are left as they are. False, and no file, if interrupted.
-bool write_int8_weights(const std::filesystem::path& model_file,
-                        const std::filesystem::path& out_file, size_t n_threads) {
-  const Gguf input = Gguf::open(model_file);
-  Config config = read_config(input);
-  const Weights weights = bind_weights(input, config);
-  config.tied_embeddings = false;  // the embedding is rounded, the same matrix at the end is not
-  GgufWriter writer;
-  write_config(config, writer);
-  const std::vector<WeightSpec> specs = weight_specs(config);
-  for (const WeightSpec& spec : specs) {
-    writer.add_tensor(spec.name, DType::f32, spec.rows, spec.cols, spec.is_vector() ? 1 : 2);
-  }
-  Progress progress("rounding weights", writer.file_size());
-  OutputFile out(out_file);
-  writer.begin(out);
-  for (const WeightSpec& spec : specs) {
-    progress.update(out.size(), spec.name);
-    const bool is_output = spec.name == "output.weight";
-    const bool tied = is_output && input.find_tensor(spec.name) == nullptr;
-    const GgufTensor& from = *input.find_tensor(tied ? "token_embd.weight" : spec.name);
-    std::vector<float> values =
-        decoded({dtype_from_gguf(from.type).value(), spec.rows, spec.cols, from.data.data()});
-    const bool kept = is_output || spec.role == Role::rope_factors ||
-                      spec.name.find("attn_gate") != std::string::npos;
-    if (!kept) {
-      const Int8Grid grid = best_symmetric_grid(values, n_threads);
-      for (float& w : values) w = static_cast<float>(grid.round(w));
+/// A file seen through a rounding of its weights to 8 bits, as f32. Gates and the matrix that makes
+/// the logits are left as they are.
+class RoundedSource : public TensorSource {
+ public:
+  /// Rounds everything; incomplete if interrupted.
+  RoundedSource(Gguf file, size_t n_threads) : file_(std::move(file)) {
+    const Config as_is = file_.config();
+    Config config = as_is;
+    config.tied_embeddings = false;  // the embedding is rounded, the same matrix at the end is not
+    const std::vector<WeightSpec> specs = weight_specs(config);
+    Progress progress("rounding weights", specs.size());
+    for (size_t i = 0; i < specs.size() && !interrupted(); ++i) {
+      const WeightSpec& spec = specs[i];
+      progress.update(i, spec.name);
+      const bool tied = spec.role == Role::output && as_is.tied_embeddings;
+      GgufTensor tensor = *file_.file().find_tensor(tied ? "token_embd.weight" : spec.name);
+      if (tied) tensor.name = "output.weight";
+      if (!is_kept(spec.role)) round(spec, tensor, n_threads);
+      tensors_.push_back(tensor);
     }
-    if (interrupted()) return false;
-    out.write(std::as_bytes(std::span(values)));
-    writer.pad(out);
   }
-  out.commit();
-  return true;
-}
+
+  const Gguf& file() const override { return file_.file(); }
+  Config config() const override {
+    Config config = file_.config();
+    config.tied_embeddings = false;
+    return config;
+  }
+  std::span<const GgufTensor> tensors() const override { return tensors_; }
+  void release(std::span<const std::byte>) const override {}
+
+ private:
+  static bool is_kept(Role role) {
+    return role == Role::output || role == Role::rope_factors || role == Role::attn_gate ||
+           role == Role::attn_gate_bias;
+  }
+
+  void round(const WeightSpec& spec, GgufTensor& tensor, size_t n_threads) {
+    std::vector<float>& values =
+        values_.emplace_back(decoded({.type = dtype_from_gguf(tensor.type).value(),
+                                      .rows = spec.rows,
+                                      .cols = spec.cols,
+                                      .data = tensor.data.data()}));
+    const Int8Grid grid = best_symmetric_grid(values, n_threads);
+    for (float& w : values) w = static_cast<float>(grid.round(w));
+    tensor.type = static_cast<uint32_t>(DType::f32);
+    tensor.data = std::as_bytes(std::span(values));
+  }
+
+  FileSource file_;
+  std::deque<std::vector<float>> values_;  // of the rounded tensors
+  std::vector<GgufTensor> tensors_;
+};
 
 /// Rounds activations: what norms, projections, attention (scores, weights and what it mixed), the
 /// MLP's product and the residual sums give. Gates, and values that a gate has scaled, are left as
@@ -235,6 +235,7 @@ void Int8Activations::quantize(Site site, Place place, size_t layer, std::span<f
 void Int8Activations::attend(size_t layer, std::span<float> mixed) {
   const Config& c = config_;
   const size_t n = in_.q.size() / c.q_size();
+  const size_t window = c.layers[layer].window > 0 ? c.layers[layer].window : n;
   // All heads at once, masked scores included: they share a range.
   std::vector<float> scores(c.n_heads * n * n);  // (n_heads, queries, keys)
   for (size_t head = 0; head < c.n_heads; ++head) {
@@ -244,19 +245,22 @@ void Int8Activations::attend(size_t layer, std::span<float> mixed) {
       for (size_t key = 0; key < n; ++key) {
         const double sum = std::inner_product(q, q + c.head_dim, k + key * c.kv_size(), 0.0);
         scores[(head * n + query) * n + key] =
-            static_cast<float>(sum / std::sqrt(static_cast<double>(c.head_dim)));
+            static_cast<float>(capped(sum * double{c.score_scale}, double{c.score_cap}));
       }
     }
   }
   quantize(Site::attn_mixed, Place::scores, layer, scores);
   for (size_t row = 0; row < c.n_heads * n; ++row) {
     const auto all = std::span(scores).subspan(row * n, n);
-    const auto seen = all.first(row % n + 1);
+    const size_t end = row % n + 1;
+    const size_t first = end > window ? end - window : 0;
+    const auto seen = all.subspan(first, end - first);
     const float highest = *std::ranges::max_element(seen);
     double total = 0;
     for (float& x : seen) total += x = std::exp(x - highest);
     for (float& x : seen) x = static_cast<float>(x / total);
-    std::ranges::fill(all.subspan(seen.size()), 0.0f);
+    std::ranges::fill(all.first(first), 0.0f);
+    std::ranges::fill(all.subspan(end), 0.0f);
   }
   quantize(Site::attn_mixed, Place::weights, layer, scores);
 
@@ -288,11 +292,11 @@ void Int8Activations::apply_gate(AttentionGate::Placement placement, std::span<f
 
 Score score_w8a8(const ModelFlags& flags, std::span<const Chunk> chunks,
                  std::span<const Chunk> calibration) {
-  const TemporaryFile file;
-  if (!write_int8_weights(flags.file, file.path(), flags.session.n_threads)) return {};
+  auto source = std::make_unique<RoundedSource>(Gguf::open(flags.file), flags.session.n_threads);
+  if (interrupted()) return {};
   ModelOptions options = flags.model;
   options.session = flags.session;
-  const Model rounded = load_model(file.path(), options);
+  const Model rounded = load_model_from(std::move(source), options);
   Session session(rounded, options.session);
   Int8Activations activations(rounded.config());
   session.observe(&activations);

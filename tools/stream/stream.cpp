@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "common/attention_probe.h"
+#include "common/layer_windows.h"
 #include "common/program.h"
 #include "common/terminal.h"
 #include "stream/stream_policy.h"
@@ -210,7 +211,8 @@ int stream(Flags flags) {
   vga::StreamRun run{
       .model = model.config().model_name.empty() ? model.file_name() : model.config().model_name,
       .window = window,
-      .trained_context = model.config().context_length};
+      .trained_context = model.config().context_length,
+      .layer_windows = vga::layer_windows(model.config())};
   vga::catch_interrupts();
   read(flags, text, policies, run);
   if (run.tokens < 2 * window) {

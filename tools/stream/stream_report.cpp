@@ -157,6 +157,12 @@ std::string text_report(const StreamRun& run, std::span<const StreamPolicy> poli
         "  memory of the process when the windows had filled: " + human_bytes(run.memory_filled) +
         ", at the end: " + human_bytes(run.memory_end) + "\n";
   }
+  if (!run.layer_windows.empty()) {
+    text +=
+        "  " + run.layer_windows +
+        " of their own: such a layer keeps no first tokens, and where its window is the smaller "
+        "one it counts\n";
+  }
   if (!run.layers.empty()) {
     text +=
         "\nlayer  attention on the first token  gate x attention  norm of its value / others'\n";
@@ -172,11 +178,9 @@ std::string text_report(const StreamRun& run, std::span<const StreamPolicy> poli
 std::string json_report(const StreamRun& run, std::span<const StreamPolicy> policies) {
   using nlohmann::ordered_json;
   const StreamVerdict verdict = judge(policies, run.window);
-  ordered_json out = {{"model", run.model},
-                      {"trained_context", run.trained_context},
-                      {"window", run.window},
-                      {"tokens", run.tokens},
-                      {"policies", ordered_json::array()}};
+  ordered_json out = {{"model", run.model},   {"trained_context", run.trained_context},
+                      {"window", run.window}, {"layer_windows", run.layer_windows},
+                      {"tokens", run.tokens}, {"policies", ordered_json::array()}};
   for (const StreamPolicy& p : policies) {
     ordered_json row = {{"policy", p.name()},
                         {"keep", p.keep()},

@@ -38,6 +38,7 @@ struct StreamRun {
   uint64_t memory_filled = 0;  // of the process when the windows had filled, 0 if they did not
   uint64_t memory_end = 0;     // mapped files are not counted
   std::vector<FirstTokenUse> layers = {};
+  std::string layer_windows = {};  // what layer_windows() says
 };
 
 /// One line per policy: tokens, perplexity so far and over the last W tokens, speed, memory.

@@ -32,6 +32,8 @@
 
 namespace vga {
 
+class TensorSource;
+
 struct SessionOptions {
   size_t context = 0;      // tokens a sequence can hold, up to 2^28; 0 is what the model was
                            // trained for
@@ -97,6 +99,8 @@ class Model {
 
  private:
   friend class Session;
+  friend Model load_model_from(std::unique_ptr<const TensorSource> source,
+                               const ModelOptions& options);
   struct Impl;
   explicit Model(std::unique_ptr<const Impl> impl);
   std::unique_ptr<const Impl> impl_;
@@ -129,6 +133,9 @@ class ContextFull : public Error {
 /// are seen as if the others followed them directly, at the positions StreamingLLM gives them
 /// (arXiv 2309.17453); otherwise scores depend on distances alone, so nothing drifts, ever. Choose
 /// the window shorter than the context that the model was trained for.
+///
+/// Layers that were trained with a window of their own have it in any session; where the session's
+/// is smaller, that counts. A model that has learned a vector for each position takes no window.
 class Session {
  public:
   /// An empty session. An Error naming the option that is out of range, does not go with another
@@ -157,11 +164,15 @@ class Session {
   int64_t length(uint32_t sequence = 0) const;
   /// Tokens that still fit. With a window there is always room.
   int64_t room(uint32_t sequence = 0) const;
-  /// Takes back everything from position `length` on. A window may have slid over what would come
-  /// into sight again: max_batch() tokens can always be taken back, counted from the furthest one
-  /// since length() was last at most keep(), not from length(); all of them too; and beyond that an
+  /// Takes back everything from position `length` on. A window, the session's or one of the model's
+  /// layers, may have slid over what would come into sight again: max_batch() tokens can always be
+  /// taken back, counted from the furthest one since length() was last 0 (or, if no layer has a
+  /// window of its own, at most keep()), not from length(); all of them too; and beyond that an
   /// Error says what is left. Nothing is changed then.
   void truncate(int64_t length, uint32_t sequence = 0);
+  /// How far truncate() can go back by this rule without going back to the beginning; 0 where no
+  /// window has slid yet.
+  int64_t shortest_length(uint32_t sequence = 0) const;
   /// With a window: everything before `position` but the kept tokens leaves the sight of the tokens
   /// to come at once, which is how a chat forgets whole turns. An Error without a window, or if
   /// `position` is not in the sequence.

@@ -1,0 +1,24 @@
+#pragma once
+
+#include "compute/device.h"
+#include "cpu/kernels.h"
+#include "cpu/panels.h"
+
+namespace vga::cpu {
+
+/// The CPU as a place for layers: its fastest kernels, and the weights as those want them.
+class CpuDevice : public Device {
+ public:
+  /// Arranges the weights of these layers, which view memory of the device from then on. `done`
+  /// hears of each band of a matrix that is not read again.
+  CpuDevice(Weights& weights, const Config& config, const LayerRange& layers,
+            const Panels::Done& done);
+
+  std::unique_ptr<Backend> new_backend(size_t n_threads) const override;
+
+ private:
+  const Kernels& kernels_;
+  std::optional<Panels> panels_;  // none if the kernels take weights as the file has them
+};
+
+}  // namespace vga::cpu
