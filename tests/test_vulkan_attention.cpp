@@ -12,16 +12,17 @@ namespace {
 
 using Gate = AttentionGate;
 
-/// Attention over caches that chunks of several sequences fill one after the other: one of layers
-/// that see everything and, where there is a window, one of layers that see that much.
+/// Attention over caches that chunks of several sequences fill one after the other, of two kinds of
+/// layers: kind 0 sees everything, kind 1 a window.
 struct AttendCase {
   size_t n_heads;
   size_t n_kv_heads;
   size_t head_dim;
-  size_t window;  // 0: none
+  size_t window;  // 0: all layers are of kind 0, else of kind 1
   size_t n_kept;
   Gate gate = {};
   float cap = 0;
+  bool both = false;  // there are layers of either kind
 };
 
 constexpr Gate values_by_head = {Gate::Source::value, Gate::Placement::value,
@@ -43,7 +44,8 @@ class VulkanAttend : public VulkanOps, public testing::WithParamInterface<Attend
   };
   std::vector<Kind> kinds(const AttendCase& c, DType type) {
     std::vector<Kind> made;
-    for (size_t kind = 0; kind < (c.window > 0 ? 2 : 1); ++kind) {
+    for (size_t kind = 0; kind < 2; ++kind) {
+      if (!c.both && (kind == 1) != (c.window > 0)) continue;
       const CacheShape shape = {.kind = kind,
                                 .n_layers = 2,
                                 .n_slots = 3,
@@ -60,15 +62,15 @@ class VulkanAttend : public VulkanOps, public testing::WithParamInterface<Attend
   }
 
   /// Begins a batch of so many rows of each slot, which go on where they ended.
-  void begin_rows(const AttendCase& c, size_t n_kinds, const std::array<size_t, 3>& counts) {
+  void begin_rows(const AttendCase& c, const std::array<size_t, 3>& counts) {
     std::vector<BatchRow> rows;
     for (uint32_t slot = 0; slot < 3; ++slot) {
       for (size_t i = 0; i < counts[slot]; ++i) rows.push_back({0, slot, next_[slot]++});
     }
-    std::vector<int64_t> first_visible(rows.size(), 0);
-    for (size_t r = 0; n_kinds == 2 && r < rows.size(); ++r) {
+    std::vector<int64_t> first_visible(rows.size(), 0);  // then those of kind 1
+    for (const BatchRow& row : rows) {
       first_visible.push_back(std::max(static_cast<int64_t>(c.n_kept),
-                                       rows[r].position - static_cast<int64_t>(c.window) + 1));
+                                       row.position - static_cast<int64_t>(c.window) + 1));
     }
     begin(std::move(rows), {.first_visible = std::move(first_visible)});
   }
@@ -107,8 +109,8 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
   const AttendCase& c = GetParam();
   for (const DType type : {DType::f16, DType::f32, DType::q8_0}) {
     if (c.head_dim % block_elements(type) != 0) continue;
-    const std::vector<Kind> both = kinds(c, type);
-    if (both.empty()) continue;
+    const std::vector<Kind> caches = kinds(c, type);
+    if (caches.empty()) continue;
     next_ = {};
     seed_ = 20;
     // Prefill of one slot in chunks, slots together, then single tokens far behind.
@@ -116,8 +118,8 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
         {1, 0, 0},   {2, 3, 0},   {40, 1, 1}, {0, 200, 0}, {0, 200, 0}, {1, 1, 1},
         {0, 200, 9}, {0, 100, 0}, {0, 1, 0},  {1, 1, 0},   {0, 3, 0}};
     for (const auto& counts : batches) {
-      begin_rows(c, both.size(), counts);
-      for (const Kind& kind : both) {
+      begin_rows(c, counts);
+      for (const Kind& kind : caches) {
         write_and_attend(
             c, kind,
             sizes({counts[0], counts[1], counts[2]}) + " rows, " + std::string(name(type)));
@@ -137,7 +139,8 @@ INSTANTIATE_TEST_SUITE_P(
         AttendCase{6, 2, 32, 0, 0, values_by_head}, AttendCase{3, 3, 45, 200, 4, values_by_element},
         AttendCase{2, 2, 64, 0, 0, values_by_element}, AttendCase{11, 1, 45, 0, 0, outputs_by_head},
         AttendCase{6, 2, 32, 200, 4, outputs_by_element}, AttendCase{4, 2, 64, 0, 0, {}, 1.5f},
-        AttendCase{3, 1, 45, 200, 4, outputs_by_head, 0.7f}),
+        AttendCase{3, 1, 45, 200, 4, outputs_by_head, 0.7f},
+        AttendCase{2, 1, 32, 200, 3, {}, 0, true}),
     [](const auto& row) {
       const AttendCase& c = row.param;
       std::ostringstream name;
@@ -147,6 +150,7 @@ INSTANTIATE_TEST_SUITE_P(
         name << '_' << vga::name(c.gate.placement) << "_gate_by_" << vga::name(c.gate.granularity);
       }
       if (c.cap > 0) name << "_capped";
+      if (c.both) name << "_beside_all";
       return name.str();
     });
 
