@@ -1,5 +1,5 @@
 #version 450
-// x += y. Rows are taken with the zeros behind them.
+// x += y * factor. Rows are taken with the zeros behind them.
 
 #include "common.glsl"
 
@@ -12,9 +12,10 @@ layout(binding = 1) buffer X {
 
 layout(push_constant) uniform Push {
   uint n;
+  float factor;
 };
 
 void main() {
   const uint i = thread_index();
-  if (i < n) x[i] += y[i];
+  if (i < n) x[i] += y[i] * factor;
 }

@@ -1,10 +1,12 @@
 #version 450
-// softmax(q k^T * scale) v over what each row sees, page by page with a running maximum. Queries of
-// a head group and of neighbouring rows share the keys and values that a workgroup reads.
+// softmax(capped(q k^T * scale)) v over what each row sees, page by page with a running maximum.
+// Queries of a head group and of neighbouring rows share the keys and values that a workgroup
+// reads.
 
 #include "common.glsl"
 #include "bytes.glsl"
 #include "reduce.glsl"
+#include "cap.glsl"
 #include "attend_item.glsl"
 
 layout(binding = 1) readonly buffer Q {
@@ -158,7 +160,7 @@ void main() {
         const uint row = tile.first_row + min(i / item.query_heads, tile.n_rows - 1);
         const uvec2 seen = visible(views[row], counted, kept);
         const bool sees = i < used_queries && p >= seen.x && p < seen.y;
-        weights[i * (page / 4) + p / 4][p % 4] = sees ? scores[i] : lowest;
+        weights[i * (page / 4) + p / 4][p % 4] = sees ? capped(scores[i], cap) : lowest;
       }
     }
     barrier();

@@ -19,6 +19,7 @@ layout(push_constant) uniform Push {
   uint kept_pages;  // of a slot
   uint ring_pages;
   float scale;
+  float cap;  // of scores; 0: there is none
   uint first_tile;
   uint gate_width;  // elements that share a gate; 0: there is none
 };

@@ -2,8 +2,13 @@
 
 struct Row {
   uint token;
+  uint position;
+};
+
+// Where a row's keys and values lie.
+struct Place {
   uint slot;
-  uint place;  // of its slot, where its keys and values lie
+  uint position;  // in its slot
 };
 
 // What a row sees.

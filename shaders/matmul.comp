@@ -1,10 +1,11 @@
 #version 450
-// out = x W^T for many rows of x: tiles of 64 outputs times 64 rows through shared memory, of which
-// each of 128 lanes computes 8 times 4. Columns are taken 16 at a time, as two units of the weights,
-// which need not be neighbours.
+// out = (x W^T + bias) * scale, capped, for many rows of x: tiles of 64 outputs times 64 rows
+// through shared memory, of which each of 128 lanes computes 8 times 4. Columns are taken 16 at a
+// time, as two units of the weights, which need not be neighbours.
 
 #include "common.glsl"
 #include "weights.glsl"
+#include "product.glsl"
 
 const uint tile = 64;
 const uint tile_units = 2;
@@ -14,23 +15,6 @@ const uint lane_outputs = 8;
 const uint lane_rows = 4;
 const uint output_lanes = tile / lane_outputs;  // neighbours along the outputs
 const uint row_lanes = tile / lane_rows;
-
-layout(binding = 1) readonly buffer In {
-  vec4 x[];
-};
-layout(binding = 2) writeonly buffer Out {
-  float y[];
-};
-
-layout(push_constant) uniform Push {
-  uint base;          // of the part of W that is bound, in halves
-  uint row_halves;
-  uint cols;
-  uint n_rows;        // of x
-  uint first_output;  // of that part
-  uint n_outputs;
-  uint out_cols;
-};
 
 shared vec4 w_tile[tile * stride];  // (outputs, columns / 4)
 shared vec4 x_tile[tile * stride];  // (rows, columns / 4)
@@ -84,9 +68,7 @@ void main() {
     const uint row = first_row + row_lane + r * row_lanes;
     for (uint o = 0; o < lane_outputs; ++o) {
       const uint out_col = first + output_lane + o * output_lanes;
-      if (row < n_rows && out_col < n_outputs) {
-        y[row * padded(out_cols) + first_output + out_col] = sums[r][o];
-      }
+      if (row < n_rows && out_col < n_outputs) store(row, out_col, sums[r][o]);
     }
   }
 }

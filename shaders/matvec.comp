@@ -1,30 +1,14 @@
 #version 450
-// out = x W^T for few rows of x. A team of lanes computes some outputs for all of them, so that each
-// weight is read and decoded once and each x serves several outputs.
+// out = (x W^T + bias) * scale, capped, for few rows of x. A team of lanes computes some outputs
+// for all of them, so that each weight is read and decoded once and each x serves several outputs.
 
 #include "common.glsl"
 #include "reduce.glsl"
 #include "weights.glsl"
+#include "product.glsl"
 
 layout(constant_id = 2) const uint team_outputs = 2;
 layout(constant_id = 3) const uint max_rows = 1;  // rows of x
-
-layout(binding = 1) readonly buffer In {
-  vec4 x[];
-};
-layout(binding = 2) writeonly buffer Out {
-  float y[];
-};
-
-layout(push_constant) uniform Push {
-  uint base;          // of the part of W that is bound, in halves
-  uint row_halves;
-  uint cols;
-  uint n_rows;        // of x
-  uint first_output;  // of that part
-  uint n_outputs;
-  uint out_cols;
-};
 
 void main() {
   const uint first = (group_index() * n_teams + team_index()) * team_outputs;
@@ -55,7 +39,7 @@ void main() {
     const uint r = i / team_outputs;
     const uint o = first + i % team_outputs;
     if (team_lane() == 0 && r < n_rows && o < n_outputs) {
-      y[r * padded(out_cols) + first_output + o] = sum;
+      store(r, o, sum);
     }
   }
 }

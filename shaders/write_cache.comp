@@ -6,8 +6,8 @@
 #include "batch.glsl"
 #include "cache.glsl"
 
-layout(binding = 0) readonly buffer Rows {
-  Row rows[];
+layout(binding = 0) readonly buffer Places {
+  Place places[];
 };
 layout(binding = 1) readonly buffer In {
   float x[];
@@ -91,8 +91,8 @@ void main() {
   if (r >= n_rows) return;
   const uint col = (first_head + head) * head_dim;
   const uint i = piece * piece_elements;
-  const uint at_page = (head * n_slots + rows[r].slot) * n_pages + rows[r].place / page;
-  const uint position = rows[r].place % page;
+  const uint at_page = (head * n_slots + places[r].slot) * n_pages + places[r].position / page;
+  const uint position = places[r].position % page;
 #if defined(CACHE_Q8_0)
   const float step_size = step_of(r, col + i / 32 * 32);
   const float inverse = isinf(1 / step_size) ? 0 : 1 / step_size;

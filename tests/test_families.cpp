@@ -17,6 +17,7 @@
 #include "naive_model.h"
 #include "run_program.h"
 #include "vga/vga.h"
+#include "vulkan_device.h"
 
 namespace vga::test {
 namespace {
@@ -277,6 +278,38 @@ TEST_P(Families, WhatAllRingsHoldCanBeTakenBack) {
   twice.truncate(0);
   Session fresh(model, o);
   EXPECT_TRUE(same_logits(twice.decode(7), fresh.decode(7), vocab, DType::f32));
+}
+
+// A few seconds for each of 27 families where a driver compiles shaders for the CPU: hence one
+// session with all sorts of batches, for few rows and many are multiplied by shaders of their own.
+TEST_P(Families, VulkanEqualsTheCpu) {
+  if (const std::string why = why_no_device(); !why.empty()) GTEST_SKIP() << why;
+  const auto file = directory_.write("m.gguf", image_.bytes());
+  const Model on_cpu = Model::load(file, {.device = "cpu"});
+  // Models of many layers leave the last one to the CPU.
+  const size_t n_layers = GetParam().n_layers;
+  const Model on_device = Model::load(
+      file, {.device = "vulkan", .device_layers = n_layers > 2 ? n_layers - 1 : n_layers});
+  const auto tokens = some_tokens(n_tokens());
+  std::vector<SessionOptions> all = {options(DType::f32)};
+  if (has_windows(on_cpu))
+    all.push_back({.window = 19, .keep = 3, .n_threads = 1, .max_batch = 90});
+  for (const SessionOptions& o : all) {
+    const auto expected = logits_in_chunks(on_cpu, o, tokens, 90);
+    Session session(on_device, o);
+    size_t done = 0;
+    for (const size_t n : {3u, 20u, 1u, 1000u}) {
+      std::vector<Row> rows;
+      for (; rows.size() < n && done < tokens.size(); ++done) {
+        rows.push_back({tokens[done], static_cast<int64_t>(done), 0, true});
+      }
+      const size_t first = done - rows.size();
+      EXPECT_LT(worst_error(session.decode(rows),
+                            std::span(expected).subspan(first * vocab, rows.size() * vocab), vocab),
+                1e-3)
+          << name(o.cache_type) << ", window " << o.window << ", from " << first << " on";
+    }
+  }
 }
 
 // What is written is read again, without what only tensors tell.

@@ -1,17 +1,24 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "compute/backend.h"
+#include "vulkan/memory.h"
 
 /// What the shaders are told of a batch; shaders/batch.glsl reads it.
 namespace vga::vulkan {
 
 struct GpuRow {
   uint32_t token;
+  uint32_t position;
+};
+
+/// Where a row's keys and values lie.
+struct GpuPlace {
   uint32_t slot;
-  uint32_t place;  // of its slot, where its keys and values lie
+  uint32_t position;  // in its slot
 };
 
 /// What a row sees.
@@ -32,12 +39,28 @@ struct GpuTile {
   uint32_t ring_start;  // where in the ring the first of those lies
 };
 
-/// Fills `rows`.
-void plan_rows(std::span<const BatchRow> batch, const CacheShape& shape, std::vector<GpuRow>& rows);
+/// Where the rows lie in a cache.
+std::vector<GpuPlace> plan_places(std::span<const BatchRow> rows, const CacheShape& shape);
 
-/// Fills `views` of the rows, and `tiles` of at most `tile_rows` of them.
-void plan_tiles(std::span<const BatchRow> batch, std::span<const int64_t> first_visible,
-                const CacheShape& shape, size_t tile_rows, std::vector<GpuView>& views,
-                std::vector<GpuTile>& tiles);
+/// Fills `views` of the rows in a cache, and `tiles` of at most `tile_rows` of them.
+void plan_tiles(const Batch& batch, const CacheShape& shape, size_t tile_rows,
+                std::vector<GpuView>& views, std::vector<GpuTile>& tiles);
+
+/// What the host writes of a batch, where the device reads it.
+struct Staged {
+  /// In layers of one kind.
+  struct Kind {
+    Range places, views, tiles;
+  };
+  Memory memory;
+  Range rows, wanted;
+  std::array<Range, max_rope_tables> angles, kept_angles;
+  std::vector<Kind> kinds;
+  uint64_t last_use = 0;  // the submission that a batch ended with, or a later one
+
+  /// Makes room for all of it and fills in what the batch says; kinds are left to be filled.
+  void begin(Device& device, const Batch& batch);
+  void fill(const Range& to, std::span<const std::byte> bytes) const;
+};
 
 }  // namespace vga::vulkan
