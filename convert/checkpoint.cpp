@@ -135,18 +135,26 @@ fs::path find_weights(const fs::path& folder) {
               "one of them, or one .pt, .pth, .ckpt or .bin file");
 }
 
-/// GGUF has RoPE's factors as a tensor, so they become one here.
+/// GGUF has RoPE's factors as tensors, so they become some here.
+void add_rope_tensor(Checkpoint& checkpoint, const char* name, std::vector<float> factors) {
+  const auto& values = checkpoint.values.emplace_back(std::move(factors));
+  checkpoint.rope_tensors[name] = {"config",
+                                   DType::f32,
+                                   {values.size()},
+                                   {1},
+                                   reinterpret_cast<const std::byte*>(values.data())};
+}
+
 void read_config_json(Checkpoint& checkpoint, const fs::path& path) {
   ConfigJson parsed = parse_config_json(open_json(checkpoint, path), path.string());
+  checkpoint.model_type = parsed.model_type;
   checkpoint.config = std::move(parsed.config);
-  if (checkpoint.config.rope_factors == RopeFactors::none) return;
-  checkpoint.rope_factors = std::move(parsed.rope_factors);
-  checkpoint.tensors["rope_freqs.weight"] = {
-      "config",
-      DType::f32,
-      {checkpoint.rope_factors.size()},
-      {1},
-      reinterpret_cast<const std::byte*>(checkpoint.rope_factors.data())};
+  if (checkpoint.config.rope_factors == RopeFactors::fixed) {
+    add_rope_tensor(checkpoint, "rope_freqs.weight", std::move(parsed.rope_factors));
+  } else if (checkpoint.config.rope_factors == RopeFactors::by_context) {
+    add_rope_tensor(checkpoint, "rope_factors_short.weight", std::move(parsed.rope_factors));
+    add_rope_tensor(checkpoint, "rope_factors_long.weight", std::move(parsed.rope_factors_long));
+  }
 }
 
 /// tokenizer_config.json holds the template as a string, or several as {name, template}.

@@ -18,8 +18,10 @@ namespace vga {
 /// of `files`, which must live as long; moving the Checkpoint is fine.
 struct Checkpoint {
   Config config;
+  std::string_view model_type = "llama";  // what transformers calls it, and so its tensors
   SourceTensors tensors;
-  std::vector<float> rope_factors;  // what the tensor "rope_freqs.weight" views, if there is one
+  SourceTensors rope_tensors;              // what config.json says of RoPE, by their GGUF names
+  std::vector<std::vector<float>> values;  // of rope_tensors
   /// Whether RoPE pairs the rows (2i, 2i + 1) of each head in Q and K, as llama2.c's files do.
   /// Hugging Face's pair (i, i + head_dim / 2).
   bool adjacent_pairs = false;

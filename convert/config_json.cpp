@@ -1,13 +1,14 @@
 #include "config_json.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <initializer_list>
-#include <numbers>
-#include <optional>
 #include <string>
 
+#include "base/text.h"
+#include "json_fields.h"
 #include "model/families.h"
+#include "rope_json.h"
 #include "strict_json.h"
 #include "vga/error.h"
 
@@ -17,83 +18,258 @@ namespace {
 using nlohmann::json;
 using Gate = AttentionGate;
 
-constexpr double max_rope_factor = 1e6;  // as for linear scaling
+// -- Families -------------------------------------------------------------------------------------
 
-/// The keys of one JSON object. A key that is null counts as absent, as in Hugging Face's files.
-class Fields {
- public:
-  Fields(const json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object.is_object())
-      throw Error(where_, "wanted an object, found " + describe_json(object));
-  }
-
-  [[noreturn]] void fail(std::string_view key, std::string_view wanted) const {
-    throw Error(where_, "key '" + std::string(key) + "': wanted " + std::string(wanted) +
-                            ", found " + describe_json(object_.at(std::string(key))));
-  }
-  std::string where(std::string_view key) const {
-    return where_ + ": key '" + std::string(key) + "'";
-  }
-  const json& object() const { return object_; }
-
-  const json* find(std::string_view key) const {
-    const auto found = object_.find(std::string(key));
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  std::optional<size_t> integer(std::string_view key, size_t max) const {
-    const json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_number_unsigned() || value->get<uint64_t>() < 1 ||
-        value->get<uint64_t>() > max) {
-      fail(key, "a whole number from 1 to " + std::to_string(max));
-    }
-    return value->get<size_t>();
-  }
-  std::optional<double> real(std::string_view key) const {
-    const json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    const bool good = value->is_number() && std::isfinite(value->get<double>());
-    if (!good || value->get<double>() <= 0) fail(key, "a positive number");
-    return value->get<double>();
-  }
-  std::optional<bool> boolean(std::string_view key) const {
-    const json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_boolean()) fail(key, "true or false");
-    return value->get<bool>();
-  }
-  std::optional<std::string> string(std::string_view key) const {
-    const json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_string()) fail(key, "a string");
-    return value->get<std::string>();
-  }
-
-  template <class T>
-  T required(std::string_view key, std::optional<T> value) const {
-    if (!value) throw Error(where_, "key '" + std::string(key) + "' is missing");
-    return *std::move(value);
-  }
-
-  /// The choice whose name() is the string at `key`.
-  template <class Enum>
-  Enum choice(std::string_view key, std::initializer_list<Enum> choices) const {
-    const std::string found = required(key, string(key));
-    std::string wanted;
-    for (const Enum c : choices) {
-      if (found == vga::name(c)) return c;
-      wanted += (wanted.empty() ? "" : " or ") + std::string(vga::name(c));
-    }
-    fail(key, wanted);
-  }
-
- private:
-  const json& object_;
-  std::string where_;
+/// What transformers calls the numbers that every model has.
+struct SizeKeys {
+  std::string_view hidden = "hidden_size";
+  std::string_view ffn = "intermediate_size";
+  std::string_view layers = "num_hidden_layers";
+  std::string_view heads = "num_attention_heads";
+  std::string_view kv_heads = "num_key_value_heads";  // empty: as many, whatever a file says
+  std::string_view context = "max_position_embeddings";
+  std::string_view eps = "rms_norm_eps";
+  std::string_view activation = "hidden_act";
 };
 
-Gate parse_gate(const Fields& fields) {
+/// One `model_type` of transformers.
+struct ModelType {
+  std::string_view name;
+  std::string_view family;  // the GGUF architecture
+  SizeKeys keys = {};
+  /// JSON of what transformers takes for keys that real files leave out.
+  std::string_view defaults = "{}";
+  RopeDefaults rope = {};
+  /// Reads what only this type has; the numbers that all have are known by then. May be null.
+  void (*read)(const JsonFields& fields, Config& c) = nullptr;
+};
+
+/// Which layers slide, by `layer_types` or else by `usual`.
+std::vector<bool> sliding_layers(const JsonFields& fields, const Config& c,
+                                 const std::vector<bool>& usual) {
+  const json* types = fields.find("layer_types");
+  if (types == nullptr) return usual;
+  if (!types->is_array() || types->size() != c.n_layers()) {
+    fields.fail("layer_types",
+                "a name for each of the " + std::to_string(c.n_layers()) + " layers");
+  }
+  std::vector<bool> slides;
+  for (const json& type : *types) {
+    if (type != "sliding_attention" && type != "full_attention") {
+      fields.fail("layer_types", "only sliding_attention and full_attention");
+    }
+    slides.push_back(type == "sliding_attention");
+  }
+  return slides;
+}
+
+/// All layers but the last of every `period`.
+std::vector<bool> by_period(const Config& c, size_t period) {
+  std::vector<bool> slides(c.n_layers());
+  for (size_t i = 0; i < slides.size(); ++i) slides[i] = i % period + 1 < period;
+  return slides;
+}
+
+void set_windows(const JsonFields& fields, Config& c, const std::vector<bool>& slides) {
+  const auto window = fields.integer("sliding_window", max_context);
+  for (size_t i = 0; i < c.n_layers(); ++i) {
+    if (slides[i]) c.layers[i].window = fields.required("sliding_window", window);
+  }
+}
+
+/// 0 and null are no window.
+bool has_window(const JsonFields& fields) {
+  const json* window = fields.find("sliding_window");
+  return window != nullptr && *window != 0;
+}
+
+/// Qwen's files tell a window and that it is not used.
+void refuse_used_window(const JsonFields& fields, Config& c) {
+  if (!has_window(fields)) return;
+  const bool used = fields.boolean("use_sliding_window").value_or(true);
+  const std::vector<bool> slides = sliding_layers(fields, c, std::vector<bool>(c.n_layers(), used));
+  if (used && std::ranges::find(slides, true) != slides.end()) {
+    fields.fail("sliding_window",
+                "null or use_sliding_window false: in models of this family "
+                "every token attends to all before it");
+  }
+}
+
+void refuse_window(const JsonFields& fields, Config&) {
+  if (has_window(fields)) fields.fail("sliding_window", "null");
+}
+
+void read_mistral(const JsonFields& fields, Config& c) {
+  if (!has_window(fields)) return;
+  set_windows(fields, c, sliding_layers(fields, c, std::vector<bool>(c.n_layers(), true)));
+}
+
+/// The family leaves RoPE out of every fourth layer.
+void read_smollm3(const JsonFields& fields, Config& c) {
+  refuse_used_window(fields, c);
+  for (size_t i = 3; i < c.n_layers(); i += 4) c.layers[i].rope.reset();
+  const json* rotated = fields.find("no_rope_layers");  // 1: rotated
+  if (rotated == nullptr) return;
+  for (size_t i = 0; i < c.n_layers(); ++i) {
+    if (rotated->is_array() && rotated->size() == c.n_layers() &&
+        (*rotated)[i] == (c.layers[i].rope ? 1 : 0)) {
+      continue;
+    }
+    fields.fail("no_rope_layers", "0 in every fourth place of the list and 1 elsewhere");
+  }
+}
+
+void read_gemma(const JsonFields& fields, Config& c) {
+  c.embedding_scale = std::sqrt(static_cast<float>(c.hidden_size));
+  const auto usual = static_cast<double>(c.head_dim);
+  const double scalar = fields.real("query_pre_attn_scalar").value_or(usual);
+  // The runtime knows the largest models, which differ, by their layers.
+  const bool is_large = c.n_layers() == (c.family == "gemma2" ? 46 : 62);
+  const double wanted =
+      is_large ? static_cast<double>(c.hidden_size) / static_cast<double>(c.n_heads) : usual;
+  if (scalar != wanted) fields.fail("query_pre_attn_scalar", json(wanted).dump());
+  c.score_scale = static_cast<float>(1 / std::sqrt(scalar));
+  c.score_cap = static_cast<float>(fields.real("attn_logit_softcapping").value_or(0));
+  c.logit_cap = static_cast<float>(fields.real("final_logit_softcapping").value_or(0));
+  if (fields.boolean("use_bidirectional_attention").value_or(false)) {
+    fields.fail("use_bidirectional_attention", "false");
+  }
+}
+
+void read_gemma2(const JsonFields& fields, Config& c) {
+  read_gemma(fields, c);
+  const std::vector<bool> usual = by_period(c, 2);
+  const std::vector<bool> slides = sliding_layers(fields, c, usual);
+  if (slides != usual) fields.fail("layer_types", "every second layer full_attention");
+  set_windows(fields, c, slides);
+}
+
+void read_gemma3(const JsonFields& fields, Config& c) {
+  read_gemma(fields, c);
+  if (c.score_cap != 0) fields.fail("attn_logit_softcapping", "null");
+  const size_t period = fields.integer("sliding_window_pattern", max_layers).value_or(6);
+  set_windows(fields, c, sliding_layers(fields, c, by_period(c, period)));
+}
+
+void read_olmo3(const JsonFields& fields, Config& c) {
+  set_windows(fields, c, sliding_layers(fields, c, by_period(c, 4)));
+}
+
+void read_granite(const JsonFields& fields, Config& c) {
+  const auto real = [&](std::string_view key, float& value) {
+    if (const auto found = fields.real(key)) value = static_cast<float>(*found);
+  };
+  real("embedding_multiplier", c.embedding_scale);
+  real("residual_multiplier", c.residual_scale);
+  real("attention_multiplier", c.score_scale);
+  c.logit_scale = static_cast<float>(1 / fields.real("logits_scaling").value_or(1));
+}
+
+/// A key that must have one value if it is there.
+void refuse_other(const JsonFields& fields, const char* key, bool wanted) {
+  if (fields.boolean(key).value_or(wanted) != wanted) fields.fail(key, wanted ? "true" : "false");
+}
+
+void read_gpt2(const JsonFields& fields, Config&) {
+  refuse_other(fields, "scale_attn_weights", true);
+  refuse_other(fields, "scale_attn_by_inverse_layer_idx", false);
+  refuse_other(fields, "add_cross_attention", false);
+}
+
+void read_gpt_neox(const JsonFields& fields, Config& c) {
+  refuse_other(fields, "attention_bias", true);
+  c.parallel_residual = fields.boolean("use_parallel_residual").value_or(true);
+}
+
+void read_opt(const JsonFields& fields, Config& c) {
+  refuse_other(fields, "do_layer_norm_before", true);
+  refuse_other(fields, "enable_bias", true);
+  refuse_other(fields, "layer_norm_elementwise_affine", true);
+  refuse_other(fields, "_remove_final_layer_norm", false);
+  if (fields.integer("word_embed_proj_dim", max_width).value_or(c.hidden_size) != c.hidden_size) {
+    fields.fail("word_embed_proj_dim", "hidden_size " + std::to_string(c.hidden_size));
+  }
+}
+
+constexpr SizeKeys gemma_keys = {.activation = "hidden_activation"};
+constexpr SizeKeys gpt2_keys = {.hidden = "n_embd",
+                                .ffn = "n_inner",
+                                .layers = "n_layer",
+                                .heads = "n_head",
+                                .kv_heads = "",
+                                .context = "n_positions",
+                                .eps = "layer_norm_epsilon",
+                                .activation = "activation_function"};
+constexpr SizeKeys gpt_neox_keys = {.kv_heads = "", .eps = "layer_norm_eps"};
+constexpr SizeKeys opt_keys = {
+    .ffn = "ffn_dim", .kv_heads = "", .eps = "layer_norm_eps", .activation = "activation_function"};
+
+constexpr std::string_view gemma2_defaults = R"({"tie_word_embeddings": true, "head_dim": 256})";
+constexpr std::string_view gemma3_defaults = R"({"tie_word_embeddings": true, "head_dim": 256,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208,
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256,
+    "sliding_window": 4096})";
+constexpr std::string_view smollm3_defaults = R"({"tie_word_embeddings": true})";
+constexpr std::string_view gpt2_defaults =
+    R"({"tie_word_embeddings": true, "layer_norm_epsilon": 1e-5})";
+constexpr std::string_view neox_defaults = R"({"layer_norm_eps": 1e-5})";
+constexpr std::string_view opt_defaults =
+    R"({"tie_word_embeddings": true, "layer_norm_eps": 1e-5})";
+constexpr RopeDefaults gemma3_rope = {.theta = 1e6, .sliding_theta = 1e4, .rotated_part = 1};
+constexpr RopeDefaults gpt_neox_rope = {
+    .theta = 10000, .sliding_theta = std::nullopt, .rotated_part = 0.25};
+
+constexpr std::array model_types = {
+    ModelType{.name = "vga", .family = "vga", .read = refuse_window},
+    ModelType{.name = "llama", .family = "llama", .read = read_mistral},
+    ModelType{.name = "mistral", .family = "llama", .read = read_mistral},
+    ModelType{
+        .name = "smollm3", .family = "smollm3", .defaults = smollm3_defaults, .read = read_smollm3},
+    ModelType{.name = "qwen2", .family = "qwen2", .read = refuse_used_window},
+    ModelType{.name = "qwen3", .family = "qwen3", .read = refuse_used_window},
+    ModelType{.name = "gemma2",
+              .family = "gemma2",
+              .keys = gemma_keys,
+              .defaults = gemma2_defaults,
+              .read = read_gemma2},
+    ModelType{.name = "gemma3_text",
+              .family = "gemma3",
+              .keys = gemma_keys,
+              .defaults = gemma3_defaults,
+              .rope = gemma3_rope,
+              .read = read_gemma3},
+    ModelType{.name = "phi3", .family = "phi3"},
+    ModelType{.name = "olmo2", .family = "olmo2", .read = refuse_window},
+    ModelType{.name = "olmo3", .family = "olmo2", .read = read_olmo3},
+    ModelType{.name = "granite", .family = "granite", .read = read_granite},
+    ModelType{.name = "gpt2",
+              .family = "gpt2",
+              .keys = gpt2_keys,
+              .defaults = gpt2_defaults,
+              .read = read_gpt2},
+    ModelType{.name = "gpt_neox",
+              .family = "gptneox",
+              .keys = gpt_neox_keys,
+              .defaults = neox_defaults,
+              .rope = gpt_neox_rope,
+              .read = read_gpt_neox},
+    ModelType{.name = "opt",
+              .family = "opt",
+              .keys = opt_keys,
+              .defaults = opt_defaults,
+              .read = read_opt},
+};
+
+const ModelType& find_type(const JsonFields& fields) {
+  const std::string name = fields.required("model_type", fields.string("model_type"));
+  const auto* found = std::ranges::find(model_types, name, &ModelType::name);
+  if (found == model_types.end()) fields.fail("model_type", "one of " + names_of(model_types));
+  return *found;
+}
+
+// -- What all of them have ------------------------------------------------------------------------
+
+Gate parse_gate(const JsonFields& fields) {
   Gate gate;
   gate.source =
       fields.choice("source", {Gate::Source::none, Gate::Source::input, Gate::Source::value});
@@ -110,169 +286,128 @@ Gate parse_gate(const Fields& fields) {
   return gate;
 }
 
-/// What Llama 3.1 divides its frequencies by so that it can read beyond the context it was first
-/// trained for: those that turn often within it stay, those that hardly turn are divided by
-/// `factor`, the ones between follow smoothly. `apply_scaling()` in Meta's reference implementation
-/// (github.com/meta-llama/llama-models, models/llama3/model.py).
-std::vector<float> llama3_factors(const Fields& fields, const Config& config) {
-  const auto real = [&](std::string_view key) { return fields.required(key, fields.real(key)); };
-  const double factor = real("factor");
-  if (factor < 1 || factor > max_rope_factor) fields.fail("factor", "a number from 1 to 1e6");
-  const double low = real("low_freq_factor");  // turns within the original context
-  const double high = real("high_freq_factor");
-  const double context = real("original_max_position_embeddings");
-  if (high <= low) fields.fail("high_freq_factor", "more than low_freq_factor");
-  std::vector<float> factors(config.rope_dim / 2);
-  for (size_t i = 0; i < factors.size(); ++i) {
-    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(config.rope_dim);
-    const double frequency = std::pow(config.rope_tables[0].theta, exponent);
-    const double turns = context * frequency / (2 * std::numbers::pi);
-    const double kept = std::clamp((turns - low) / (high - low), 0.0, 1.0);
-    factors[i] = static_cast<float>(1 / ((1 - kept) / factor + kept));
+/// Whether an activation of transformers is the one that the family has.
+bool is_activation(std::string_view name, Activation activation) {
+  switch (activation) {
+    case Activation::silu:
+      return name == "silu" || name == "swish";
+    case Activation::gelu_tanh:
+      return name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast";
+    case Activation::gelu:
+      return name == "gelu";
+    case Activation::relu:
+      return name == "relu";
+    case Activation::sigmoid:
+      break;
   }
-  return factors;
-}
-
-struct RopeScaling {
-  double scale = 1;
-  std::vector<float> factors;
-};
-
-/// `rope_scaling`, or `rope_parameters` as newer files call it, which may hold theta as well.
-RopeScaling parse_rope(const Fields& fields, const Config& config) {
-  RopeScaling rope;
-  if (fields.real("partial_rotary_factor").value_or(1) != 1) {
-    fields.fail("partial_rotary_factor", "1");
-  }
-  const std::string_view key = fields.find("rope_type") != nullptr ? "rope_type" : "type";
-  const auto type = fields.string(key);
-  std::vector<std::string_view> known = {"rope_type", "type", "rope_theta",
-                                         "partial_rotary_factor"};
-  if (type == "linear") {
-    rope.scale = fields.required("factor", fields.real("factor"));
-    known.push_back("factor");
-  } else if (type == "llama3") {
-    rope.factors = llama3_factors(fields, config);
-    known.insert(known.end(), {"factor", "low_freq_factor", "high_freq_factor",
-                               "original_max_position_embeddings"});
-  } else if (type == "default") {
-    // Some files write a factor that says nothing.
-    if (fields.real("factor").value_or(1) != 1) fields.fail("factor", "1 or none");
-    known.push_back("factor");
-  } else if (type) {
-    throw Error(fields.where(key), "wanted default, linear or llama3, found \"" + *type +
-                                       "\", which " + std::string(rope_scaling_obstacle(*type)));
-  }
-  for (const auto& [other, value] : fields.object().items()) {
-    if (std::ranges::find(known, other) != known.end() || value.is_null()) continue;
-    throw Error(fields.where(other), type ? "not known for rope_type \"" + *type + "\""
-                                          : "wanted a rope_type beside it");
-  }
-  return rope;
-}
-
-/// A file may describe RoPE at the top level, in `rope_scaling` and in `rope_parameters`; what it
-/// says twice must be the same.
-void parse_ropes(const Fields& fields, ConfigJson& parsed) {
-  Config& config = parsed.config;
-  std::optional<double> theta = fields.real("rope_theta");
-  // Both objects may need the theta that only one of them has.
-  for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
-    const json* rope = fields.find(key);
-    if (rope == nullptr) continue;
-    const Fields inner(*rope, fields.where(key));
-    const auto found = inner.real("rope_theta");
-    if (found && theta.value_or(*found) != *found) {
-      inner.fail("rope_theta", "the " + json(*theta).dump() + " that stands elsewhere in the file");
-    }
-    if (found) theta = found;
-  }
-  RopeTable& table = config.rope_tables[0];
-  table.theta = theta.value_or(table.theta);
-  std::optional<RopeScaling> first;
-  for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
-    const json* object = fields.find(key);
-    if (object == nullptr) continue;
-    const RopeScaling rope = parse_rope(Fields(*object, fields.where(key)), config);
-    if (first && (first->scale != rope.scale || first->factors != rope.factors)) {
-      throw Error(fields.where(key), "contradicts key 'rope_scaling'");
-    }
-    first = rope;
-  }
-  if (!first) return;
-  table.factor = first->scale;
-  if (table.factor != 1) table.scaling = RopeTable::Scaling::linear;
-  if (!first->factors.empty()) config.rope_factors = RopeFactors::fixed;
-  parsed.rope_factors = std::move(first->factors);
+  return false;
 }
 
 /// What changes the model's function in ways that the runtime has no ops for.
-void refuse_unsupported(const Fields& fields) {
-  for (const std::string_view key : {"attention_bias", "mlp_bias"}) {
-    if (fields.boolean(key).value_or(false)) fields.fail(key, "false");
+void refuse_unsupported(const JsonFields& fields, const SizeKeys& keys, const Config& c) {
+  const auto activation = fields.string(keys.activation);
+  if (activation && !is_activation(*activation, c.activation)) {
+    fields.fail(keys.activation, "the activation that models of this type have");
   }
-  if (fields.string("hidden_act").value_or("silu") != "silu") fields.fail("hidden_act", "silu");
-  if (fields.real("partial_rotary_factor").value_or(1) != 1) {
-    fields.fail("partial_rotary_factor", "1");
-  }
-  if (fields.find("quantization_config") != nullptr) {
+  if (fields.has("quantization_config")) {
     fields.fail("quantization_config", "an unquantized checkpoint");
-  }
-  // 0 is none too.
-  if (const json* window = fields.find("sliding_window"); window != nullptr && *window != 0) {
-    fields.fail("sliding_window", "null: every token attends to all before it");
   }
 }
 
-std::string_view parse_family(const Fields& fields) {
-  const std::string type = fields.required("model_type", fields.string("model_type"));
-  if (type == "vga") return "vga";
-  if (type == "llama" || type == "mistral") return "llama";
-  fields.fail("model_type", "vga, llama or mistral");
+void read_sizes(const JsonFields& fields, const SizeKeys& keys, Config& c) {
+  const auto integer = [&](std::string_view key, size_t max) {
+    return fields.required(key, fields.integer(key, max));
+  };
+  c.vocab_size = integer("vocab_size", max_vocab);
+  c.context_length = integer(keys.context, max_context);
+  c.hidden_size = integer(keys.hidden, max_width);
+  // GPT-2's files may leave it to be four times as wide.
+  c.ffn_size = keys.ffn == gpt2_keys.ffn
+                   ? fields.integer(keys.ffn, max_width).value_or(4 * c.hidden_size)
+                   : integer(keys.ffn, max_width);
+  c.n_heads = integer(keys.heads, max_width);
+  c.n_kv_heads = fields.integer(keys.kv_heads, c.n_heads).value_or(c.n_heads);
+  if (c.n_heads % c.n_kv_heads != 0) {
+    fields.fail(keys.kv_heads, "a divisor of the " + std::to_string(c.n_heads) + " heads");
+  }
+  const auto head_dim = fields.integer("head_dim", max_width);
+  if (!head_dim && c.hidden_size % c.n_heads != 0) {
+    fields.fail(keys.heads,
+                "a divisor of " + std::string(keys.hidden) + ", as head_dim is not given");
+  }
+  c.head_dim = head_dim.value_or(c.hidden_size / c.n_heads);
+  set_layers(c, integer(keys.layers, max_layers));
+  c.norm_eps = static_cast<float>(fields.required(keys.eps, fields.real(keys.eps)));
+  c.biases.qkv |= fields.boolean("attention_bias").value_or(false);
+  c.biases.output |= fields.boolean("attention_bias").value_or(false);
+  c.biases.ffn |= fields.boolean("mlp_bias").value_or(false);
+}
+
+void read_rope(const JsonFields& fields, const ModelType& type, ConfigJson& parsed) {
+  Config& c = parsed.config;
+  if (c.rope_tables.empty()) return;
+  const bool slides = std::ranges::any_of(c.layers, [](const auto& l) { return l.window > 0; });
+  RopeJson rope = parse_rope_json(fields, c, slides, type.rope);
+  // Only these cut their heads; others would read the key and rotate all the same.
+  if (rope.rope_dim != c.head_dim && type.name != "phi3" && type.name != "gpt_neox") {
+    throw Error(fields.where("partial_rotary_factor"), "wanted 1");
+  }
+  c.rope_dim = rope.rope_dim;
+  c.rope_tables = std::move(rope.tables);
+  c.rope_factors = rope.kind;
+  c.original_context = rope.original_context;
+  parsed.rope_factors = std::move(rope.factors);
+  parsed.rope_factors_long = std::move(rope.long_factors);
+  for (LayerConfig& layer : c.layers) {
+    if (layer.rope && layer.window > 0) layer.rope = c.rope_tables.size() - 1;
+  }
+}
+
+void read_gate(const JsonFields& fields, Config& c) {
+  const auto gate = fields.fields("attention_gate");
+  if (gate) c.gate = parse_gate(*gate);
+  if (c.family == "vga" && !gate) {
+    throw Error(fields.where(),
+                "key 'attention_gate' is missing; a vga model must say which gate it has, "
+                "even if it is {\"source\": \"none\"}");
+  }
+}
+
+/// The part of a file that describes the language model: checkpoints that see and hear as well have
+/// it in `text_config`. What it leaves out is as transformers has it.
+json text_config(const json& root, std::string_view where) {
+  const JsonFields fields(root, std::string(where));
+  const auto nested = fields.fields("text_config");
+  json text = nested ? nested->object() : root;
+  if (nested && fields.has("tie_word_embeddings")) {
+    text["tie_word_embeddings"] = root["tie_word_embeddings"];
+  }
+  if (nested && fields.has("quantization_config")) {
+    text["quantization_config"] = root["quantization_config"];
+  }
+  const json defaults = json::parse(find_type(JsonFields(text, std::string(where))).defaults);
+  for (const auto& [key, value] : defaults.items()) {
+    if (!text.contains(key)) text[key] = value;
+  }
+  return text;
 }
 
 }  // namespace
 
-ConfigJson parse_config_json(std::span<const std::byte> text, std::string_view where) {
-  const json root = parse_python_json(text, where);
-  const Fields fields(root, std::string(where));
-  const auto integer = [&](std::string_view key, size_t max) {
-    return fields.required(key, fields.integer(key, max));
-  };
+ConfigJson parse_config_json(std::span<const std::byte> bytes, std::string_view where) {
+  const json text = text_config(parse_python_json(bytes, where), where);
+  const JsonFields fields(text, std::string(where));
+  const ModelType& type = find_type(fields);
   ConfigJson parsed;
+  parsed.model_type = type.name;
   Config& c = parsed.config;
-  c = *family_options(parse_family(fields));
-  refuse_unsupported(fields);
-  c.vocab_size = integer("vocab_size", max_vocab);
-  c.context_length = integer("max_position_embeddings", max_context);
-  c.hidden_size = integer("hidden_size", max_width);
-  c.ffn_size = integer("intermediate_size", max_width);
-  c.n_heads = integer("num_attention_heads", max_width);
-  c.n_kv_heads = fields.integer("num_key_value_heads", c.n_heads).value_or(c.n_heads);
-  if (c.n_heads % c.n_kv_heads != 0) {
-    fields.fail("num_key_value_heads", "a divisor of the " + std::to_string(c.n_heads) + " heads");
-  }
-  const auto head_dim = fields.integer("head_dim", max_width);
-  if (!head_dim && c.hidden_size % c.n_heads != 0) {
-    fields.fail("num_attention_heads", "a divisor of hidden_size, as head_dim is not given");
-  }
-  c.head_dim = head_dim.value_or(c.hidden_size / c.n_heads);
-  c.rope_dim = c.head_dim;
-  set_layers(c, integer("num_hidden_layers", max_layers));
-  c.norm_eps = static_cast<float>(fields.required("rms_norm_eps", fields.real("rms_norm_eps")));
-  parse_ropes(fields, parsed);
+  c = *family_options(type.family);
+  read_sizes(fields, type.keys, c);
+  refuse_unsupported(fields, type.keys, c);
+  if (type.read != nullptr) type.read(fields, c);
+  read_rope(fields, type, parsed);
   c.tied_embeddings = fields.boolean("tie_word_embeddings").value_or(false);
-
-  const json* gate = fields.find("attention_gate");
-  if (gate != nullptr) c.gate = parse_gate(Fields(*gate, fields.where("attention_gate")));
-  if (c.family == "vga" && gate == nullptr) {
-    throw Error(where,
-                "key 'attention_gate' is missing; a vga model must say which gate it has, "
-                "even if it is {\"source\": \"none\"}");
-  }
-  if (c.family == "llama" && c.gate) {
-    fields.fail("attention_gate", "no gate in a llama model (model_type vga has one)");
-  }
+  read_gate(fields, c);
   validate(c, where);
   return parsed;
 }

@@ -11,14 +11,17 @@ namespace vga {
 
 /// What a config.json says of a model.
 struct ConfigJson {
+  std::string_view model_type;  // names.h knows the names of its tensors
   Config config;
-  std::vector<float> rope_factors;  // (rope_dim / 2), empty if config.rope_factors is none
+  std::vector<float> rope_factors;       // (rope_dim / 2), as Config::rope_factors says
+  std::vector<float> rope_factors_long;  // the same for long contexts
 };
 
-/// Reads a Hugging Face style config.json of model_type "vga", "llama" or "mistral" (a llama with
-/// another name), validated. What the runtime cannot represent (attention biases, another
-/// activation, a sliding window, a RoPE scaling other than linear and llama3, a gate it does not
-/// know) is an Error naming `where` and the key, never ignored.
+/// Reads a Hugging Face style config.json of "vga" or one of the model types in config_json.cpp, in
+/// today's form (`rope_parameters`) and in older ones, `text_config` where it is nested; validated.
+/// What the runtime cannot represent (another activation, a window where the family has none, a
+/// RoPE scaling that it does not know, an unknown gate) is an Error naming `where` and the key,
+/// never ignored.
 ConfigJson parse_config_json(std::span<const std::byte> text, std::string_view where);
 
 }  // namespace vga

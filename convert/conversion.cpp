@@ -17,25 +17,24 @@ namespace fs = std::filesystem;
 
 /// A tensor of the checkpoint under the name it will have.
 struct Found {
-  const std::string* source_name;
+  std::string source_name;
   const SourceTensor* tensor;
+  Transform transform = Transform::none;
 };
 using FoundTensors = std::map<std::string, Found>;
 
-/// The checkpoint's tensors by their names in the GGUF file.
-FoundTensors match_names(const Checkpoint& checkpoint, const NameRules& rules,
-                         std::vector<SkippedTensor>& skipped) {
-  std::vector<std::string> names;
+/// A tensor of the checkpoint, and what it is called without wrappers and after what the user says.
+struct Named {
+  const std::string* source_name;
+  const SourceTensor* tensor;
+  std::string name;
+};
+
+std::vector<Named> apply_rules(const Checkpoint& checkpoint, const NameRules& rules,
+                               std::vector<SkippedTensor>& skipped) {
+  std::vector<Named> tensors;
   for (const auto& [source_name, tensor] : checkpoint.tensors) {
-    names.push_back(unwrapped_name(source_name));
-  }
-  const std::string prefix = common_prefix(names);
-  FoundTensors found;
-  size_t i = 0;
-  for (const auto& [source_name, tensor] : checkpoint.tensors) {
-    const std::string where = checkpoint.path + ": tensor '" + source_name + "'";
-    std::string name = names[i++];
-    if (name.starts_with(prefix)) name.erase(0, prefix.size());
+    std::string name = unwrapped_name(source_name);
     if (std::ranges::any_of(rules.skips, [&](const Skip& skip) { return skip.matches(name); })) {
       skipped.push_back({source_name, "--skip"});
       continue;
@@ -45,19 +44,40 @@ FoundTensors match_names(const Checkpoint& checkpoint, const NameRules& rules,
       skipped.push_back({source_name, "the model does not need it"});
       continue;
     }
+    tensors.push_back({&source_name, &tensor, std::move(name)});
+  }
+  return tensors;
+}
+
+NameMap name_map(const Checkpoint& checkpoint, const std::vector<Named>& tensors) {
+  std::vector<std::string> names;
+  for (const Named& tensor : tensors) names.push_back(tensor.name);
+  return {name_table(checkpoint.model_type), names};
+}
+
+/// The checkpoint's tensors by their names in the GGUF file.
+FoundTensors match_names(const Checkpoint& checkpoint, const std::vector<Named>& tensors,
+                         const NameMap& map) {
+  FoundTensors found;
+  for (const auto& [name, tensor] : checkpoint.rope_tensors) {
+    found.emplace(name, Found{name, &tensor});
+  }
+  for (const auto& [source_name, tensor, name] : tensors) {
+    const std::string where = checkpoint.path + ": tensor '" + *source_name + "'";
     if (is_adapter(name)) {
       throw Error(where,
                   "is a part of an adapter, which must be merged into the model before (PEFT: "
                   "merge_and_unload()); if it was, --skip lora_ leaves it out");
     }
-    const auto target = gguf_name(name);
+    const auto target = map.find(name);
     if (!target) {
-      throw Error(where, std::string(name == source_name ? "" : "taken as '" + name + "', ") +
+      throw Error(where, std::string(name == *source_name ? "" : "taken as '" + name + "', ") +
                              "is no part of this model; --rename maps names that differ, --skip "
                              "leaves out what the model does not need");
     }
-    const auto [twin, is_new] = found.emplace(*target, Found{&source_name, &tensor});
-    if (!is_new) throw Error(where, "means the same as tensor '" + *twin->second.source_name + "'");
+    const auto [twin, is_new] =
+        found.emplace(target->name, Found{*source_name, tensor, target->transform});
+    if (!is_new) throw Error(where, "means the same as tensor '" + twin->second.source_name + "'");
   }
   return found;
 }
@@ -81,7 +101,7 @@ void check_ties(Config& config, FoundTensors& found, Conversion& conversion) {
   const auto output = found.find("output.weight");
   if (!config.tied_embeddings || output == found.end()) return;
   const auto embedding = found.find("token_embd.weight");
-  const std::string& name = *output->second.source_name;
+  const std::string& name = output->second.source_name;
   if (embedding == found.end() || same_values(*embedding->second.tensor, *output->second.tensor)) {
     conversion.skipped.push_back({name, "a copy of the embedding"});
     found.erase(output);
@@ -170,49 +190,44 @@ void write_vocabulary(const Checkpoint& checkpoint, size_t vocab_size, Conversio
   }
 }
 
-/// Where row `row` of an adjacent-pair head lies when the head is half-split: rows 2i and 2i + 1
-/// were i and i + head_dim / 2.
-size_t half_split_row(size_t row, size_t head_dim) {
-  const size_t in_head = row % head_dim;
-  return row - in_head + in_head / 2 + in_head % 2 * (head_dim / 2);
-}
-
 }  // namespace
 
 Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& quantization,
                            const NameRules& rules) {
   Config config = checkpoint.config;
   Conversion conversion;
-  FoundTensors found = match_names(checkpoint, rules, conversion.skipped);
+  const std::vector<Named> tensors = apply_rules(checkpoint, rules, conversion.skipped);
+  const NameMap map = name_map(checkpoint, tensors);
+  FoundTensors found = match_names(checkpoint, tensors, map);
   check_ties(config, found, conversion);
   write_config(config, conversion.writer);
   write_quantization(quantization, conversion.writer);
   write_vocabulary(checkpoint, config.vocab_size, conversion);
-  const bool permutes = !config.half_split && !checkpoint.adjacent_pairs;
+  const bool pairs_differ = !config.half_split && !checkpoint.adjacent_pairs;
   for (const WeightSpec& spec : weight_specs(config)) {
     const auto at = found.find(spec.name);
     if (at == found.end()) {
       throw Error(checkpoint.path,
-                  "tensor '" + hugging_face_name(spec.name) + "' is missing, wanted " +
+                  "tensor '" + map.source_of(spec.name) + "' is missing, wanted " +
                       bracketed(spec.shape()) +
-                      (spec.name == "output.weight" ? "; or is tie_word_embeddings true?" : ""));
+                      (spec.role == Role::output ? "; or is tie_word_embeddings true?" : ""));
     }
-    const auto& [source_name, tensor] = at->second;
-    const std::string where = checkpoint.path + ": tensor '" + *source_name + "'";
-    check_tensor(spec, *tensor, where);
-    const bool rotated =
-        spec.name.ends_with("attn_q.weight") || spec.name.ends_with("attn_k.weight");
+    const auto& [source_name, tensor, transform] = at->second;
+    const bool is_rotated = transform == Transform::rotated;
+    TransformedTensor source(*tensor, is_rotated && !pairs_differ ? Transform::none : transform,
+                             config);
+    std::string where = checkpoint.path + ": tensor '" + source_name + "'";
+    check_tensor(spec, source.source(), where);
     const DType wanted = quantization.wanted(spec, config);
     const DType written = storable(wanted, spec.cols);
     conversion.writer.add_tensor(spec.name, written, spec.rows, spec.cols,
                                  spec.is_vector() ? 1 : 2);
-    conversion.tensors.push_back(
-        {spec, tensor, where, wanted, written, permutes && rotated ? config.head_dim : 0});
+    conversion.tensors.push_back({spec, std::move(source), std::move(where), wanted, written});
     found.erase(at);
   }
   if (!found.empty()) {
     const auto& left = found.begin()->second;
-    throw Error(checkpoint.path, "tensor '" + *left.source_name + "' " +
+    throw Error(checkpoint.path, "tensor '" + left.source_name + "' " +
                                      bracketed(left.tensor->shape) +
                                      " belongs to no part of the model that config.json describes");
   }
@@ -226,10 +241,7 @@ bool write_conversion(const Conversion& conversion, const fs::path& path,
   conversion.writer.begin(out);
   for (const PlannedTensor& tensor : conversion.tensors) {
     const WeightSpec& spec = tensor.spec;
-    const size_t head_dim = tensor.permuted_head_dim;
-    const auto read_row = [&](size_t r, std::span<float> row) {
-      tensor.source->read_row(head_dim == 0 ? r : half_split_row(r, head_dim), row);
-    };
+    const auto read_row = [&](size_t r, std::span<float> row) { tensor.source.read_row(r, row); };
     const auto go_on = [&](uint64_t done) { return !progress || progress(done, spec.name); };
     const bool written =
         encoder.write(spec.rows, spec.cols, tensor.type, tensor.where, read_row, go_on, out)

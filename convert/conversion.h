@@ -9,22 +9,20 @@
 #include "checkpoint.h"
 #include "gguf/gguf.h"
 #include "model/weights.h"
-#include "names.h"
+#include "name_rules.h"
 #include "quantization.h"
 #include "tensor_encoder.h"
+#include "transform.h"
 
 namespace vga {
 
 /// One tensor of the GGUF file to be.
 struct PlannedTensor {
-  WeightSpec spec;             // its name and shape
-  const SourceTensor* source;  // of the same shape; in the Checkpoint
-  std::string where;           // the source's file and name, for messages
-  DType wanted;                // what the quantization asks for
-  DType type;                  // as it will be written: `wanted` if its blocks make whole rows
-  /// 0: rows stay in order. Otherwise each head of this many rows goes from half-split to
-  /// adjacent-pair RoPE order.
-  size_t permuted_head_dim = 0;
+  WeightSpec spec;           // its name and shape
+  TransformedTensor source;  // of the same shape; a view of the Checkpoint
+  std::string where;         // the source's file and name, for messages
+  DType wanted;              // what the quantization asks for
+  DType type;                // as it will be written: `wanted` if its blocks make whole rows
 
   size_t bytes() const { return spec.rows * row_bytes(type, spec.cols); }
 };

@@ -5,55 +5,136 @@
 #include <cassert>
 #include <utility>
 
-#include "vga/error.h"
-
 namespace vga {
 namespace {
 
-// std::regex recurses once per character: long names would overflow the stack.
-constexpr size_t max_name = 512;
+// -- Tables ---------------------------------------------------------------------------------------
 
-using NamePair = std::pair<std::string_view, std::string_view>;
-constexpr std::array<NamePair, 4> model_names = {
-    {{"model.embed_tokens.weight", "token_embd.weight"},
-     {"model.norm.weight", "output_norm.weight"},
-     {"lm_head.weight", "output.weight"},
-     {"rope_freqs.weight",
-      "rope_freqs.weight"}}};  // no checkpoint has it: open_checkpoint() adds it
-constexpr std::array<NamePair, 11> block_names = {
-    {{"input_layernorm.weight", "attn_norm.weight"},
-     {"self_attn.q_proj.weight", "attn_q.weight"},
-     {"self_attn.k_proj.weight", "attn_k.weight"},
-     {"self_attn.v_proj.weight", "attn_v.weight"},
-     {"self_attn.gate_proj.weight", "attn_gate.weight"},
-     {"self_attn.gate_proj.bias", "attn_gate.bias"},
-     {"self_attn.o_proj.weight", "attn_output.weight"},
-     {"post_attention_layernorm.weight", "ffn_norm.weight"},
-     {"mlp.gate_proj.weight", "ffn_gate.weight"},
-     {"mlp.up_proj.weight", "ffn_up.weight"},
-     {"mlp.down_proj.weight", "ffn_down.weight"}}};
-constexpr std::string_view block_prefix = "model.layers.";
-constexpr std::string_view gguf_block_prefix = "blk.";
+constexpr std::array llama_model = {NameRow{"embed_tokens", "token_embd"},
+                                    NameRow{"norm", "output_norm"}};
+constexpr std::array llama_blocks = {
+    NameRow{"input_layernorm", "attn_norm"},
+    NameRow{"self_attn.q_proj", "attn_q", Transform::rotated},
+    NameRow{"self_attn.k_proj", "attn_k", Transform::rotated},
+    NameRow{"self_attn.v_proj", "attn_v"},
+    NameRow{"self_attn.q_norm", "attn_q_norm"},
+    NameRow{"self_attn.k_norm", "attn_k_norm"},
+    NameRow{"self_attn.gate_proj", "attn_gate"},
+    NameRow{"self_attn.o_proj", "attn_output"},
+    NameRow{"post_attention_layernorm", "ffn_norm"},
+    NameRow{"mlp.gate_proj", "ffn_gate"},
+    NameRow{"mlp.up_proj", "ffn_up"},
+    NameRow{"mlp.down_proj", "ffn_down"},
+};
+constexpr NameTable llama = {"model.", "layers.", llama_model, llama_blocks, {"lm_head", "output"}};
 
-/// Parts of names that say how a module was wrapped, not what it is: by torch.compile, by
-/// activation checkpointing, FSDP, DDP, and by PEFT around what an adapter was merged into.
-constexpr std::array<std::string_view, 5> wrappers = {
-    "_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "module.", "base_layer."};
+constexpr std::array gemma_model = {NameRow{"embed_tokens", "token_embd"},
+                                    NameRow{"norm", "output_norm", Transform::plus_one}};
+constexpr std::array gemma_blocks = {
+    NameRow{"input_layernorm", "attn_norm", Transform::plus_one},
+    NameRow{"self_attn.q_proj", "attn_q"},
+    NameRow{"self_attn.k_proj", "attn_k"},
+    NameRow{"self_attn.v_proj", "attn_v"},
+    NameRow{"self_attn.q_norm", "attn_q_norm", Transform::plus_one},
+    NameRow{"self_attn.k_norm", "attn_k_norm", Transform::plus_one},
+    NameRow{"self_attn.gate_proj", "attn_gate"},
+    NameRow{"self_attn.o_proj", "attn_output"},
+    NameRow{"post_attention_layernorm", "post_attention_norm", Transform::plus_one},
+    NameRow{"pre_feedforward_layernorm", "ffn_norm", Transform::plus_one},
+    NameRow{"mlp.gate_proj", "ffn_gate"},
+    NameRow{"mlp.up_proj", "ffn_up"},
+    NameRow{"mlp.down_proj", "ffn_down"},
+    NameRow{"post_feedforward_layernorm", "post_ffw_norm", Transform::plus_one},
+};
+constexpr NameTable gemma = {"model.", "layers.", gemma_model, gemma_blocks, {"lm_head", "output"}};
 
-void check_length(const std::string& name) {
-  if (name.size() <= max_name) return;
-  throw Error("tensor '" + name.substr(0, 64) + "...'",
-              "a name of " + std::to_string(name.size()) + " bytes is too long for a regex");
-}
+constexpr std::array phi3_blocks = {
+    NameRow{"input_layernorm", "attn_norm"},
+    NameRow{"self_attn.qkv_proj", "attn_qkv"},
+    NameRow{"self_attn.gate_proj", "attn_gate"},
+    NameRow{"self_attn.o_proj", "attn_output"},
+    NameRow{"post_attention_layernorm", "ffn_norm"},
+    NameRow{"mlp.gate_up_proj", "ffn_up"},
+    NameRow{"mlp.down_proj", "ffn_down"},
+};
+constexpr NameTable phi3 = {"model.", "layers.", llama_model, phi3_blocks, {"lm_head", "output"}};
 
-std::regex compile(const std::string& pattern, const std::string& where) {
-  if (pattern.size() > max_name) throw Error(where, "the regex is too long");
-  try {
-    return std::regex(pattern, std::regex::ECMAScript);
-  } catch (const std::regex_error& error) {
-    throw Error(where, std::string("not a regular expression: ") + error.what());
-  }
-}
+constexpr std::array olmo2_blocks = {
+    NameRow{"self_attn.q_proj", "attn_q"},
+    NameRow{"self_attn.k_proj", "attn_k"},
+    NameRow{"self_attn.v_proj", "attn_v"},
+    NameRow{"self_attn.q_norm", "attn_q_norm"},
+    NameRow{"self_attn.k_norm", "attn_k_norm"},
+    NameRow{"self_attn.gate_proj", "attn_gate"},
+    NameRow{"self_attn.o_proj", "attn_output"},
+    NameRow{"post_attention_layernorm", "post_attention_norm"},
+    NameRow{"mlp.gate_proj", "ffn_gate"},
+    NameRow{"mlp.up_proj", "ffn_up"},
+    NameRow{"mlp.down_proj", "ffn_down"},
+    NameRow{"post_feedforward_layernorm", "post_ffw_norm"},
+};
+constexpr NameTable olmo2 = {"model.", "layers.", llama_model, olmo2_blocks, {"lm_head", "output"}};
+
+constexpr std::array gpt2_model = {NameRow{"wte", "token_embd"}, NameRow{"wpe", "position_embd"},
+                                   NameRow{"ln_f", "output_norm"}};
+constexpr std::array gpt2_blocks = {
+    NameRow{"ln_1", "attn_norm"},
+    NameRow{"attn.c_attn", "attn_qkv", Transform::transposed},
+    NameRow{"attn.gate_proj", "attn_gate"},
+    NameRow{"attn.c_proj", "attn_output", Transform::transposed},
+    NameRow{"ln_2", "ffn_norm"},
+    NameRow{"mlp.c_fc", "ffn_up", Transform::transposed},
+    NameRow{"mlp.c_proj", "ffn_down", Transform::transposed},
+};
+constexpr NameTable gpt2 = {"transformer.", "h.", gpt2_model, gpt2_blocks, {"lm_head", "output"}};
+
+constexpr std::array gpt_neox_model = {NameRow{"embed_in", "token_embd"},
+                                       NameRow{"final_layer_norm", "output_norm"}};
+constexpr std::array gpt_neox_blocks = {
+    NameRow{"input_layernorm", "attn_norm"},
+    NameRow{"attention.query_key_value", "attn_qkv", Transform::heads_together},
+    NameRow{"attention.gate_proj", "attn_gate"},
+    NameRow{"attention.dense", "attn_output"},
+    NameRow{"post_attention_layernorm", "ffn_norm"},
+    NameRow{"mlp.dense_h_to_4h", "ffn_up"},
+    NameRow{"mlp.dense_4h_to_h", "ffn_down"},
+};
+constexpr NameTable gpt_neox = {
+    "gpt_neox.", "layers.", gpt_neox_model, gpt_neox_blocks, {"embed_out", "output"}};
+
+constexpr std::array opt_model = {
+    NameRow{"embed_tokens", "token_embd"},
+    NameRow{"embed_positions", "position_embd", Transform::from_third_row},
+    NameRow{"final_layer_norm", "output_norm"}};
+constexpr std::array opt_blocks = {
+    NameRow{"self_attn_layer_norm", "attn_norm"},
+    NameRow{"self_attn.q_proj", "attn_q"},
+    NameRow{"self_attn.k_proj", "attn_k"},
+    NameRow{"self_attn.v_proj", "attn_v"},
+    NameRow{"self_attn.gate_proj", "attn_gate"},
+    NameRow{"self_attn.out_proj", "attn_output"},
+    NameRow{"final_layer_norm", "ffn_norm"},
+    NameRow{"fc1", "ffn_up"},
+    NameRow{"fc2", "ffn_down"},
+};
+constexpr NameTable opt = {
+    "model.decoder.", "layers.", opt_model, opt_blocks, {"lm_head", "output"}};
+
+/// Those whose names are not Llama's.
+constexpr std::array<std::pair<std::string_view, const NameTable*>, 8> tables = {
+    {{"gemma2", &gemma},
+     {"gemma3_text", &gemma},
+     {"phi3", &phi3},
+     {"olmo2", &olmo2},
+     {"olmo3", &olmo2},
+     {"gpt2", &gpt2},
+     {"gpt_neox", &gpt_neox},
+     {"opt", &opt}}};
+
+// -- Looking up -----------------------------------------------------------------------------------
+
+constexpr std::string_view gguf_block = "blk.";
+constexpr std::array<std::string_view, 2> suffixes = {".weight", ".bias"};
 
 /// "0" or a number without leading zeros.
 bool is_index(std::string_view text) {
@@ -61,99 +142,103 @@ bool is_index(std::string_view text) {
          std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; });
 }
 
+/// A name in its parts: a prefix, the number of a layer if it has one, and a suffix of `suffixes`.
+struct Parts {
+  std::string_view layer;  // empty outside of blocks
+  std::string_view name;
+  std::string_view suffix;
+};
+
+std::optional<Parts> split(std::string_view name, std::string_view block) {
+  Parts parts{};
+  for (const std::string_view suffix : suffixes) {
+    if (name.ends_with(suffix)) parts.suffix = suffix;
+  }
+  if (parts.suffix.empty()) return std::nullopt;
+  name.remove_suffix(parts.suffix.size());
+  if (name.starts_with(block)) {
+    name.remove_prefix(block.size());
+    const size_t dot = name.find('.');
+    if (dot == name.npos || !is_index(name.substr(0, dot))) return std::nullopt;
+    parts.layer = name.substr(0, dot);
+    name.remove_prefix(dot + 1);
+  }
+  parts.name = name;
+  return parts;
+}
+
+std::string joined(std::string_view block, const Parts& parts, std::string_view name) {
+  std::string whole;
+  if (!parts.layer.empty()) whole.append(block).append(parts.layer).append(".");
+  return whole.append(name).append(parts.suffix);
+}
+
 }  // namespace
 
-Rename::Rename(std::string_view text) : text_(text) {
-  const std::string where = "--rename '" + text_ + "'";
-  const size_t equals = text.rfind('=');
-  if (equals == std::string_view::npos || equals == 0) {
-    throw Error(where, "wanted REGEX=REPLACEMENT");
+const NameTable& name_table(std::string_view model_type) {
+  const auto* found = std::ranges::find(tables, model_type, &decltype(tables)::value_type::first);
+  return found == tables.end() ? llama : *found->second;
+}
+
+NameMap::NameMap(const NameTable& table, const std::vector<std::string>& names)
+    : table_(table), body_(table.body) {
+  const std::string embedding = std::string(table.model[0].from) + ".weight";
+  std::vector<std::string_view> found;
+  for (const std::string_view name : names) {
+    const std::string_view before =
+        name.substr(0, name.size() - std::min(name.size(), embedding.size()));
+    if (name.ends_with(embedding) && (before.empty() || before.ends_with('.')))
+      found.push_back(before);
   }
-  regex_ = compile(std::string(text.substr(0, equals)), where);
-  replacement_ = text.substr(equals + 1);
+  // More than one is more than one model: only what has the usual name is taken.
+  if (found.size() == 1) body_ = found[0];
 }
 
-std::string Rename::apply(const std::string& name) const {
-  try {
-    return std::regex_replace(name, regex_, replacement_);
-  } catch (const std::regex_error& error) {
-    throw Error("--rename '" + text_ + "'", "cannot match '" + name + "': " + error.what());
+std::optional<Target> NameMap::find(std::string_view name) const {
+  const std::string head = std::string(table_.head.from) + ".weight";
+  // The head stands beside the body, whatever both are a part of.
+  if (name.ends_with(head) && body_.starts_with(name.substr(0, name.size() - head.size()))) {
+    return Target{std::string(table_.head.to) + ".weight", table_.head.transform};
   }
+  if (!name.starts_with(body_)) return std::nullopt;
+  const auto parts = split(name.substr(body_.size()), table_.block);
+  if (!parts) return std::nullopt;
+  const auto rows = parts->layer.empty() ? table_.model : table_.blocks;
+  const auto row = std::ranges::find(rows, parts->name, &NameRow::from);
+  if (row == rows.end()) return std::nullopt;
+  return Target{joined(gguf_block, *parts, row->to), row->transform};
 }
 
-Skip::Skip(std::string_view text) : text_(text), regex_(compile(text_, "--skip '" + text_ + "'")) {}
-
-bool Skip::matches(const std::string& name) const {
-  check_length(name);
-  try {
-    return std::regex_search(name, regex_);
-  } catch (const std::regex_error& error) {
-    throw Error("--skip '" + text_ + "'", "cannot match '" + name + "': " + error.what());
+std::string NameMap::source_of(std::string_view gguf_name) const {
+  const auto parts = split(gguf_name, gguf_block);
+  assert(parts);
+  if (parts->name == table_.head.to) {
+    return std::string(table_.head.from) + std::string(parts->suffix);
   }
-}
-
-std::string unwrapped_name(std::string_view given) {
-  std::string name;
-  while (!given.empty()) {
-    const size_t dot = given.find('.');
-    const std::string_view part = given.substr(0, dot == given.npos ? dot : dot + 1);
-    if (std::ranges::find(wrappers, part) == wrappers.end()) name += part;
-    given.remove_prefix(part.size());
-  }
-  return name;
-}
-
-std::string common_prefix(const std::vector<std::string>& names) {
-  const std::string_view embedding = model_names[0].first;
-  const std::string* found = nullptr;
-  for (const std::string& name : names) {
-    if (!name.ends_with(embedding)) continue;
-    if (found != nullptr) return {};
-    found = &name;
-  }
-  if (found == nullptr) return {};
-  const std::string prefix = found->substr(0, found->size() - embedding.size());
-  return prefix.ends_with('.') ? prefix : "";
-}
-
-std::string renamed(std::string name, const std::vector<Rename>& renames) {
-  for (const Rename& rename : renames) {
-    check_length(name);
-    name = rename.apply(name);
-  }
-  return name;
-}
-
-std::optional<std::string> gguf_name(std::string_view name) {
-  const auto* whole = std::ranges::find(model_names, name, &NamePair::first);
-  if (whole != model_names.end()) return std::string(whole->second);
-  if (!name.starts_with(block_prefix)) return std::nullopt;
-  name.remove_prefix(block_prefix.size());
-  const size_t dot = name.find('.');
-  if (dot == std::string_view::npos || !is_index(name.substr(0, dot))) return std::nullopt;
-  const auto* part = std::ranges::find(block_names, name.substr(dot + 1), &NamePair::first);
-  if (part == block_names.end()) return std::nullopt;
-  return std::string(gguf_block_prefix) + std::string(name.substr(0, dot)) + "." +
-         std::string(part->second);
-}
-
-std::string hugging_face_name(std::string_view name) {
-  const auto* whole = std::ranges::find(model_names, name, &NamePair::second);
-  if (whole != model_names.end()) return std::string(whole->first);
-  assert(name.starts_with(gguf_block_prefix));
-  name.remove_prefix(gguf_block_prefix.size());
-  const size_t dot = name.find('.');
-  const auto* part = std::ranges::find(block_names, name.substr(dot + 1), &NamePair::second);
-  assert(part != block_names.end());
-  return std::string(block_prefix) + std::string(name.substr(0, dot + 1)) +
-         std::string(part->first);
+  const auto rows = parts->layer.empty() ? table_.model : table_.blocks;
+  const auto row = std::ranges::find(rows, parts->name, &NameRow::to);
+  // What the checkpoint would have to be called is not known for what its type never has.
+  if (row == rows.end()) return std::string(gguf_name);
+  return body_ + joined(table_.block, *parts, row->from);
 }
 
 bool is_redundant(std::string_view name) {
-  constexpr std::array<std::string_view, 4> buffers = {
-      "rotary_emb.inv_freq", "rotary_emb.original_inv_freq", "rotary_emb.cos_cached",
-      "rotary_emb.sin_cached"};
-  return std::ranges::any_of(buffers, [&](std::string_view end) { return name.ends_with(end); });
+  constexpr std::array<std::string_view, 8> buffers = {"rotary_emb.inv_freq",
+                                                       "rotary_emb.original_inv_freq",
+                                                       "rotary_emb.cos_cached",
+                                                       "rotary_emb.sin_cached",
+                                                       ".attn.bias",
+                                                       ".attn.masked_bias",
+                                                       ".attention.bias",
+                                                       ".attention.masked_bias"};
+  constexpr std::array<std::string_view, 5> others = {"mtp.", "visual.", "vision_tower.",
+                                                      "vision_model.", "multi_modal_projector."};
+  const auto is_end = [&](std::string_view end) { return name.ends_with(end); };
+  const auto is_part = [&](std::string_view part) {
+    const size_t at = name.find(part);
+    return at != name.npos && (at == 0 || name[at - 1] == '.');
+  };
+  return std::ranges::any_of(buffers, is_end) || std::ranges::any_of(others, is_part);
 }
 
 bool is_adapter(std::string_view name) {

@@ -1,65 +1,67 @@
 #pragma once
 
 #include <optional>
-#include <regex>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace vga {
 
-/// One --rename: what matches the regex (ECMAScript) in a tensor's name is replaced, $1 is a group.
-class Rename {
- public:
-  /// From "REGEX=REPLACEMENT", split at the last '='. An Error if it has none or the regex is bad.
-  explicit Rename(std::string_view text);
+/// What happens to a tensor on its way from a checkpoint into a GGUF file, and to its bias.
+enum class Transform {
+  none,
+  transposed,  // the checkpoint has (inputs, outputs)
+  rotated,     // rows of each head from half-split to adjacent pairs, where the family has those
+  plus_one,    // the checkpoint has what is added to 1
+  heads_together,  // rows (head, of q, k and v) to (of q, k and v, head)
+  from_third_row,  // the checkpoint has two rows more in front
+};
 
-  std::string apply(const std::string& name) const;
+/// One row of a table: "self_attn.q_proj" is "attn_q", both with ".weight" or ".bias" behind.
+struct NameRow {
+  std::string_view from;
+  std::string_view to;
+  Transform transform = Transform::none;
+};
+
+/// What transformers calls the tensors of a type of model, and what they are called in a GGUF file.
+struct NameTable {
+  std::string_view body;           // stands before all names but that of the head
+  std::string_view block;          // stands before the number of a layer
+  std::span<const NameRow> model;  // the embedding first
+  std::span<const NameRow> blocks;
+  NameRow head;
+};
+
+/// The table for a `model_type` of config.json, of which config_json.cpp knows the others.
+const NameTable& name_table(std::string_view model_type);
+
+/// The name and the transformation that a tensor has in the GGUF file.
+struct Target {
+  std::string name;
+  Transform transform;
+};
+
+/// Finds out what a checkpoint's names mean. The body of the model may have another name than
+/// transformers gives it, or none, where it was a part of something else:
+/// "base_model.model.model.embed_tokens.weight", "language_model.model.embed_tokens.weight".
+class NameMap {
+ public:
+  NameMap(const NameTable& table, const std::vector<std::string>& names);
+
+  /// nullopt for a name that no model of this type has.
+  std::optional<Target> find(std::string_view name) const;
+  /// The name that find() takes for `name`.
+  std::string source_of(std::string_view gguf_name) const;
 
  private:
-  std::string text_;
-  std::regex regex_;
-  std::string replacement_;
+  const NameTable& table_;
+  std::string body_;
 };
 
-/// One --skip: tensors in whose name the regex is found are left out.
-class Skip {
- public:
-  explicit Skip(std::string_view text);
-
-  bool matches(const std::string& name) const;
-
- private:
-  std::string text_;
-  std::regex regex_;
-};
-
-/// What the user says about names.
-struct NameRules {
-  std::vector<Skip> skips;
-  std::vector<Rename> renames;  // applied in order
-};
-
-/// A tensor's name in a checkpoint without the parts that training wrappers put into it
-/// ("_orig_mod", "_fsdp_wrapped_module", "module"), wherever they stand.
-std::string unwrapped_name(std::string_view given);
-
-/// What stands before the names of Hugging Face's model in the names of a checkpoint, as in
-/// "base_model.model.model.embed_tokens.weight" where the model was a part of another module; empty
-/// if nothing does, or if there is more than one model.
-std::string common_prefix(const std::vector<std::string>& names);
-
-/// `name` after each of `renames`.
-std::string renamed(std::string name, const std::vector<Rename>& renames);
-
-/// llama.cpp's name for Hugging Face's: "blk.0.attn_q.weight" for
-/// "model.layers.0.self_attn.q_proj.weight"; nullopt for a name that no model of ours has.
-std::optional<std::string> gguf_name(std::string_view name);
-
-/// The name that gguf_name() turns into `name`.
-std::string hugging_face_name(std::string_view name);
-
-/// Whether a tensor holds nothing that the model needs: RoPE frequencies follow from the config.
+/// Whether a tensor holds nothing that the language model needs: what follows from the config, as
+/// RoPE's frequencies and masks do, layers that draft tokens, and what sees or hears.
 bool is_redundant(std::string_view name);
 
 /// Whether it is a part of a low-rank adapter, as PEFT names them.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "gguf_image.h"
 #include "vga/error.h"
@@ -65,6 +66,25 @@ void expect_refused(const std::vector<Bad>& table, Parse&& parse) {
     EXPECT_NE(message.find(bad.says), std::string::npos) << message;
     EXPECT_LT(message.size(), 600u);
   }
+}
+
+/// A config.json of a tiny model, "vga" or "llama".
+inline nlohmann::json good_config(bool llama) {
+  nlohmann::json config = {{"model_type", llama ? "llama" : "vga"},
+                           {"hidden_size", 8},
+                           {"intermediate_size", 40},
+                           {"num_hidden_layers", 1},
+                           {"num_attention_heads", 2},
+                           {"num_key_value_heads", 1},
+                           {"head_dim", 4},
+                           {"vocab_size", 32},
+                           {"max_position_embeddings", 16},
+                           {"rms_norm_eps", 1e-5}};
+  if (!llama) {
+    config["attention_gate"] = {
+        {"source", "value"}, {"placement", "output"}, {"granularity", "head"}, {"bias", true}};
+  }
+  return config;
 }
 
 }  // namespace vga::test

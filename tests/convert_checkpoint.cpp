@@ -24,173 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-json good_config(bool llama) {
-  json config = {{"model_type", llama ? "llama" : "vga"},
-                 {"hidden_size", 8},
-                 {"intermediate_size", 40},
-                 {"num_hidden_layers", 1},
-                 {"num_attention_heads", 2},
-                 {"num_key_value_heads", 1},
-                 {"head_dim", 4},
-                 {"vocab_size", 32},
-                 {"max_position_embeddings", 16},
-                 {"rms_norm_eps", 1e-5}};
-  if (!llama) {
-    config["attention_gate"] = {
-        {"source", "value"}, {"placement", "output"}, {"granularity", "head"}, {"bias", true}};
-  }
-  return config;
-}
-
-/// Llama 3.2's own, with one key changed.
-json llama3_scaling(const char* key, const json& value) {
-  json scaling = {{"rope_type", "llama3"},
-                  {"factor", 32.0},
-                  {"low_freq_factor", 1.0},
-                  {"high_freq_factor", 4.0},
-                  {"original_max_position_embeddings", 8192}};
-  scaling[key] = value;
-  return scaling;
-}
-
-TEST(ConvertConfig, Llama3ScalingLeavesFastFrequenciesAndDividesSlowOnes) {
-  json fields = good_config(true);
-  fields["head_dim"] = 64;
-  // Where theta stands does not matter.
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {
-    json config = fields;
-    config[key] = llama3_scaling("factor", 32);
-    (config.contains("rope_parameters") ? config[key] : config)["rope_theta"] = 500000.0;
-    const std::string dump = config.dump();
-    const ConfigJson parsed = parse_config_json(bytes_of(dump), "config.json");
-    ASSERT_EQ(parsed.config.rope_factors, RopeFactors::fixed);
-    EXPECT_EQ(parsed.config.rope_tables[0].theta, 500000);
-    ASSERT_EQ(parsed.rope_factors.size(), 32u);
-    // Within 8192 positions pair 14 turns 4.19 times, 15 2.78, 16 1.84, 17 1.22, 18 0.81 times.
-    for (size_t i = 0; i < 15; ++i) EXPECT_EQ(parsed.rope_factors[i], 1) << i;
-    EXPECT_NEAR(parsed.rope_factors[15], 1.65133, 1e-5);
-    EXPECT_NEAR(parsed.rope_factors[16], 3.29226, 1e-5);
-    EXPECT_NEAR(parsed.rope_factors[17], 9.66673, 1e-5);
-    for (size_t i = 18; i < 32; ++i) EXPECT_EQ(parsed.rope_factors[i], 32) << i;
-  }
-}
-
-ConfigJson parse(const json& config) {
-  const std::string dump = config.dump();
-  return parse_config_json(bytes_of(dump), "config.json");
-}
-
-TEST(ConvertConfig, RopeMayBeDescribedTwiceIfTheSame) {
-  const json plain = {{"rope_type", "default"}, {"factor", 1.0}};
-  const json linear = {{"type", "linear"}, {"factor", 4.0}};
-  const json newer = {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 5e5}};
-  const json llama3 = llama3_scaling("factor", 32);
-  json config = good_config(true);
-  config["head_dim"] = 64;
-  const auto with = [&](const json& scaling, const json& parameters, const json& theta) {
-    config["rope_scaling"] = scaling;
-    config["rope_parameters"] = parameters;
-    config["rope_theta"] = theta;
-    return config;
-  };
-  EXPECT_EQ(parse(with(plain, nullptr, nullptr)).config.rope_tables[0].factor, 1);
-  EXPECT_EQ(parse(with(plain, {{"rope_theta", 5e5}, {"rope_type", "default"}}, nullptr))
-                .config.rope_tables[0]
-                .theta,
-            5e5);
-  EXPECT_EQ(parse(with(linear, newer, 5e5)).config.rope_tables[0].factor, 4);
-  EXPECT_EQ(parse(with(llama3, llama3, nullptr)).rope_factors.size(), 32u);
-  for (const json& bad :
-       {with(linear, plain, nullptr), with(plain, llama3, nullptr), with(linear, llama3, nullptr),
-        with(llama3_scaling("factor", 8), llama3, nullptr)}) {
-    const auto message = message_of([&] { parse(bad); });
-    EXPECT_NE(message.find("'rope_parameters': contradicts"), std::string::npos) << message;
-  }
-  const auto message = message_of([&] { parse(with(linear, newer, 1e4)); });
-  EXPECT_NE(message.find("rope_theta"), std::string::npos) << message;
-}
-
-TEST(ConvertConfig, NanIsReadWhereNobodyAsks) {
-  const auto with = [](const std::string& more) {
-    std::string dump = good_config(true).dump();
-    return dump.insert(1, more);
-  };
-  const std::string good = with(R"("a":NaN,"NaN \\\"":[Infinity,-Infinity,"-Infinity"],)");
-  EXPECT_EQ(parse_config_json(bytes_of(good), "config.json").config.hidden_size, 8u);
-  const std::string bad = with(R"("rope_theta":NaN,)");
-  const auto message = message_of([&] { parse_config_json(bytes_of(bad), "config.json"); });
-  EXPECT_NE(message.find("'rope_theta': wanted a positive number, found \"NaN\""),
-            std::string::npos)
-      << message;
-}
-
-TEST(ConvertConfig, MistralIsALlama) {
-  for (const json& window : {json(nullptr), json(0)}) {
-    json config = good_config(true);
-    config["model_type"] = "mistral";
-    config["sliding_window"] = window;
-    const std::string dump = config.dump();
-    EXPECT_EQ(parse_config_json(bytes_of(dump), "config.json").config.family, "llama");
-  }
-}
-
-TEST(ConvertConfig, RefusesWhatItCannotRepresent) {
-  struct Row {
-    const char* path;
-    json value;
-    const char* says;
-  };
-  const std::vector<Row> rows = {{"/model_type", "gpt2", "vga, llama or mistral"},
-                                 {"/model_type", nullptr, "'model_type' is missing"},
-                                 {"/hidden_size", -8, "hidden_size"},
-                                 {"/hidden_size", 8.5, "hidden_size"},
-                                 {"/hidden_size", 1e300, "hidden_size"},
-                                 {"/hidden_size", "8", "hidden_size"},
-                                 {"/hidden_size", 0, "hidden_size"},
-                                 {"/num_hidden_layers", 1000000, "num_hidden_layers"},
-                                 {"/num_key_value_heads", 3, "num_key_value_heads"},
-                                 {"/head_dim", 3, "rope"},
-                                 {"/vocab_size", nullptr, "'vocab_size' is missing"},
-                                 {"/rms_norm_eps", -1, "rms_norm_eps"},
-                                 {"/rope_theta", 0, "rope_theta"},
-                                 {"/rope_scaling", {{"type", "yarn"}, {"factor", 2}}, "scores"},
-                                 {"/rope_scaling", {{"type", "dynamic"}}, "grows"},
-                                 {"/rope_scaling", {{"rope_type", "longrope"}}, "long texts"},
-                                 {"/rope_scaling", {{"rope_type", "mine"}}, "unknown"},
-                                 {"/rope_scaling", {{"factor", 2}}, "rope_type"},
-                                 {"/rope_scaling", {{"rope_type", "llama3"}}, "factor"},
-                                 {"/rope_scaling", llama3_scaling("factor", 0.5), "factor"},
-                                 {"/rope_scaling", llama3_scaling("factor", nullptr), "factor"},
-                                 {"/rope_scaling", llama3_scaling("high_freq_factor", 1), "more"},
-                                 {"/rope_scaling", llama3_scaling("beta", 1), "'beta'"},
-                                 {"/rope_parameters", {{"full_attention", json::object()}}, "full"},
-                                 {"/rope_scaling", {{"type", "default"}, {"factor", 2}}, "factor"},
-                                 {"/rope_parameters", {{"partial_rotary_factor", 0.5}}, "rotary"},
-                                 {"/attention_bias", true, "attention_bias"},
-                                 {"/mlp_bias", true, "mlp_bias"},
-                                 {"/hidden_act", "gelu", "hidden_act"},
-                                 {"/sliding_window", 64, "sliding_window"},
-                                 {"/tie_word_embeddings", 1, "tie_word_embeddings"},
-                                 {"/attention_gate", nullptr, "'attention_gate' is missing"},
-                                 {"/attention_gate/source", "query", "none or input or value"},
-                                 {"/attention_gate/placement", "key", "output or value"},
-                                 {"/attention_gate/granularity", "layer", "head or element"},
-                                 {"/attention_gate/bias", nullptr, "'bias' is missing"},
-                                 {"/attention_gate/scale", 2, "scale"}};
-  for (const Row& row : rows) {
-    SCOPED_TRACE(std::string(row.path) + " = " + row.value.dump());
-    json config = good_config(false);
-    config[json::json_pointer(row.path)] = row.value;
-    const std::string dump = config.dump();
-    const auto message = message_of([&] { parse_config_json(bytes_of(dump), "config.json"); });
-    EXPECT_NE(message.find(row.says), std::string::npos) << message;
-  }
-  json llama = good_config(true);
-  llama["attention_gate"] = good_config(false)["attention_gate"];
-  const std::string dump = llama.dump();
-  message_of([&] { parse_config_json(bytes_of(dump), "config.json"); });
-}
-
 TEST(ConvertLlama2c, ChecksItsSize) {
   std::string header;
   for (const int32_t n : {4, 8, 1, 2, 1, 10, 6}) header += raw(n);
@@ -208,38 +41,6 @@ TEST(ConvertLlama2c, ChecksItsSize) {
                   {"VocabMinimum", negative, "vocab_size"},
                   {"Newer", raw<int32_t>(0x616b3432) + good.substr(4), "version"}},
                  parse_llama2c);
-}
-
-TEST(ConvertNames, MapsAndRenames) {
-  for (const WeightSpec& spec : weight_specs([] {
-         const std::string dump = good_config(false).dump();
-         return parse_config_json(bytes_of(dump), "config.json").config;
-       }())) {
-    EXPECT_EQ(gguf_name(hugging_face_name(spec.name)), spec.name);
-  }
-  EXPECT_FALSE(gguf_name("model.layers.01.mlp.up_proj.weight"));
-  EXPECT_FALSE(gguf_name("model.layers..mlp.up_proj.weight"));
-  const std::vector<Rename> renames = {Rename(R"(^h\.(\d+)\.=layers.$1.)"), Rename("^=model.")};
-  EXPECT_EQ(renamed("h.3.x", renames), "model.layers.3.x");
-  message_of([] { Rename("no equals sign"); });
-  message_of([] { Rename("(=x"); });
-  message_of([] { Skip("("); });
-  message_of([&] { renamed(std::string(100'000, 'a'), renames); });
-  message_of([&] { Skip("b").matches(std::string(100'000, 'a')); });
-}
-
-TEST(ConvertNames, WrappersAndPrefixesAreNoPartOfAName) {
-  EXPECT_EQ(unwrapped_name("_orig_mod.module.h.3.x"), "h.3.x");
-  EXPECT_EQ(unwrapped_name("model.layers.0._fsdp_wrapped_module._checkpoint_wrapped_module.mlp.w"),
-            "model.layers.0.mlp.w");
-  EXPECT_EQ(unwrapped_name("a.q_proj.base_layer.weight"), "a.q_proj.weight");
-  EXPECT_EQ(unwrapped_name("my_module.x"), "my_module.x");
-  EXPECT_EQ(unwrapped_name("x.module"), "x.module");
-  const std::string embedding = "model.embed_tokens.weight";
-  EXPECT_EQ(common_prefix({"a.b", embedding}), "");
-  EXPECT_EQ(common_prefix({"base_model.model." + embedding, "x"}), "base_model.model.");
-  EXPECT_EQ(common_prefix({"a." + embedding, "b." + embedding}), "");
-  EXPECT_EQ(common_prefix({"my" + embedding}), "");
 }
 
 /// The values that the test's checkpoints hold: small, different in each place, exact in bf16.
@@ -264,9 +65,10 @@ struct Folder {
     const char* type_name = type == DType::f32 ? "F32" : type == DType::f16 ? "F16" : "BF16";
     std::string header = "{";
     std::string data;
-    for (const WeightSpec& spec :
-         weight_specs(parse_config_json(bytes_of(dump), "config.json").config)) {
-      const bool vector = spec.name.ends_with("norm.weight") || spec.name.ends_with(".bias");
+    const ConfigJson parsed = parse_config_json(bytes_of(dump), "config.json");
+    const NameMap names(name_table(parsed.model_type), {});
+    for (const WeightSpec& spec : weight_specs(parsed.config)) {
+      const bool vector = spec.is_vector();
       const size_t begin = data.size();
       std::vector<float> values(spec.rows * spec.cols);
       for (size_t i = 0; i < values.size(); ++i) values[i] = value_at(i);
@@ -274,7 +76,7 @@ struct Folder {
       data.resize(begin + row_bytes(type, values.size()));
       encode_row(type, values, reinterpret_cast<std::byte*>(data.data() + begin));
       header += (header.size() > 1 ? "," : "") +
-                entry(hugging_face_name(spec.name), type_name,
+                entry(names.source_of(spec.name), type_name,
                       vector ? json({spec.cols}).dump() : json({spec.rows, spec.cols}).dump(),
                       json({begin, data.size()}).dump());
     }

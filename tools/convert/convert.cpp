@@ -33,9 +33,9 @@ void print_table(const vga::Conversion& conversion) {
   for (const vga::PlannedTensor& tensor : conversion.tensors) {
     const std::string note = vga::fallback_note(tensor.wanted, tensor.type);
     std::printf("%-28s %-16s %-16s -> %-5s %14s%s%s\n", tensor.spec.name.c_str(),
-                vga::joined(tensor.source->shape, " x ").c_str(), tensor.source->type_name.c_str(),
-                std::string(name(tensor.type)).c_str(), vga::with_commas(tensor.bytes()).c_str(),
-                note.empty() ? "" : "  ", note.c_str());
+                vga::joined(tensor.source.source().shape, " x ").c_str(),
+                tensor.source.source().type_name.c_str(), std::string(name(tensor.type)).c_str(),
+                vga::with_commas(tensor.bytes()).c_str(), note.empty() ? "" : "  ", note.c_str());
     elements += tensor.spec.rows * tensor.spec.cols;
     bytes += tensor.bytes();
   }
