@@ -7,6 +7,7 @@
 #include <numeric>
 #include <utility>
 
+#include "base/memory.h"
 #include "compute/device_choice.h"
 #include "model/families.h"
 #include "tokenizer/vocabulary.h"
@@ -59,6 +60,23 @@ std::unique_ptr<vulkan::DeviceModel> load_on_device(const Config& config,
   }
 }
 
+/// An Error if there is no room in memory for what is read in or arranged anew of a file.
+void check_weights(const std::string& file, uint64_t bytes) {
+  check_memory(bytes, file, "vga-quantize makes smaller files");
+}
+
+/// Bytes of the matrices that the CPU multiplies by.
+uint64_t host_bytes(const Config& config, Weights& weights) {
+  uint64_t bytes = weights.output.weight.on_device ? 0 : weights.output.weight.bytes();
+  visit_weights(weights, config, [&](const WeightSpec& spec, std::span<const WeightPart> parts) {
+    if (spec.layer == WeightSpec::no_layer || !spec.is_matrix()) return;
+    for (const WeightPart& part : parts) {
+      if (!part.tensor->on_device) bytes += part.tensor->bytes();
+    }
+  });
+  return bytes;
+}
+
 }  // namespace
 
 std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Config& config,
@@ -80,6 +98,9 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::filesystem::path& path, const ModelOptions& options) {
+  std::error_code no_size;  // Gguf::open() says why
+  const uint64_t file_size = std::filesystem::file_size(path, no_size);
+  if (!options.mmap && !no_size) check_weights(path.string(), file_size);
   Gguf gguf = Gguf::open(path, options.mmap ? MappedFile::Access::map : MappedFile::Access::read);
   Config config = read_config(gguf);
   Weights weights = bind_weights(gguf, config);
@@ -90,7 +111,10 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
   const cpu::Kernels& kernels = cpu::best_kernels();
   std::optional<cpu::Panels> panels;
   if (kernels.lanes > 0 && device_layers < config.n_layers()) {
-    cpu::ThreadPool threads(cpu::default_threads());
+    // What was read in goes as it is arranged.
+    if (options.mmap) check_weights(path.string(), host_bytes(config, weights));
+    const size_t n_threads = options.session.n_threads;
+    cpu::ThreadPool threads(n_threads == 0 ? cpu::default_threads() : n_threads);
     const auto done = [&](const Tensor& matrix, std::span<const std::byte> band) {
       // What a tied embedding was read in from is read again, row by row.
       if (options.mmap || matrix.data != weights.token_embd.data) gguf.release(band);
