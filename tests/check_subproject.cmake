@@ -9,7 +9,7 @@ add_subdirectory(${SOURCE} vga)
 ")
 execute_process(
   COMMAND ${CMAKE_COMMAND} -S ${FOLDER} -B ${FOLDER}/build -G Ninja -D CMAKE_BUILD_TYPE=Release
-          -D VGA_TESTS=OFF -D CMAKE_EXPORT_COMPILE_COMMANDS=ON
+          -D VGA_TOOLS=ON -D CMAKE_EXPORT_COMPILE_COMMANDS=ON
   OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
 
 file(READ ${FOLDER}/build/compile_commands.json commands)

@@ -160,7 +160,7 @@ TEST_F(ChatOnTerminal, WhatFailsIsSeenThereAndNoError) {
 }
 
 TEST_F(ChatOnTerminal, ADumbOneGetsNoColour) {
-  for (const std::string& kind : {"TERM=vt100", "TERM=dumb", "NO_COLOR=1 TERM=vt100", "-u TERM"}) {
+  for (const std::string kind : {"TERM=vt100", "TERM=dumb", "NO_COLOR=1 TERM=vt100", "-u TERM"}) {
     Terminal terminal(command_, (kind[0] == '-' ? kind + " " + home_ : home_ + kind));
     ASSERT_TRUE(terminal.sees("> ")) << terminal.output();
     terminal.type("abc\r");
@@ -175,7 +175,7 @@ TEST_F(ChatOnTerminal, ADumbOneGetsNoColour) {
 
 TEST_F(ChatOnTerminal, TheHistoryHasAFolder) {
   const auto history = directory_.path() / ".local/state/vga-chat-history";
-  for (const std::string& state : {"XDG_STATE_HOME=", "XDG_STATE_HOME=not/absolute"}) {
+  for (const std::string state : {"XDG_STATE_HOME=", "XDG_STATE_HOME=not/absolute"}) {
     std::filesystem::remove_all(directory_.path() / ".local");
     Terminal terminal(command_, home_ + "TERM=vt100 " + state);
     ASSERT_TRUE(terminal.sees("> ")) << terminal.output();

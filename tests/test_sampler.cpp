@@ -78,7 +78,7 @@ TEST(Sampler, RefusesLogitsThatAreNotFinite) {
        {SamplerOptions{.temperature = 0}, SamplerOptions{}, SamplerOptions{.top_k = 0},
         SamplerOptions{.temperature = 0, .repeat_penalty = 2}}) {
     Sampler sampler(options);
-    sampler.accept(2);
+    sampler.accept(0);
     for (const float bad : {NAN, infinity}) {
       for (size_t place = 0; place < logits.size(); ++place) {
         auto values = logits;
