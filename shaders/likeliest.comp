@@ -30,9 +30,9 @@ const uint chunk = 1024;  // candidate_chunk
 
 shared uvec2 best[chunk];
 
-// NaN is the least, both zeros are equal.
+// NaN comes before all, both zeros are equal.
 uint key_of(uint bits) {
-  if ((bits & 0x7FFFFFFF) > 0x7F800000) return 0;
+  if ((bits & 0x7FFFFFFF) > 0x7F800000) return ~0u;
   if ((bits & 0x7FFFFFFF) == 0) return 0x80000000;
   return bits >> 31 != 0 ? ~bits : bits | 0x80000000;
 }

@@ -19,13 +19,13 @@ struct Outcome {
 };
 
 /// Runs a program of ours: `arguments` begin with its name and are for the shell. `input` is a
-/// file; `through`, such as "timeout 1", is what runs the program.
+/// file, or empty for our own stdin; `through`, such as "timeout 1", is what runs the program.
 inline Outcome run(const std::string& arguments, const std::string& input = "/dev/null",
                    const std::string& through = "") {
   const TemporaryDirectory directory;
   const std::string errors = directory.write("errors", "").string();
-  const std::string command =
-      through + " " VGA_BIN_DIR "/" + arguments + " 2>'" + errors + "' <'" + input + "'";
+  const std::string command = through + " " VGA_BIN_DIR "/" + arguments + " 2>'" + errors + "'" +
+                              (input.empty() ? "" : " <'" + input + "'");
   FILE* pipe = ::popen(command.c_str(), "r");
   Outcome outcome{};
   char chunk[4096];

@@ -1,7 +1,9 @@
 /// What every program promises to the shell it was called from: how it ends at a signal, where
 /// output goes and where not, what it says.
 
+#include <cmath>
 #include <csignal>
+#include <cstring>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -129,7 +131,7 @@ TEST_F(Programs, InputsAndDevicesAreNotWrittenOver) {
   const auto script =
       directory_.write("script", "/save " + model + "\n/save " + device + "\n").string();
   const Outcome chat = run("vga-chat", "", script);
-  EXPECT_EQ(chat.status, 0);
+  EXPECT_EQ(chat.status, 1);
   refused(chat, own);
   refused(chat, "not a regular file");
 }
@@ -154,6 +156,68 @@ TEST_F(Programs, EndWhenStdoutIsFull) {
   }
 }
 
+/// A tiny model whose values are `factor` times as large.
+GgufImage with_values(float factor) {
+  GgufImage image = tiny_model();
+  std::string& data = image.find_tensor("blk.1.attn_v.weight")->data;
+  for (size_t i = 0; i < data.size(); i += sizeof(float)) {
+    float value = 0;
+    std::memcpy(&value, data.data() + i, sizeof value);
+    data.replace(i, sizeof value, raw(value * factor));
+  }
+  return image;
+}
+
+TEST_F(Programs, LogitsThatAreNotFiniteAreAnError) {
+  const auto large = directory_.write("large.gguf", with_values(1e6f).bytes()).string();
+  const auto broken = directory_.write("broken.gguf", with_values(NAN).bytes()).string();
+  const auto text = directory_.write("text", std::string(300, 'a')).string();
+  const auto script = directory_.write("script", "abc\nabc\n").string();
+  const auto logits = (directory_.path() / "logits.npy").string();
+  for (const std::string& command :
+       {std::string("vga-generate -p abc -n 5"), std::string("vga-generate -p abc -n 5 --temp 0"),
+        std::string("vga-generate -p abc -n 5 --top-k 0"), std::string("vga-chat -n 5"),
+        "vga-perplexity -f '" + text + "'", "vga-perplexity --window 16 -f '" + text + "'",
+        "vga-perplexity -f '" + text + "' --w8a8",
+        "vga-perplexity -p abc --save-logits '" + logits + "'",
+        "vga-stream -w 16 -f '" + text + "'", std::string("vga-stream -w 16 --generate 40"),
+        std::string("vga-bench -p 8 -n 4 -r 1")}) {
+    const bool has_f32 = command.find("--w8a8") != std::string::npos;
+    for (const std::string& model : {large, broken}) {
+      if (has_f32 && model == large) continue;
+      const Outcome outcome = test::run(command + " -m '" + model + "'", script);
+      EXPECT_EQ(outcome.status, 1) << command;
+      for (const char* flag : {"--cache-type f32", "vga-inspect --check-tensors"}) {
+        EXPECT_NE(outcome.errors.find(flag), std::string::npos) << command << outcome.errors;
+      }
+      EXPECT_EQ((outcome.output + outcome.errors).find("nan"), std::string::npos)
+          << outcome.output << outcome.errors;
+    }
+    EXPECT_FALSE(std::filesystem::exists(logits));
+  }
+  // vga-probe caches in f32 by itself.
+  EXPECT_EQ(test::run("vga-probe -f '" + text + "' -m '" + broken + "'").status, 1);
+  const Outcome good = test::run("vga-generate -p abc -n 5 --cache-type f32 -m '" + large + "'");
+  EXPECT_EQ(good.status, 0) << good.errors;
+}
+
+TEST_F(Programs, CheckTensorsFindsWhatACacheCannotHold) {
+  const auto check = [&](float factor) {
+    const auto model = directory_.write("model.gguf", with_values(factor).bytes()).string();
+    return test::run("vga-inspect --check-tensors '" + model + "'");
+  };
+  EXPECT_EQ(check(1).status, 0);
+  const Outcome broken = check(NAN);
+  EXPECT_EQ(broken.status, 1);
+  EXPECT_NE(broken.errors.find("'blk.1.attn_v.weight': 384 values are NaN"), std::string::npos)
+      << broken.errors;
+  const Outcome large = check(1e6f);
+  EXPECT_EQ(large.status, 1);
+  EXPECT_NE(large.errors.find("layer 1: its values may reach"), std::string::npos) << large.errors;
+  EXPECT_NE(large.errors.find("--cache-type f32"), std::string::npos) << large.errors;
+  EXPECT_EQ(large.errors.find("layer 0"), std::string::npos) << large.errors;
+}
+
 TEST_F(Programs, TellTheirVersion) {
   for (const char* program :
        {"vga-generate", "vga-chat", "vga-perplexity", "vga-stream", "vga-probe", "vga-bench",
@@ -162,6 +226,77 @@ TEST_F(Programs, TellTheirVersion) {
     EXPECT_EQ(outcome.status, 0) << outcome.errors;
     EXPECT_EQ(outcome.output, std::string(program) + " " VGA_VERSION "\n");
   }
+}
+
+TEST_F(Programs, NumbersWithoutASignHaveNone) {
+  const auto refused = [&](const std::string& command, const std::string& flag) {
+    const Outcome outcome = test::run(command);
+    EXPECT_EQ(outcome.status, 1) << command;
+    EXPECT_NE(outcome.errors.find(flag), std::string::npos) << command << outcome.errors;
+  };
+  const std::string model = " '" + model_.string() + "'";
+  refused("vga-inspect -c -5" + model, "--context");
+  for (const auto& [command, flag] :
+       {std::pair("vga-generate -p a -c -5", "--context"),
+        std::pair("vga-generate -p a -c 268435457", "--context"),
+        std::pair("vga-chat -c -5", "--context"),
+        std::pair("vga-perplexity -p a -c -1", "--context"),
+        std::pair("vga-generate -p a --top-k -5", "--top-k"),
+        std::pair("vga-chat --repeat-last -1", "--repeat-last"),
+        std::pair("vga-chat --gpu-layers -1", "--gpu-layers"),
+        std::pair("vga-perplexity -p a --chunks -1", "--chunks"),
+        std::pair("vga-probe -p a --blocks -1", "--blocks"),
+        std::pair("vga-chat --seed -2", "--seed"),
+        std::pair("vga-chat --seed 99999999999999999999", "--seed"),
+        std::pair("vga-chat --seed 1x", "--seed"), std::pair("vga-chat --seed ''", "--seed")}) {
+    refused(command + (" -m" + model), flag);
+  }
+}
+
+TEST_F(Programs, SeedsHave64Bits) {
+  const auto text = [&](const std::string& seed) {
+    const Outcome outcome =
+        run("vga-generate", "-p a -n 30 --ignore-end --temp 5 --top-k 0 --min-p 0 --seed " + seed);
+    EXPECT_EQ(outcome.status, 0) << outcome.errors;
+    EXPECT_NE(outcome.errors.find("seed " + seed), std::string::npos) << outcome.errors;
+    return outcome.output;
+  };
+  EXPECT_EQ(text("18446744073709551615"), text("18446744073709551615"));
+  EXPECT_NE(text("18446744073709551615"), text("9223372036854775808"));
+}
+
+TEST_F(Programs, HelpSaysInWhichOrderSamplersApply) {
+  const std::string help = test::run("vga-generate --help").output;
+  std::string words;  // without line breaks and what indents
+  for (const char c : help) {
+    const bool space = c == ' ' || c == '\n';
+    if (!space || !words.ends_with(' ')) words += space ? ' ' : c;
+  }
+  EXPECT_NE(words.find("repeat-penalty, top-k, top-p, min-p, temp"), std::string::npos) << help;
+}
+
+// A cache of two terabytes, before anything of it is allocated.
+TEST_F(Programs, OutOfMemorySaysHowMuchForWhatAndWhatToDo) {
+  const auto model =
+      directory_.write("wide.gguf", tiny_model(32, {AttentionGate::Source::value}, 512).bytes())
+          .string();
+  const auto refused = [&](const std::string& command, const std::vector<std::string>& says) {
+    const Outcome outcome = test::run(command + " -m '" + model + "'");
+    EXPECT_EQ(outcome.status, 1) << command;
+    for (const std::string& words : says) {
+      EXPECT_NE(outcome.errors.find(words), std::string::npos) << command << outcome.errors;
+    }
+  };
+  if (std::getenv("VGA_DEVICE") != nullptr) GTEST_SKIP() << "a device says it in its own words";
+  const std::string n = " 268435456";
+  refused("vga-generate -p a -c" + n,
+          {"a context of" + n + " tokens in f16 takes 2.0 TiB", "(-c) or --cache-type q8_0"});
+  refused("vga-generate -p a --cache-type f32 -c" + n, {"4.0 TiB", "(-c) or --cache-type f16"});
+  refused("vga-generate -p a --cache-type q8_0 -c" + n, {"1.1 TiB", "(-c) takes less"});
+  refused("vga-chat --window" + n, {"a window of" + n, "--window"});
+  // No heads that q8_0 could hold.
+  const Outcome narrow = run("vga-generate", "-p a -c" + n);
+  EXPECT_EQ(narrow.errors.find("q8_0"), std::string::npos) << narrow.errors;
 }
 
 TEST_F(Programs, AnEmptyPromptIsOne) {

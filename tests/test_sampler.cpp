@@ -30,13 +30,13 @@ TEST(Sampler, GreedyTakesTheLikeliestAndTheLowerOfEquals) {
   EXPECT_EQ(sampler.sample(logits), 1);
 }
 
-/// Logits many of which are equal, and some no numbers.
-std::vector<float> odd_logits(size_t n, uint32_t seed) {
+/// Logits many of which are equal, some negative infinity and, with `nan`, some no numbers.
+std::vector<float> odd_logits(size_t n, uint32_t seed, float nan = 0) {
   std::mt19937 random(seed);
   std::vector<float> values(n);
   for (float& x : values) {
     const uint32_t any = random() % 100;
-    x = any == 0   ? NAN
+    x = any == 0   ? nan
         : any == 1 ? -INFINITY
         : any == 2 ? -0.f
                    : static_cast<float>(static_cast<int>(random() % 41) - 20) / 4;
@@ -46,11 +46,11 @@ std::vector<float> odd_logits(size_t n, uint32_t seed) {
 
 TEST(Candidate, LikeliestAreTheFirstOfAll) {
   for (const size_t n : {1, 2, 40, 333, 3000}) {
-    const std::vector<float> values = odd_logits(n, static_cast<uint32_t>(n));
+    const std::vector<float> values = odd_logits(n, static_cast<uint32_t>(n), NAN);
     std::vector<Candidate> all(n);
     for (size_t i = 0; i < n; ++i) all[i] = {static_cast<Token>(i), values[i]};
     std::stable_sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
-      return a.logit > b.logit || (!std::isnan(a.logit) && std::isnan(b.logit));
+      return a.logit > b.logit || (std::isnan(a.logit) && !std::isnan(b.logit));
     });
     for (const size_t k : {size_t{1}, std::min<size_t>(n, 7), (n + 1) / 2, n}) {
       std::vector<Candidate> found(k);
@@ -60,14 +60,36 @@ TEST(Candidate, LikeliestAreTheFirstOfAll) {
   }
 }
 
-TEST(Candidate, WhatIsNoNumberIsTakenLast) {
+TEST(Candidate, WhatIsNoNumberComesFirst) {
   std::array<Candidate, 1> found;
-  find_likeliest(std::array{NAN, -INFINITY, 1.f, NAN}, found);
-  EXPECT_EQ(found[0].token, 2);
-  find_likeliest(std::array{NAN, -INFINITY}, found);
-  EXPECT_EQ(found[0].token, 1);
-  find_likeliest(std::array{NAN, NAN}, found);
-  EXPECT_EQ(found[0].token, 0);
+  for (const size_t place : {0, 1, 255, 256, 257, 600, 999}) {
+    std::vector<float> values(1000, 1.f);
+    values[0] = 5;
+    values[place] = place % 2 == 0 ? NAN : -NAN;
+    find_likeliest(values, found);
+    EXPECT_EQ(found[0].token, static_cast<Token>(place));
+    EXPECT_TRUE(std::isnan(found[0].logit));
+  }
+}
+
+TEST(Sampler, RefusesLogitsThatAreNotFinite) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  for (const SamplerOptions& options :
+       {SamplerOptions{.temperature = 0}, SamplerOptions{}, SamplerOptions{.top_k = 0},
+        SamplerOptions{.temperature = 0, .repeat_penalty = 2}}) {
+    Sampler sampler(options);
+    sampler.accept(0);
+    for (const float bad : {NAN, infinity}) {
+      for (size_t place = 0; place < logits.size(); ++place) {
+        auto values = logits;
+        values[place] = bad;
+        EXPECT_THROW(sampler.sample(values), NotFinite) << bad << ' ' << place;
+      }
+    }
+    EXPECT_THROW(sampler.sample(std::array{-infinity, -infinity}), NotFinite);
+    // A token that never comes.
+    EXPECT_EQ(sampler.sample(std::array{-infinity, 1.f, -infinity}), 1);
+  }
 }
 
 TEST(Sampler, TheLikeliestSuffice) {
@@ -137,6 +159,23 @@ TEST(Sampler, MinPDropsTheUnlikely) {
   const auto counts = draw(options, 5000);
   EXPECT_GT(counts[2], 0u);
   EXPECT_EQ(counts[0] + counts[4], 0u);
+}
+
+// What is cut off is cut off by the model's own probabilities, however flat a temperature makes
+// them.
+TEST(Sampler, TemperatureComesLast) {
+  SamplerOptions options = plain();
+  options.temperature = 50;
+  options.top_p = 0.75f;
+  auto counts = draw(options, 5000);
+  EXPECT_EQ(counts[1] + counts[3], 5000u);
+  options.top_p = 1;
+  options.min_p = 0.3f;
+  counts = draw(options, 5000);
+  EXPECT_EQ(counts[0] + counts[4], 0u);
+  EXPECT_NEAR(static_cast<double>(counts[2]), 5000 / 3.0, 200);  // nearly as likely as the others
+  options.temperature = 0.1f;
+  EXPECT_LT(draw(options, 5000)[2], 20u);  // e^-10
 }
 
 TEST(Sampler, RepeatPenaltyLooksBackAsFarAsAsked) {

@@ -233,6 +233,18 @@ TEST_F(SessionErrors, ACacheWhoseSizeNoNumberHolds) {
   EXPECT_THROW(cache_bytes(config, options), Error);
 }
 
+// Rounded up to whole spans, the largest number is 0.
+TEST_F(SessionErrors, CachesOfAbsurdContextsHaveNoSize) {
+  const Config& config = model_.config();
+  for (const size_t n : {SIZE_MAX, SIZE_MAX - 254, size_t{1} << 63, (size_t{1} << 28) + 1}) {
+    EXPECT_THROW(cache_bytes(config, {.context = n}), Error) << n;
+    EXPECT_THROW(cache_bytes(config, {.window = n}), Error) << n;
+    EXPECT_THROW(session_bytes(config, {.context = n}, 1), Error) << n;
+  }
+  EXPECT_THROW(cache_bytes(config, {.window = 64, .max_batch = SIZE_MAX}), Error);
+  EXPECT_GT(cache_bytes(config, {.context = size_t{1} << 28}), size_t{1} << 35);
+}
+
 TEST_F(SessionErrors, PrefillStopsWhenAsked) {
   Session session(model_, {.n_threads = 1, .max_batch = 4});
   session.prefill(some_tokens(20), 0, [](size_t done) { return done < 8; });

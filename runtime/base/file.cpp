@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <random>
 #include <utility>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -32,13 +35,55 @@ struct Descriptor {
   throw Error(name, std::string(doing) + ": " + std::strerror(errno));
 }
 
-/// read(2) that retries when a signal interrupts it.
+/// read(2) that retries when a signal interrupts it, and waits where the descriptor does not: a
+/// parent may have set its end of a socket so.
 size_t read_some(int fd, std::byte* to, size_t size, const std::string& name) {
   while (true) {
     const ssize_t n = ::read(fd, to, size);
     if (n >= 0) return static_cast<size_t>(n);
-    if (errno != EINTR) fail(name, "cannot read");
+    if (errno == EAGAIN) {
+      pollfd input{fd, POLLIN, 0};
+      ::poll(&input, 1, -1);
+    } else if (errno != EINTR) {
+      fail(name, "cannot read");
+    }
   }
+}
+
+std::string read_all(int fd, uint64_t limit, const std::string& name) {
+  std::string text;
+  std::byte chunk[1 << 16];
+  while (const size_t n = read_some(fd, chunk, sizeof chunk, name)) {
+    if (text.size() + n > limit)
+      throw Error(name, "longer than " + std::to_string(limit) + " bytes");
+    text.append(reinterpret_cast<const char*>(chunk), n);
+  }
+  return text;
+}
+
+/// What `path` names in the end: the target of a link and of further ones, be it there or not.
+std::filesystem::path target_of(std::filesystem::path path) {
+  constexpr int most_links = 40;  // as the kernel has it
+  std::error_code ignored;
+  for (int i = 0; std::filesystem::is_symlink(path, ignored); ++i) {
+    if (i == most_links) throw Error(path.string(), "is a link in a loop of links");
+    path = path.parent_path() / std::filesystem::read_symlink(path);  // or absolute
+  }
+  return path;
+}
+
+/// Makes a file of a name that nothing has, `path` and a random end, for reading and writing. The
+/// system takes the process's mask off `mode`.
+int create_beside(const std::filesystem::path& path, mode_t mode, std::filesystem::path& name) {
+  std::random_device random;
+  int fd = -1;
+  do {
+    char end[16];
+    std::snprintf(end, sizeof end, ".%08x", random());
+    name = path.string() + end;
+    fd = ::open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  } while (fd < 0 && errno == EEXIST);
+  return fd;
 }
 
 }  // namespace
@@ -98,17 +143,12 @@ void MappedFile::release(std::span<const std::byte> part) const {
 OutputFile::OutputFile(const std::filesystem::path& path)
     : path_(path), buffer_(std::make_unique_for_overwrite<std::byte[]>(buffer_size)) {
   check_output(path, {});
+  path_ = target_of(path);
   struct stat old = {};
-  const bool replaces = ::stat(path.c_str(), &old) == 0;
-  if (replaces) path_ = std::filesystem::canonical(path);
-  std::string name = path_.string() + ".XXXXXX";
-  descriptor_ = ::mkstemp(name.data());
+  const bool replaces = ::stat(path_.c_str(), &old) == 0;
+  descriptor_ = create_beside(path_, replaces ? 0600 : 0666, temporary_);
   if (descriptor_ < 0) fail(path_.string(), "cannot create a temporary file beside it");
-  temporary_ = name;
-  // mkstemp makes files private; an ordinary new file is not.
-  const mode_t mask = ::umask(0);
-  ::umask(mask);
-  ::fchmod(descriptor_, replaces ? old.st_mode & 07777 : 0666 & ~mask);
+  if (replaces) ::fchmod(descriptor_, old.st_mode & 07777);
 }
 
 OutputFile::~OutputFile() {
@@ -161,14 +201,11 @@ std::string read_text(const std::filesystem::path& path, uint64_t limit) {
   const std::string name = path.string();
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.fd < 0) fail(name, "cannot open");
-  std::string text;
-  std::byte chunk[1 << 16];
-  while (const size_t n = read_some(file.fd, chunk, sizeof chunk, name)) {
-    if (text.size() + n > limit)
-      throw Error(name, "longer than " + std::to_string(limit) + " bytes");
-    text.append(reinterpret_cast<const char*>(chunk), n);
-  }
-  return text;
+  return read_all(file.fd, limit, name);
+}
+
+std::string read_stdin(uint64_t limit) {
+  return read_all(STDIN_FILENO, limit, "stdin");
 }
 
 }  // namespace vga

@@ -39,7 +39,8 @@ class MappedFile {
 /// the same directory, flushed to disk, then renamed by commit(). Destroyed without commit(), it
 /// leaves nothing behind. Failures, a full disk among them, are Errors naming the final path, and
 /// so is a path to what is no file. A file that was there gives the new one its permissions; where
-/// the path is a link, the file that it names is written and the link stays.
+/// the path is a link, the file that it names is written, be it there yet or not, and the link
+/// stays.
 class OutputFile {
  public:
   explicit OutputFile(const std::filesystem::path& path);
@@ -69,5 +70,7 @@ void check_output(const std::filesystem::path& path, std::span<const std::string
 
 /// The whole file (a pipe or device too) as text, at most `limit` bytes.
 std::string read_text(const std::filesystem::path& path, uint64_t limit = 1ull << 32);
+/// The same of what stdin has left, which may be a socket: no path opens one.
+std::string read_stdin(uint64_t limit = 1ull << 32);
 
 }  // namespace vga

@@ -30,6 +30,8 @@ class Device {
   /// What one session computes with. `n_threads` is for those that the host does the work of; 0 is
   /// one per physical core.
   virtual std::unique_ptr<Backend> new_backend(size_t n_threads) const = 0;
+  /// Whether what a session needs of it is taken from the process's own memory.
+  virtual bool on_host() const = 0;
 };
 
 /// The tensors of a range of layers: visit(spec, tensor). Those of a tied output are the

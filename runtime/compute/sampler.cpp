@@ -56,12 +56,13 @@ Token Sampler::sample(std::span<const float> logits) {
 }
 
 Token Sampler::sample(std::span<const Candidate> kept) {
+  check_finite(kept.front().logit);
   if (options_.temperature == 0) return kept.front().token;
-  // Probabilities relative to the likeliest, at the temperature asked for.
+  // Probabilities relative to the likeliest, of the logits as they are.
   std::vector<double> weights(kept.size());
   double total = 0;
   for (size_t i = 0; i < kept.size(); ++i) {
-    weights[i] = std::exp((double{kept[i].logit} - kept[0].logit) / options_.temperature);
+    weights[i] = std::exp(double{kept[i].logit} - kept[0].logit);
     total += weights[i];
   }
   double sum = 0;
@@ -69,6 +70,12 @@ Token Sampler::sample(std::span<const Candidate> kept) {
   while (n < kept.size() &&
          (n == 0 || (sum < options_.top_p * total && weights[n] >= options_.min_p))) {
     sum += weights[n++];
+  }
+  // What is left, at the temperature asked for.
+  sum = 0;
+  for (size_t i = 0; i < n; ++i) {
+    weights[i] = std::exp((double{kept[i].logit} - kept[0].logit) / options_.temperature);
+    sum += weights[i];
   }
   // 53 random bits make a double in [0, 1) that is the same with every standard library.
   double dart = static_cast<double>(random_() >> 11) * 0x1p-53 * sum;

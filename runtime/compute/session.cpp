@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "base/checked.h"
+#include "base/memory.h"
 #include "compute/cache_plan.h"
 #include "compute/forward.h"
 #include "compute/rope.h"
@@ -18,7 +19,8 @@ namespace {
 /// much memory as a small model. As many rows as matmul.comp takes for one reading of the weights.
 constexpr size_t logits_rows = 64;
 
-void validate(const SessionOptions& o, const Config& config) {
+/// What a CachePlan takes. An Error names the option.
+void validate_sizes(const SessionOptions& o, const Config& config) {
   const auto in_range = [](std::string_view option, size_t value, size_t min, size_t max) {
     if (value >= min && value <= max) return;
     throw Error(option, "wanted " + std::to_string(min) + " to " + std::to_string(max) +
@@ -44,6 +46,10 @@ void validate(const SessionOptions& o, const Config& config) {
   in_range("sequences", o.n_sequences, 1, 4096);
   in_range("threads", o.n_threads, 0, cpu::max_threads);
   in_range("batch", o.max_batch, 1, 1 << 16);
+}
+
+void validate(const SessionOptions& o, const Config& config) {
+  validate_sizes(o, config);
   if (o.cache_type != DType::f16 && o.cache_type != DType::f32 && o.cache_type != DType::q8_0) {
     throw Error("cache type", "wanted f16, f32 or q8_0, found " + std::string(name(o.cache_type)));
   }
@@ -52,6 +58,23 @@ void validate(const SessionOptions& o, const Config& config) {
                                   std::to_string(config.head_dim));
   }
   cache_bytes(config, o);
+}
+
+/// An Error if the host has no room for what a session keeps of layers [first, n_layers).
+void check_room(const Config& config, const SessionOptions& o, size_t first) {
+  const std::string type(name(o.cache_type));
+  const bool slides = o.window > 0;
+  const size_t n_tokens = slides ? o.window : o.context > 0 ? o.context : config.context_length;
+  const uint64_t on_device = first > 0 ? session_bytes(config, o, first) : 0;
+  std::string less = slides ? "a shorter --window" : "a shorter context (-c)";
+  if (o.cache_type == DType::f32) less += " or --cache-type f16";
+  if (o.cache_type == DType::f16 && config.head_dim % block_elements(DType::q8_0) == 0) {
+    less += " or --cache-type q8_0";
+  }
+  check_memory(session_bytes(config, o, config.n_layers()) - on_device,
+               std::string(slides ? "a window of " : "a context of ") + std::to_string(n_tokens) +
+                   " tokens in " + type,
+               less + " takes less");
 }
 
 /// Brings what an Observer wants to see to host memory, and back what it changed.
@@ -110,6 +133,7 @@ uint64_t cache_bytes(const CachePlan& plan, size_t n_layers) {
 }  // namespace
 
 uint64_t cache_bytes(const Config& config, const SessionOptions& options) {
+  validate_sizes(options, config);
   return cache_bytes(CachePlan(config, options), config.n_layers());
 }
 
@@ -138,6 +162,7 @@ struct Session::Impl {
         ropes(make_ropes(config, rope_factors(config, weights, plan.session))),
         sequences(options.n_sequences) {
     for (const auto& [layers, device] : model.impl_->parts) {
+      if (device->on_host()) check_room(config, options, layers.first);
       stages.emplace_back(config, device->new_backend(options.n_threads), layers, plan,
                           options.max_batch);
     }
@@ -382,8 +407,13 @@ std::span<const float> Session::logits() {
   const size_t vocab = s.config.vocab_size;
   s.host_logits_.resize(s.n_wanted_ * vocab);
   s.each_logits([&](size_t first, size_t n) {
-    s.stages.back().ops->read(*s.logits_,
-                              std::span(s.host_logits_).subspan(first * vocab, n * vocab));
+    const auto rows = std::span(s.host_logits_).subspan(first * vocab, n * vocab);
+    s.stages.back().ops->read(*s.logits_, rows);
+    for (size_t r = 0; r < n; ++r) {
+      Candidate likeliest{};
+      find_likeliest(rows.subspan(r * vocab, vocab), std::span(&likeliest, 1));
+      check_finite(likeliest.logit);
+    }
   });
   return s.host_logits_;
 }
@@ -400,6 +430,7 @@ std::span<const Candidate> Session::likeliest(size_t k) {
     s.stages.back().ops->likeliest(*s.logits_, k,
                                    std::span(s.likeliest_).subspan(first * k, n * k));
   });
+  for (size_t row = 0; row < s.n_wanted_; ++row) check_finite(s.likeliest_[row * k].logit);
   return s.likeliest_;
 }
 

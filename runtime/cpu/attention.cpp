@@ -86,8 +86,18 @@ struct Attention::Call {
   const CpuCache& cache;
   size_t layer;
   Queries queries;
-  size_t group;  // query heads of one KV head
-  size_t width;  // n_heads * head_dim
+  float* out;           // (rows, width)
+  size_t group;         // query heads of one KV head
+  size_t width;         // n_heads * head_dim
+  size_t n_blocks;      // of heads
+  size_t partial_size;  // floats that the largest Partial takes
+
+  size_t head_dim() const { return cache.shape().head_dim; }
+  size_t n_queries(const Tile& tile, size_t block) const {
+    return tile.n_rows * head_block(block, group).n;
+  }
+  /// Multiply-adds of a row in a page.
+  size_t work() const { return 2 * group * head_dim() * page_positions; }
 };
 
 Attention::Attention(const Kernels& kernels, ThreadPool& threads)
@@ -167,93 +177,124 @@ void Attention::attend(const Call& call, const Tile& tile, size_t head, size_t p
                   q + n * shape.head_dim);
 }
 
+/// Divides by the weights' total and writes where the queries' heads belong.
+void Attention::finish(const Call& call, const Tile& tile, size_t block, const Partial& sum) {
+  const HeadBlock heads = head_block(block, call.group);
+  const Queries& queries = call.queries;
+  const size_t head_dim = call.head_dim();
+  const size_t head_gates = queries.n_gates / queries.n_heads;
+  for (size_t i = 0; i < tile.n_rows * heads.n; ++i) {
+    const size_t row = tile.row + i / heads.n;
+    const size_t head = heads.first + i % heads.n;
+    float* to = call.out + row * call.width + head * head_dim;
+    for (size_t j = 0; j < head_dim; ++j) to[j] = sum.out[i * head_dim + j] / sum.total[i];
+    if (queries.gate == nullptr) continue;
+    const float* gate = queries.gate + row * queries.n_gates + head * head_gates;
+    apply_gate({to, head_dim}, {gate, head_gates});
+  }
+}
+
 void Attention::run(const Batch& batch, const CpuCache& cache, size_t layer, const Queries& queries,
                     float* out) {
-  const std::span<const BatchRow> rows = batch.rows;
   const CacheShape& shape = cache.shape();
   const size_t head_dim = shape.head_dim;
   const size_t group = queries.n_heads / shape.n_kv_heads;
-  const size_t n_blocks = shape.n_kv_heads * ((group - 1) / attend_queries + 1);
-  const size_t head_gates = queries.n_gates / queries.n_heads;
-  const Call call{rows,  batch.first_of(shape.kind), cache, layer, queries,
-                  group, queries.n_heads * head_dim};
   plan(batch, shape, group);
-
   const size_t most_rows = std::ranges::max(tiles_, {}, &Tile::n_rows).n_rows;
-  const size_t partial_size = Partial::size(most_rows * std::min(group, attend_queries), head_dim);
+  const Call call{
+      .rows = batch.rows,
+      .first_visible = batch.first_of(shape.kind),
+      .cache = cache,
+      .layer = layer,
+      .queries = queries,
+      .out = out,
+      .group = group,
+      .width = queries.n_heads * head_dim,
+      .n_blocks = shape.n_kv_heads * ((group - 1) / attend_queries + 1),
+      .partial_size = Partial::size(most_rows * std::min(group, attend_queries), head_dim)};
   for (auto& memory : scratch_) {
-    memory.resize(2 * partial_size + attend_queries * head_dim + attend_scratch(head_dim));
+    memory.resize(2 * call.partial_size + attend_queries * head_dim + attend_scratch(head_dim));
   }
-  const auto finish = [&](const Tile& tile, size_t block, const Partial& sum) {
-    const HeadBlock heads = head_block(block, group);
-    for (size_t i = 0; i < tile.n_rows * heads.n; ++i) {
-      const size_t row = tile.row + i / heads.n;
-      const size_t head = heads.first + i % heads.n;
-      float* to = out + row * call.width + head * head_dim;
-      for (size_t j = 0; j < head_dim; ++j) to[j] = sum.out[i * head_dim + j] / sum.total[i];
-      if (queries.gate == nullptr) continue;
-      const float* gate = queries.gate + row * queries.n_gates + head * head_gates;
-      apply_gate({to, head_dim}, {gate, head_gates});
-    }
-  };
-  const auto n_queries = [&](const Tile& tile, size_t block) {
-    return tile.n_rows * head_block(block, group).n;
-  };
-
   size_t n_pages = 0;
   for (const Tile& tile : tiles_) n_pages += tile.n_pages();
-  const size_t work = 2 * group * head_dim * page_positions;  // multiply-adds of a row in a page
-  const size_t n_items = tiles_.size() * n_blocks;
   if (n_pages == tiles_.size() || tiles_.size() >= 2 * threads_.size()) {
-    const size_t rows_per_tile = rows.size() / tiles_.size();
-    const size_t grain = grain_for(work * rows_per_tile * n_pages / tiles_.size());
-    threads_.run(n_items, grain, [&](size_t first, size_t last, size_t thread) {
-      float* memory = scratch_[thread].data();
-      for (size_t item = first; item < last; ++item) {
-        const Tile& tile = tiles_[item / n_blocks];
-        const size_t block = item % n_blocks;
-        const size_t n = n_queries(tile, block);
-        const Partial sum = Partial::at(memory, n);
-        const Partial next = Partial::at(memory + partial_size, n);
-        sum.clear(n, head_dim);
-        for (size_t page = 0; page < tile.n_pages(); ++page) {
-          attend(call, tile, block, page, memory + 2 * partial_size, next);
-          sum.add(next, n, head_dim);
-        }
-        finish(tile, block, sum);
-      }
-    });
-    return;
+    run_whole(call, n_pages);
+  } else {
+    run_split(call);
   }
+}
 
-  // Few tiles: every page of a block of heads is a task of its own. The blocks of a page come one
-  // after the other, as they lie in memory. Their sums are added in the same order as above.
-  const size_t max_pages = std::ranges::max(tiles_, {}, &Tile::n_pages).n_pages();
-  const auto partial_of = [&](size_t tile, size_t page, size_t block) {
-    const size_t task = (tile * max_pages + page) * n_blocks + block;
-    return Partial::at(partials_.data() + task * partial_size, n_queries(tiles_[tile], block));
-  };
-  partials_.resize(std::max(partials_.size(), n_items * max_pages * partial_size));
-  threads_.run(n_items * max_pages, grain_for(work), [&](size_t first, size_t last, size_t thread) {
-    for (size_t task = first; task < last; ++task) {
-      const size_t tile = task / n_blocks / max_pages;
-      const size_t page = task / n_blocks % max_pages;
-      const size_t block = task % n_blocks;
-      if (page >= tiles_[tile].n_pages()) continue;
-      attend(call, tiles_[tile], block, page, scratch_[thread].data(),
-             partial_of(tile, page, block));
+/// A block of heads of a tile is a task, over all `n_pages` of the tiles.
+void Attention::run_whole(const Call& call, size_t n_pages) {
+  const size_t rows_per_tile = call.rows.size() / tiles_.size();
+  const size_t grain = grain_for(call.work() * rows_per_tile * n_pages / tiles_.size());
+  const size_t n_items = tiles_.size() * call.n_blocks;
+  threads_.run(n_items, grain, [&](size_t first, size_t last, size_t thread) {
+    float* memory = scratch_[thread].data();
+    for (size_t item = first; item < last; ++item) {
+      const Tile& tile = tiles_[item / call.n_blocks];
+      const size_t block = item % call.n_blocks;
+      const size_t n = call.n_queries(tile, block);
+      const Partial sum = Partial::at(memory, n);
+      const Partial next = Partial::at(memory + call.partial_size, n);
+      sum.clear(n, call.head_dim());
+      for (size_t page = 0; page < tile.n_pages(); ++page) {
+        attend(call, tile, block, page, memory + 2 * call.partial_size, next);
+        sum.add(next, n, call.head_dim());
+      }
+      finish(call, tile, block, sum);
     }
   });
-  for (size_t tile = 0; tile < tiles_.size(); ++tile) {
-    for (size_t block = 0; block < n_blocks; ++block) {
-      const size_t n = n_queries(tiles_[tile], block);
-      const Partial sum = Partial::at(scratch_[0].data(), n);
-      sum.clear(n, head_dim);
-      for (size_t page = 0; page < tiles_[tile].n_pages(); ++page) {
-        sum.add(partial_of(tile, page, block), n, head_dim);
+}
+
+/// Few tiles: every page of a block of heads is a task of its own. The blocks of a page come one
+/// after the other, as they lie in memory. Their sums are added in the same order as above, wave by
+/// wave: the memory that takes does not grow with the context.
+void Attention::run_split(const Call& call) {
+  constexpr size_t tasks_per_thread = 64;  // in a wave, which makes waiting for its end cheap
+  const size_t n_items = tiles_.size() * call.n_blocks;
+  const size_t wave = (tasks_per_thread * threads_.size() - 1) / n_items + 1;  // pages
+  const size_t max_pages = std::ranges::max(tiles_, {}, &Tile::n_pages).n_pages();
+  const size_t n_partials = n_items * std::min(wave, max_pages);
+  // The sums so far, (tiles, blocks), then what a wave adds, (tiles, pages, blocks).
+  partials_.resize(std::max(partials_.size(), (n_items + n_partials) * call.partial_size));
+  const auto sum_of = [&](size_t tile, size_t block) {
+    return Partial::at(partials_.data() + (tile * call.n_blocks + block) * call.partial_size,
+                       call.n_queries(tiles_[tile], block));
+  };
+  for (size_t first_page = 0; first_page < max_pages; first_page += wave) {
+    const size_t n_pages = std::min(wave, max_pages - first_page);
+    const auto partial_of = [&](size_t tile, size_t page, size_t block) {
+      const size_t task = (tile * n_pages + page - first_page) * call.n_blocks + block;
+      return Partial::at(partials_.data() + (n_items + task) * call.partial_size,
+                         call.n_queries(tiles_[tile], block));
+    };
+    threads_.run(n_items * n_pages, grain_for(call.work()),
+                 [&](size_t first, size_t last, size_t thread) {
+                   for (size_t task = first; task < last; ++task) {
+                     const size_t tile = task / call.n_blocks / n_pages;
+                     const size_t page = first_page + task / call.n_blocks % n_pages;
+                     const size_t block = task % call.n_blocks;
+                     if (page >= tiles_[tile].n_pages()) continue;
+                     attend(call, tiles_[tile], block, page, scratch_[thread].data(),
+                            partial_of(tile, page, block));
+                   }
+                 });
+    const size_t merged = n_pages * call.partial_size;  // floats of a block
+    threads_.run(n_items, grain_for(merged), [&](size_t first, size_t last, size_t) {
+      for (size_t item = first; item < last; ++item) {
+        const size_t tile = item / call.n_blocks;
+        const size_t block = item % call.n_blocks;
+        const size_t n = call.n_queries(tiles_[tile], block);
+        const size_t end = std::min(first_page + n_pages, tiles_[tile].n_pages());
+        const Partial sum = sum_of(tile, block);
+        if (first_page == 0) sum.clear(n, call.head_dim());
+        for (size_t page = first_page; page < end; ++page) {
+          sum.add(partial_of(tile, page, block), n, call.head_dim());
+        }
+        if (first_page + n_pages == max_pages) finish(call, tiles_[tile], block, sum);
       }
-      finish(tiles_[tile], block, sum);
-    }
+    });
   }
 }
 

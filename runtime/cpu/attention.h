@@ -14,7 +14,8 @@ void apply_gate(std::span<float> x, std::span<const float> gates);
 
 /// Attention of a batch over the cache. Queries that share keys, those of a head group and of rows
 /// that follow each other, are computed together as a tile; few tiles over a long context are split
-/// over the threads page by page. Either way each query sums its pages in ascending order.
+/// over the threads page by page. Either way each query sums its pages in ascending order, and the
+/// memory that it takes depends on the threads and the batch, not on the context.
 class Attention {
  public:
   Attention(const Kernels& kernels, ThreadPool& threads);
@@ -41,11 +42,14 @@ class Attention {
   void plan(const Batch& batch, const CacheShape& shape, size_t group);
   void attend(const Call& call, const Tile& tile, size_t head, size_t page, float* scratch,
               const Partial& out) const;
+  static void finish(const Call& call, const Tile& tile, size_t block, const Partial& sum);
+  void run_whole(const Call& call, size_t n_pages);
+  void run_split(const Call& call);
 
   const Kernels& kernels_;
   ThreadPool& threads_;
   std::vector<Tile> tiles_;                  // of the batch
-  std::vector<float> partials_;              // one Partial per tile, head and page, when split
+  std::vector<float> partials_;              // of a wave of pages, when split
   std::vector<std::vector<float>> scratch_;  // one per thread
 };
 

@@ -5,10 +5,10 @@
 namespace vga::cpu {
 
 CpuDevice::CpuDevice(Weights& weights, const Config& config, const LayerRange& layers,
-                     const Panels::Done& done)
+                     size_t n_threads, const Panels::Done& done)
     : kernels_(best_kernels()) {
   if (kernels_.lanes == 0) return;
-  ThreadPool threads(default_threads());
+  ThreadPool threads(n_threads == 0 ? default_threads() : n_threads);
   panels_.emplace(weights, config, layers, kernels_.lanes, threads, done);
 }
 

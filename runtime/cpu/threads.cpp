@@ -9,6 +9,8 @@
 #include <sched.h>
 #endif
 
+#include "base/cgroup.h"
+
 namespace vga::cpu {
 namespace {
 
@@ -120,15 +122,6 @@ void ThreadPool::work(size_t thread) {
 
 #if defined(__linux__)
 
-/// Cores that a container's CPU quota amounts to; SIZE_MAX without one.
-static size_t quota_cores() {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  size_t quota = 0;
-  size_t period = 0;
-  if (!(file >> quota >> period) || period == 0) return SIZE_MAX;  // no file, or "max"
-  return std::max<size_t>(1, quota / period);
-}
-
 size_t default_threads() {
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) {
@@ -142,7 +135,7 @@ size_t default_threads() {
     std::string siblings;
     cores.insert(file >> siblings ? siblings : number);
   }
-  return std::min({cores.size(), quota_cores(), max_threads});
+  return std::min({cores.size(), cgroup_cores(), max_threads});
 }
 
 #else

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "base/memory.h"
 #include "compute/device_choice.h"
 #include "cpu/cpu_device.h"
 #include "tokenizer/vocabulary.h"
@@ -42,6 +43,23 @@ std::unique_ptr<const Device> place_on_device(Weights& weights, const Config& co
   }
 }
 
+/// An Error if there is no room in memory for what is read in or arranged anew of a file.
+void check_weights(const std::string& file, uint64_t bytes) {
+  check_memory(bytes, file, "vga-quantize makes smaller files");
+}
+
+/// Bytes of the matrices that the CPU multiplies by.
+uint64_t host_bytes(const Config& config, Weights& weights) {
+  uint64_t bytes = weights.output.weight.on_device ? 0 : weights.output.weight.bytes();
+  visit_weights(weights, config, [&](const WeightSpec& spec, std::span<const WeightPart> parts) {
+    if (spec.layer == WeightSpec::no_layer || !spec.is_matrix()) return;
+    for (const WeightPart& part : parts) {
+      if (!part.tensor->on_device) bytes += part.tensor->bytes();
+    }
+  });
+  return bytes;
+}
+
 }  // namespace
 
 std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Config& config,
@@ -63,6 +81,9 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::filesystem::path& path, const ModelOptions& options) {
+  std::error_code no_size;  // Gguf::open() says why
+  const uint64_t file_size = std::filesystem::file_size(path, no_size);
+  if (!options.mmap && !no_size) check_weights(path.string(), file_size);
   const auto access = options.mmap ? MappedFile::Access::map : MappedFile::Access::read;
   return load_model_from(std::make_unique<FileSource>(Gguf::open(path, access)), options);
 }
@@ -82,6 +103,10 @@ Model load_model_from(std::unique_ptr<const TensorSource> source, const ModelOpt
   auto device = place_on_device(impl->weights, config, options, on_device, impl->why_cpu);
   if (device != nullptr) impl->parts.push_back({on_device, std::move(device)});
   if (on_device.end < config.n_layers()) {
+    // Kernels that want panels arrange the weights anew; what was read in goes meanwhile.
+    if (options.mmap && cpu::best_kernels().lanes > 0) {
+      check_weights(impl->source->file().file_name(), host_bytes(config, impl->weights));
+    }
     const std::byte* embedding = impl->weights.token_embd.data;
     const auto done = [&](const Tensor& matrix, std::span<const std::byte> band) {
       // What a tied embedding was read in from is read again, row by row.
@@ -89,7 +114,8 @@ Model load_model_from(std::unique_ptr<const TensorSource> source, const ModelOpt
     };
     const LayerRange rest = {on_device.end, config.n_layers()};
     impl->parts.push_back(
-        {rest, std::make_unique<cpu::CpuDevice>(impl->weights, config, rest, done)});
+        {rest, std::make_unique<cpu::CpuDevice>(impl->weights, config, rest,
+                                                options.session.n_threads, done)});
   }
   impl->tokenizer = tokenizer.get();
   return Model(std::move(impl));

@@ -193,6 +193,7 @@ class Loaded : public vga::Device {
   std::unique_ptr<Backend> new_backend(size_t) const override {
     return vulkan::new_backend(weights_->device);
   }
+  bool on_host() const override { return false; }
 
  private:
   std::unique_ptr<DeviceWeights> weights_;

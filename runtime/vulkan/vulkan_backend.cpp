@@ -38,7 +38,7 @@ size_t n_chunks(size_t cols) {
 
 /// The float that the shader made a key of.
 float float_of(uint32_t key) {
-  if (key == 0) return std::numeric_limits<float>::quiet_NaN();
+  if (key == ~0u) return std::numeric_limits<float>::quiet_NaN();
   return std::bit_cast<float>(key >> 31 != 0 ? key & 0x7FFFFFFF : ~key);
 }
 

@@ -1,5 +1,6 @@
 /// vga-chat: talk with a model, or write a story with it.
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <iostream>
@@ -24,15 +25,16 @@ constexpr const char* help_text =
     "/load FILE       go on with a saved one\n"
     "/stats           speed, tokens, memory\n"
     "/exit            leave; Ctrl-D does too\n"
-    "Ctrl-C stops an answer and keeps what is there. A line that ends in \\ goes on in the next\n"
-    "one; \"\"\" opens and closes a longer text; a paste of many lines stays one message.\n";
+    "Ctrl-C stops an answer and keeps what is there; twice at the prompt it leaves. A line that\n"
+    "ends in \\ goes on in the next one; \"\"\" opens and closes a longer text, which may begin\n"
+    "with /; a paste of many lines stays one message.\n";
 
 struct Flags {
   vga::ModelFlags model;
   vga::SamplerFlags sampler;
   std::optional<std::string> format;
   std::optional<std::string> system;
-  size_t n_predict = 0;
+  int64_t n_predict = 0;  // 0: the default, -1: no limit
 };
 
 /// Sums over all answers, for /stats.
@@ -53,40 +55,51 @@ class Chat {
         colour_(vga::wants_colour(STDOUT_FILENO) && on_terminal_),
         notice_colour_(vga::wants_colour(STDERR_FILENO)) {}
 
-  void run() {
+  /// Whether all went well, or a person could see what did not.
+  bool run() {
     greet();
     vga::LineEditor editor(history_file());
     while (const auto message = editor.read("> ")) {
-      if (message->empty()) continue;
+      if (message->text.empty()) continue;
       vga::clear_interrupt();
       try {
-        if (message->starts_with('/')) {
-          if (!obey(*message)) break;
+        if (message->text.starts_with('/') && !message->is_block) {
+          if (!obey(message->text)) break;
         } else {
-          answer(*message);
+          answer(message->text);
         }
       } catch (const vga::ContextFull& error) {
-        notice(std::string(error.what()) + "; /clear starts over");
+        fail(std::string(error.what()) + "; " + more_room());
       } catch (const vga::DeviceLost&) {
         std::cout << std::endl;  // the answer ends here
         throw;
+      } catch (const vga::NotFinite&) {
+        std::cout << std::endl;
+        throw;
       } catch (const vga::Error& error) {
-        notice(error.what());
+        fail(error.what());
       }
       vga::check_stdout();
       if (vga::terminated() || (vga::interrupted() && !on_terminal_)) break;
       // Ctrl-C in the middle of an answer has done its work.
       vga::clear_interrupt();
     }
+    return !failed_ || vga::is_terminal(STDIN_FILENO);
   }
 
  private:
+  static std::filesystem::path environment(const char* name) {
+    const char* value = std::getenv(name);
+    return value != nullptr ? value : "";
+  }
+
   static std::filesystem::path history_file() {
-    const char* state = std::getenv("XDG_STATE_HOME");
-    const char* home = std::getenv("HOME");
-    if (state == nullptr && home == nullptr) return {};
-    std::filesystem::path folder =
-        state != nullptr ? state : std::filesystem::path(home) / ".local/state";
+    std::filesystem::path folder = environment("XDG_STATE_HOME");
+    if (!folder.is_absolute()) {  // then the standard that it is from says to ignore it
+      const std::filesystem::path home = environment("HOME");
+      if (home.empty()) return {};
+      folder = home / ".local/state";
+    }
     std::error_code error;
     std::filesystem::create_directories(folder, error);
     return error ? std::filesystem::path() : folder / "vga-chat-history";
@@ -97,6 +110,19 @@ class Chat {
     std::cout << std::flush;
     std::cerr << (notice_colour_ ? "\x1b[2m" : "") << vga::printable(text)
               << (notice_colour_ ? "\x1b[0m" : "") << std::endl;
+  }
+
+  /// A notice of what a script cannot do anything about but end with an error.
+  void fail(const std::string& text) {
+    failed_ = true;
+    notice(text);
+  }
+
+  /// What helps a message that does not fit.
+  std::string more_room() const {
+    if (conversation_.session().slides()) return "a longer --window has room for it";
+    return conversation_.turns().empty() ? "it is the first, only a longer context (-c) has room"
+                                         : "/clear starts over";
   }
 
   static bool keep_going() { return !vga::interrupted() && std::cout.good(); }
@@ -148,8 +174,8 @@ class Chat {
                                : "stopped");
     }
     if (answer.context_full) {
-      notice(conversation_.session().slides() ? "this turn alone fills the window, so it ends here"
-                                              : "the context is full; /clear starts over");
+      fail(conversation_.session().slides() ? "this turn alone fills the window, so it ends here"
+                                            : "the context is full; /clear starts over");
     }
     if (!said_that_it_forgets_ && conversation_.forgotten_tokens() > 0) {
       said_that_it_forgets_ = true;
@@ -171,9 +197,9 @@ class Chat {
 
   /// Runs a command; false to leave.
   bool obey(const std::string& line) {
-    const size_t space = line.find(' ');
+    const size_t space = std::min(line.find_first_of(" \t"), line.size());
     const std::string command = line.substr(0, space);
-    const std::string argument = space == std::string::npos ? "" : line.substr(space + 1);
+    const std::string argument = space < line.size() ? line.substr(space + 1) : "";
     if (command == "/exit" || command == "/quit") return false;
     if (command == "/help") {
       std::cout << help_text << std::flush;
@@ -183,9 +209,9 @@ class Chat {
     } else if (command == "/system") {
       set_system(argument);
     } else if (command == "/save") {
-      save(required(command, argument));
+      save(file_named(command, argument));
     } else if (command == "/load") {
-      load(required(command, argument));
+      load(file_named(command, argument));
     } else if (command == "/stats") {
       show_stats();
     } else {
@@ -194,9 +220,16 @@ class Chat {
     return true;
   }
 
-  static const std::string& required(const std::string& command, const std::string& argument) {
-    if (argument.empty()) throw vga::Error(command, "wanted the name of a file");
-    return argument;
+  /// Without the spaces around it; ~/ is the home directory, as shells have it.
+  static std::string file_named(const std::string& command, const std::string& argument) {
+    constexpr const char* spaces = " \t";
+    const size_t begin = argument.find_first_not_of(spaces);
+    if (begin == std::string::npos) throw vga::Error(command, "wanted the name of a file");
+    const std::string name = argument.substr(begin, argument.find_last_not_of(spaces) - begin + 1);
+    if (!name.starts_with("~/")) return name;
+    const std::filesystem::path home = environment("HOME");
+    if (home.empty()) throw vga::Error(name, "there is no home directory: HOME is not set");
+    return home / name.substr(2);
   }
 
   void set_system(const std::string& text) {
@@ -261,6 +294,7 @@ class Chat {
   bool colour_;         // of answers
   bool notice_colour_;  // which go to stderr
   bool said_that_it_forgets_ = false;
+  bool failed_ = false;
   Stats stats_;
 };
 
@@ -282,6 +316,7 @@ std::optional<vga::ChatFormat> choose_format(const vga::Model& model,
 
 int chat(const Flags& flags) {
   const vga::Model model = flags.model.load();
+  model.tokenizer();  // without one there is nothing to talk about
   const auto format = choose_format(model, flags.format);
   vga::Conversation conversation(model, flags.model.session, flags.sampler.resolve(), format,
                                  !flags.model.keep_given);
@@ -297,8 +332,12 @@ int chat(const Flags& flags) {
   // Plain continuation has no natural end of a turn: a paragraph or two is a good answer.
   const size_t by_default = conversation.format() ? SIZE_MAX : 120;
   vga::catch_interrupts();
-  Chat(model, std::move(conversation), flags.n_predict > 0 ? flags.n_predict : by_default).run();
-  return vga::interrupted() ? vga::interrupted_status() : 0;
+  const size_t max_answer = flags.n_predict > 0   ? static_cast<size_t>(flags.n_predict)
+                            : flags.n_predict < 0 ? SIZE_MAX
+                                                  : by_default;
+  const bool good = Chat(model, std::move(conversation), max_answer).run();
+  if (vga::interrupted()) return vga::interrupted_status();
+  return good ? 0 : 1;
 }
 
 }  // namespace
@@ -307,7 +346,8 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Chat with a language model. With a model that has a chat template, turns are wrapped as it\n"
       "was trained to see them; any other model plainly continues what you write. In a pipe every\n"
-      "line of stdin is one turn and stdout gets the answers alone.\n\n"
+      "line of stdin is one turn and stdout gets the answers alone; the status is 1 if one "
+      "failed.\n\n"
       "  vga-chat -m stories.gguf\n"
       "  vga-chat -m assistant.gguf --system 'Answer in one sentence.'\n"
       "  vga-chat -m assistant.gguf --window 1024     # never ends: the oldest turns are "
@@ -326,7 +366,9 @@ int main(int argc, char** argv) {
          "System prompt, '' for none (default: the one that the file's template has, if any)")
       ->type_name("TEXT");
   app.add_option("-n,--predict", flags.n_predict,
-                 "Tokens of one answer at most (default: no limit; 120 without a chat template)")
+                 "Tokens of one answer at most, -1: no limit (default: that; 120 without a chat "
+                 "template)")
+      ->check(CLI::Range(int64_t{-1}, INT64_MAX))
       ->type_name("N");
   flags.sampler.add_to(app);
   return vga::run_program(app, argc, argv, [&] { return chat(flags); });

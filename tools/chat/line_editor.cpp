@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/terminal.h"
+#include "common/text_flags.h"
 
 namespace vga {
 namespace {
@@ -41,13 +42,15 @@ bool more_is_waiting() {
 }  // namespace
 
 struct LineEditor::Impl {
-  enum class Line { text, end, dropped };
+  enum class Line { text, end, interrupted };
 
   /// One line without its line break.
   Line read_line(const std::string& line_prompt, std::string& line) {
     if (editor == nullptr) {
       if (!std::getline(std::cin, line)) return Line::end;
       if (line.ends_with('\r')) line.pop_back();
+      if (is_first) skip_byte_order_mark(line, "stdin");
+      is_first = false;
       return Line::text;
     }
     prompt = line_prompt;
@@ -56,10 +59,10 @@ struct LineEditor::Impl {
     const char* typed = el_gets(editor, &length);
     if (typed == nullptr || length <= 0) {
       std::cout << std::endl;
-      const bool was_empty = el_line(editor)->lastchar == el_line(editor)->buffer;
-      const bool dropped = interrupted() && !terminated() && !was_empty;
+      has_text = el_line(editor)->lastchar != el_line(editor)->buffer;
+      const bool by_hand = interrupted() && !terminated();
       clear_interrupt();
-      return dropped ? Line::dropped : Line::end;
+      return by_hand ? Line::interrupted : Line::end;
     }
     line.assign(typed, static_cast<size_t>(length));
     if (line.ends_with('\n')) line.pop_back();
@@ -67,27 +70,32 @@ struct LineEditor::Impl {
   }
 
   /// A whole message: lines joined by the rules of the header.
-  Line read_message(const std::string& first_prompt, std::string& message) {
+  Line read_message(const std::string& first_prompt, Message& message) {
     std::string line;
     Line got = read_line(first_prompt, line);
     if (got != Line::text) return got;
-    const bool block = line.starts_with(block_mark);
-    message = block ? line.substr(block_mark.size()) : line;
+    message.is_block = line.starts_with(block_mark);
+    std::string& text = message.text;
+    text = message.is_block ? line.substr(block_mark.size()) : line;
     while (true) {
-      if (block && message.ends_with(block_mark)) {
-        message.resize(message.size() - block_mark.size());
+      if (message.is_block && text.ends_with(block_mark)) {
+        text.resize(text.size() - block_mark.size());
         return Line::text;
       }
-      const bool continued = !block && message.ends_with('\\');
-      if (continued) message.pop_back();
-      if (!block && !continued && !(editor != nullptr && more_is_waiting())) return Line::text;
+      const bool continued = !message.is_block && text.ends_with('\\');
+      if (continued) text.pop_back();
+      if (!message.is_block && !continued && !(editor != nullptr && more_is_waiting()))
+        return Line::text;
       got = read_line("… ", line);
+      has_text = true;  // that of the lines before
       if (got != Line::text) return got == Line::end && editor == nullptr ? Line::text : got;
-      if (!message.empty()) message += '\n';
-      message += line;
+      if (!text.empty()) text += '\n';
+      text += line;
     }
   }
 
+  bool is_first = true;   // line of a script
+  bool has_text = false;  // what was interrupted
   std::filesystem::path history_file;
   EditLine* editor = nullptr;  // null in a script
   History* history = nullptr;
@@ -135,20 +143,24 @@ LineEditor::~LineEditor() {
   el_end(impl_->editor);
 }
 
-std::optional<std::string> LineEditor::read(const std::string& prompt) {
-  std::string message;
+std::optional<LineEditor::Message> LineEditor::read(const std::string& prompt) {
+  bool asked = false;
   while (true) {
+    Message message;
     switch (impl_->read_message(prompt, message)) {
       case Impl::Line::end:
         return std::nullopt;
-      case Impl::Line::dropped:
+      case Impl::Line::interrupted:
+        if (asked && !impl_->has_text) return std::nullopt;
+        asked = !impl_->has_text;
+        if (asked) std::cerr << "Ctrl-C once more leaves" << std::endl;
         continue;
       case Impl::Line::text:
         break;
     }
-    if (impl_->editor != nullptr && !message.empty()) {
+    if (impl_->editor != nullptr && !message.text.empty()) {
       HistEvent event;
-      history(impl_->history, &event, H_ENTER, message.c_str());
+      history(impl_->history, &event, H_ENTER, message.text.c_str());
     }
     return message;
   }

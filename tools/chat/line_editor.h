@@ -20,10 +20,15 @@ class LineEditor {
   LineEditor& operator=(const LineEditor&) = delete;
   ~LineEditor();
 
-  /// The next message without its final line break; nullopt at the end of the input (Ctrl-D) or
-  /// after SIGTERM or Ctrl-C on an empty line. Ctrl-C on a line with text drops the message and
-  /// asks again.
-  std::optional<std::string> read(const std::string& prompt);
+  struct Message {
+    std::string text;
+    bool is_block = false;  // it stood between """, so it is no command
+  };
+
+  /// The next message without its final line break; nullopt at the end of the input (Ctrl-D), after
+  /// SIGTERM, or when Ctrl-C comes twice with nothing typed. Ctrl-C on a message with text drops it
+  /// and asks again. An Error if a script is no UTF-8 but UTF-16 or UTF-32.
+  std::optional<Message> read(const std::string& prompt);
 
  private:
   struct Impl;

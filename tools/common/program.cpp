@@ -1,6 +1,7 @@
 #include "common/program.h"
 
 #include <array>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <iostream>
@@ -9,7 +10,6 @@
 
 #include <unistd.h>
 
-#include "base/file.h"
 #include "base/text.h"
 #include "common/reference.h"
 #include "common/terminal.h"
@@ -85,6 +85,7 @@ void ModelFlags::add_to(CLI::App& app) {
            context_given = true;
          },
          "Tokens the KV cache holds (default: what the model was trained for)")
+      ->check(CLI::Range(int64_t{0}, int64_t{max_context}))
       ->type_name("N");
   add_threads_to(app, session.n_threads);
   app.add_option_function<std::string>(
@@ -140,6 +141,13 @@ Model ModelFlags::load() const {
   return loaded;
 }
 
+CLI::Validator whole_number() {
+  return {[](const std::string& text) {
+            return text.starts_with('-') ? "wanted 0 or more, found " + text : std::string();
+          },
+          ""};
+}
+
 void add_threads_to(CLI::App& app, size_t& n_threads) {
   n_threads = cpu::default_threads();
   app.add_option("-t,--threads", n_threads, "CPU threads (default: one per physical core)")
@@ -173,6 +181,7 @@ void add_device_to(CLI::App& app, ModelOptions& options) {
       ->group(group);
   app.add_option("--gpu-layers", options.device_layers,
                  "Put the first N layers there and leave the rest on the CPU (default: all)")
+      ->check(whole_number())
       ->type_name("N")
       ->group(group);
   app.add_flag_callback(
@@ -203,10 +212,14 @@ Model load_model(const std::string& file, const ModelOptions& options) {
 
 void SamplerFlags::add_to(CLI::App& app) {
   const std::string group = "Sampling";
-  app.add_option("--temp", options.temperature, "Temperature; 0 always takes the likeliest token")
+  app.add_option("--temp", options.temperature,
+                 "Temperature; 0 always takes the likeliest token. These apply in the order "
+                 "repeat-penalty, top-k, top-p, min-p, temp: what may be drawn does not depend on "
+                 "the temperature")
       ->capture_default_str()
       ->group(group);
   app.add_option("--top-k", options.top_k, "Choose among the K likeliest tokens; 0: all")
+      ->check(whole_number())
       ->capture_default_str()
       ->group(group);
   app.add_option("--top-p", options.top_p, "Choose among the likeliest that sum up to P")
@@ -219,34 +232,35 @@ void SamplerFlags::add_to(CLI::App& app) {
       ->capture_default_str()
       ->group(group);
   app.add_option("--repeat-last", options.repeat_last, "Tokens the repetition penalty looks back")
+      ->check(whole_number())
       ->capture_default_str()
       ->group(group);
-  app.add_option("--seed", seed_, "The same seed gives the same text; -1: random (default)")
+  app.add_option_function<std::string>(
+         "--seed",
+         [this](const std::string& text) {
+           if (text == "-1") {
+             seed_.reset();
+             return;
+           }
+           uint64_t seed = 0;
+           const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+           if (error != std::errc() || end != text.data() + text.size()) {
+             throw CLI::ValidationError(
+                 "--seed", "wanted -1, or 0 to " + std::to_string(UINT64_MAX) + ", found " + text);
+           }
+           seed_ = seed;
+         },
+         "The same seed gives the same text; -1: random (default)")
+      ->type_name("N")
       ->group(group);
 }
 
 SamplerOptions SamplerFlags::resolve() const {
   SamplerOptions resolved = options;
   // 32 bits are plenty and can be typed back from the statistics.
-  resolved.seed = seed_ >= 0 ? static_cast<uint64_t>(seed_) : std::random_device{}();
+  resolved.seed = seed_ ? *seed_ : std::random_device{}();
   validate(resolved);
   return resolved;
-}
-
-void TextFlags::add_to(CLI::App& app, const std::string& what) {
-  auto* from_text = app.add_option("-p,--prompt", text, what)->type_name("TEXT");
-  app.add_option("-f,--file", file, what + ", from a file; - is stdin")
-      ->type_name("FILE")
-      ->excludes(from_text);
-}
-
-std::string TextFlags::read() const {
-  if (text) return *text;
-  if (!file.empty() && file != "-") return read_text(file);
-  if (file.empty() && is_terminal(STDIN_FILENO)) {
-    throw Error("no text: give -p TEXT, -f FILE, or pipe it in");
-  }
-  return read_text("/dev/stdin");
 }
 
 void check_tokens(std::string_view flag, std::span<const Token> tokens, const Model& model) {
@@ -289,7 +303,10 @@ int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>
     if (error.get_exit_code() == 0) return app.exit(error);  // --help and its like
     std::cerr << app.get_name() << ": error: " << printable(error.what()) << "; see --help\n";
   } catch (const std::bad_alloc&) {
-    std::cerr << app.get_name() << ": error: out of memory\n";
+    std::cerr << app.get_name() << ": error: out of memory"
+              << (app.get_option_no_throw("--context") != nullptr
+                      ? "; a shorter context (-c) or a smaller --cache-type takes less\n"
+                      : "\n");
   } catch (const std::exception& error) {
     std::cerr << app.get_name() << ": error: " << printable(error.what()) << '\n';
   }

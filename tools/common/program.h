@@ -31,6 +31,9 @@ struct ModelFlags {
   Model load() const;
 };
 
+/// For options without a sign, where a minus would make a huge number.
+CLI::Validator whole_number();
+
 /// Adds -t, 1 to cpu::max_threads; without it `n_threads` is what a session would take.
 void add_threads_to(CLI::App& app, size_t& n_threads);
 
@@ -53,17 +56,7 @@ struct SamplerFlags {
   SamplerOptions resolve() const;
 
  private:
-  int64_t seed_ = -1;
-};
-
-/// Text from -p, else from the file -f ("-" is stdin), else from stdin if it is not a terminal.
-struct TextFlags {
-  std::optional<std::string> text;  // may be empty
-  std::string file;
-
-  void add_to(CLI::App& app, const std::string& what);
-  /// An Error if there is none.
-  std::string read() const;
+  std::optional<uint64_t> seed_;
 };
 
 /// Says on stderr if `tokens` start with the bos token twice: one was spelled out where it is

@@ -5,16 +5,19 @@
 #include <cstddef>
 #include <span>
 
+#include "vga/candidate.h"
 #include "vga/token.h"
 
 namespace vga {
 
-/// -log softmax(logits)[target], in double.
+/// -log softmax(logits)[target], in double. Throws NotFinite if no number comes out.
 inline double negative_log_likelihood(std::span<const float> logits, Token target) {
   const double max = *std::ranges::max_element(logits);
   double sum = 0;
   for (const float logit : logits) sum += std::exp(logit - max);
-  return std::log(sum) + max - logits[static_cast<size_t>(target)];
+  const double nll = std::log(sum) + max - logits[static_cast<size_t>(target)];
+  check_finite(static_cast<float>(nll));
+  return nll;
 }
 
 /// Sums of nll and nll^2 over the scored tokens.

@@ -31,13 +31,18 @@ bool is_terminal(int descriptor) {
   return ::isatty(descriptor) == 1;
 }
 
+bool can_redraw(int descriptor) {
+  const char* term = std::getenv("TERM");
+  return is_terminal(descriptor) && term != nullptr && std::string_view(term) != "dumb";
+}
+
 bool wants_colour(int descriptor) {
   const char* no_colour = std::getenv("NO_COLOR");
-  return is_terminal(descriptor) && (no_colour == nullptr || *no_colour == '\0');
+  return can_redraw(descriptor) && (no_colour == nullptr || *no_colour == '\0');
 }
 
 Progress::Progress(std::string label, uint64_t total)
-    : label_(std::move(label)), total_(total), visible_(is_terminal(STDERR_FILENO)) {}
+    : label_(std::move(label)), total_(total), visible_(can_redraw(STDERR_FILENO)) {}
 
 Progress::~Progress() {
   if (drawn_) std::fputs("\r\x1b[K", stderr);

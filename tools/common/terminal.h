@@ -10,11 +10,15 @@ namespace vga {
 
 bool is_terminal(int descriptor);
 
-/// Whether to colour what goes to `descriptor`: a terminal, and NO_COLOR is not set.
+/// Whether `descriptor` is a terminal that obeys control sequences: TERM is set, and not to dumb.
+bool can_redraw(int descriptor);
+
+/// Whether to colour what goes to `descriptor`: such a terminal, and NO_COLOR is not set.
 bool wants_colour(int descriptor);
 
-/// A progress bar on stderr, one line that redraws itself at most ten times a second; silent when
-/// stderr is no terminal. Erased when destroyed, so that what follows starts on a clean line.
+/// A progress bar on stderr, one line that redraws itself at most ten times a second; silent where
+/// stderr is no terminal that can do that. Erased when destroyed, so that what follows starts on a
+/// clean line.
 class Progress {
  public:
   Progress(std::string label, uint64_t total);

@@ -8,6 +8,7 @@
 #include "common/clock.h"
 #include "common/program.h"
 #include "common/terminal.h"
+#include "common/text_flags.h"
 
 namespace {
 
@@ -59,8 +60,11 @@ int generate(const Flags& flags) {
   Stats stats;
   const auto sampling = flags.sampler.resolve();
   std::string text = flags.prompt.read();
-  // Files and echo end with a line break that nobody means to say.
-  if (!flags.prompt.text && text.ends_with('\n')) text.pop_back();
+  // Files and echo end with a line break that nobody means to say, DOS with one of two characters.
+  if (!flags.prompt.text && text.ends_with('\n')) {
+    text.pop_back();
+    if (text.ends_with('\r')) text.pop_back();
+  }
 
   auto start = vga::Clock::now();
   const vga::Model model = flags.model.load();

@@ -1,18 +1,14 @@
 /// vga-inspect: what is in a GGUF file, and what would it take to run it?
 
-#include <cmath>
-#include <cstring>
 #include <iostream>
-#include <map>
 
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
 #include "common/layer_windows.h"
 #include "common/program.h"
-#include "common/terminal.h"
-#include "gguf/decode.h"
 #include "gguf/gguf.h"
+#include "inspect/check_tensors.h"
 #include "model/families.h"
 #include "model/model.h"
 #include "model/weights.h"
@@ -53,37 +49,6 @@ std::string gate_text(const vga::AttentionGate& gate) {
   return "from the " + std::string(name(gate.source)) + ", on the " +
          std::string(name(gate.placement)) + ", one per " + std::string(name(gate.granularity)) +
          (gate.bias ? ", with bias" : ", without bias");
-}
-
-/// Counts NaN and infinities in the tensors we can decode.
-size_t count_non_finite(const vga::GgufTensor& tensor) {
-  const auto type = vga::dtype_from_gguf(tensor.type);
-  if (!type || tensor.data.empty()) return 0;
-  const size_t stride = vga::row_bytes(*type, tensor.dims[0]);
-  std::vector<float> row(tensor.dims[0]);
-  size_t bad = 0;
-  for (size_t offset = 0; offset < tensor.data.size(); offset += stride) {
-    vga::decode_row(*type, tensor.data.data() + offset, row);
-    bad +=
-        static_cast<size_t>(std::ranges::count_if(row, [](float x) { return !std::isfinite(x); }));
-  }
-  return bad;
-}
-
-/// Prints every tensor with NaN or infinity in it; how many there are.
-size_t check_tensors(const vga::Gguf& gguf) {
-  size_t bad_tensors = 0;
-  vga::Progress progress("checking", gguf.tensors().size());
-  size_t done = 0;
-  for (const auto& tensor : gguf.tensors()) {
-    progress.update(done++, tensor.name);
-    if (const size_t bad = count_non_finite(tensor)) {
-      ++bad_tensors;
-      std::cerr << vga::printable(gguf.file_name()) << ": tensor '" << tensor.name << "': " << bad
-                << " values are NaN or infinite\n";
-    }
-  }
-  return bad_tensors;
 }
 
 void print_text(const vga::Gguf& gguf, const vga::Config* config, const std::string& problem,
@@ -175,7 +140,8 @@ int inspect(const Flags& flags) {
     config.reset();
     problem = error.what();
   }
-  if (flags.check_tensors) return check_tensors(gguf) == 0 ? 0 : 1;
+  if (flags.check_tensors)
+    return vga::check_tensors(gguf, config ? &*config : nullptr) == 0 ? 0 : 1;
   const auto print = flags.json ? print_json : print_text;
   print(gguf, config ? &*config : nullptr, problem, flags.context);
   return 0;
@@ -196,6 +162,7 @@ int main(int argc, char** argv) {
       ->type_name("N");
   app.add_flag("--json", flags.json, "Print JSON");
   app.add_flag("--check-tensors", flags.check_tensors,
-               "Look for NaN and infinity in the weights; status 1 if there are any");
+               "Look for NaN and infinity in the weights, and for keys and values that an f16 "
+               "cache may not hold; status 1 if there are any");
   return vga::run_program(app, argc, argv, [&] { return inspect(flags); });
 }

@@ -7,6 +7,35 @@
 
 namespace vga {
 
+namespace {
+
+/// What stands between lines that are `separator`, without the line break before them. Lines may
+/// end as DOS has it.
+std::vector<std::string_view> documents_of(std::string_view text, std::string_view separator) {
+  const auto take_off = [](std::string_view& part, char c) {
+    if (part.ends_with(c)) part.remove_suffix(1);
+  };
+  std::vector<std::string_view> documents;
+  size_t begin = 0;  // of a document
+  for (size_t line = 0; line < text.size();) {
+    const size_t next = std::min(text.find('\n', line), text.size() - 1) + 1;
+    std::string_view content = text.substr(line, next - line);
+    take_off(content, '\n');
+    take_off(content, '\r');
+    if (content == separator) {
+      documents.push_back(text.substr(begin, line - begin));
+      take_off(documents.back(), '\n');
+      take_off(documents.back(), '\r');
+      begin = next;
+    }
+    line = next;
+  }
+  documents.push_back(text.substr(begin));
+  return documents;
+}
+
+}  // namespace
+
 std::vector<Chunk> chunks_of_text(std::optional<Token> bos, std::span<const Token> tokens,
                                   size_t context) {
   if (tokens.size() < context) {
@@ -35,12 +64,8 @@ std::vector<Chunk> chunks_of_documents(const Tokenizer& tokenizer, std::string_v
     throw Error("--documents", "this model's vocabulary has no <s> or no </s>");
   }
   std::vector<Chunk> chunks;
-  const std::string line = "\n" + separator + "\n";
-  while (!text.empty()) {
-    const size_t end = text.find(line);
-    const std::string_view document = text.substr(0, end);
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + line.size());
-    if (document.find_first_not_of(" \n") == std::string_view::npos) continue;
+  for (const std::string_view document : documents_of(text, separator)) {
+    if (document.find_first_not_of(" \r\n") == std::string_view::npos) continue;
     std::vector<Token> tokens = tokenizer.encode(document);
     tokens.push_back(*tokenizer.eos());
     for (size_t begin = 0; begin < tokens.size(); begin += context - 1) {

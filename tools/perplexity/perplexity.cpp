@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "common/program.h"
 #include "common/terminal.h"
+#include "common/text_flags.h"
 #include "perplexity/chunks.h"
 #include "perplexity/save_logits.h"
 #include "perplexity/w8a8.h"
@@ -74,7 +75,7 @@ std::vector<vga::Chunk> calibration_chunks(const Flags& flags, const vga::Model&
                                            const vga::Session& session) {
   const vga::Tokenizer& tokenizer = model.tokenizer();
   const auto bos = tokenizer.adds_bos() ? tokenizer.bos() : std::nullopt;
-  return vga::chunks_of_text(bos, tokenizer.encode_prompt(vga::read_text(flags.calibrate)),
+  return vga::chunks_of_text(bos, tokenizer.encode_prompt(vga::read_text_file(flags.calibrate)),
                              session.context());
 }
 
@@ -173,7 +174,9 @@ int main(int argc, char** argv) {
                  "The text is documents, separated by such a line: score every token of each, "
                  "</s> included, started with <s>")
       ->type_name("LINE");
-  app.add_option("--chunks", flags.max_chunks, "Score only the first N chunks")->type_name("N");
+  app.add_option("--chunks", flags.max_chunks, "Score only the first N chunks")
+      ->check(vga::whole_number())
+      ->type_name("N");
   app.add_option("--save-logits", flags.save_logits,
                  "Write the logits of all tokens as float32 (n_tokens, vocab) and stop")
       ->type_name("OUT.npy");

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "common/program.h"
 #include "common/terminal.h"
+#include "common/text_flags.h"
 #include "probe/probe_report.h"
 
 namespace {
@@ -143,7 +144,9 @@ int main(int argc, char** argv) {
                  "something to look for")
       ->delimiter(',')
       ->type_name("ID,...");
-  app.add_option("--blocks", flags.max_blocks, "Read only the first N blocks")->type_name("N");
+  app.add_option("--blocks", flags.max_blocks, "Read only the first N blocks")
+      ->check(vga::whole_number())
+      ->type_name("N");
   app.add_option("--heads", flags.heads,
                  "Heads whose attention the report shows, as LAYER.HEAD (default: in up to 6 "
                  "layers the one that looks at the first token most)")

@@ -14,6 +14,7 @@
 #include "common/layer_windows.h"
 #include "common/program.h"
 #include "common/terminal.h"
+#include "common/text_flags.h"
 #include "stream/stream_policy.h"
 #include "stream/stream_report.h"
 
@@ -67,7 +68,7 @@ std::vector<vga::Token> read_text(const vga::Model& model, const Flags& flags) {
   std::vector<vga::Token> text = tokenizer.encode_prompt("");
   const size_t begin = text.size();
   for (const std::string& file : flags.files) {
-    const auto tokens = tokenizer.encode(vga::read_text(file));
+    const auto tokens = tokenizer.encode(vga::read_text_file(file));
     text.insert(text.end(), tokens.begin(), tokens.end());
   }
   if (text.size() == begin) throw vga::Error("text", "is empty");
@@ -143,7 +144,7 @@ class LiveTable {
     lines_ = 0;
   }
 
-  bool visible_ = vga::is_terminal(STDERR_FILENO);
+  bool visible_ = vga::can_redraw(STDERR_FILENO);
   size_t lines_ = 0;
   std::chrono::steady_clock::time_point next_draw_{};
 };

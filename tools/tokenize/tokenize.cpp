@@ -7,6 +7,7 @@
 
 #include "base/text.h"
 #include "common/program.h"
+#include "common/text_flags.h"
 #include "gguf/gguf.h"
 #include "tokenizer/pretokenizer.h"
 
@@ -68,7 +69,9 @@ int main(int argc, char** argv) {
       "A piece is spelled as the vocabulary has it: a space is ▁ in SentencePiece's, Ġ in "
       "byte-level\n"
       "BPE, where other characters may look strange, too: each stands for a byte. Every byte of a\n"
-      "file counts, the line break at its end too. Any GGUF file with a vocabulary will do.",
+      "file counts, the line break at its end too, but a byte order mark does not. Any GGUF file "
+      "with\n"
+      "a vocabulary will do.",
       "vga-tokenize");
   Flags flags;
   app.add_option("-m,--model", flags.file, "GGUF file with the vocabulary")

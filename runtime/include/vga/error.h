@@ -23,4 +23,11 @@ class DeviceLost : public Error {
   using Error::Error;
 };
 
+/// Thrown when logits are NaN or infinite: from broken weights, or from keys and values that the
+/// type of the cache cannot hold. What the session has read stays as it is.
+class NotFinite : public Error {
+ public:
+  using Error::Error;
+};
+
 }  // namespace vga

@@ -10,8 +10,8 @@
 
 namespace vga {
 
-/// How the next token is chosen. Applied in this order: repetition penalty, temperature, top-k,
-/// top-p, min-p; what is left is renormalised and drawn from.
+/// How the next token is chosen. Applied in this order, which is llama.cpp's: repetition penalty,
+/// top-k, top-p, min-p, temperature; what is left is renormalised and drawn from.
 struct SamplerOptions {
   float temperature = 0.8f;  // 0 takes the likeliest token always (greedy)
   size_t top_k = 40;         // keep the k likeliest; 0 keeps all
@@ -34,7 +34,8 @@ class Sampler {
   /// How many of the likeliest tokens the choice depends on; 0: on all logits.
   size_t n_candidates() const;
   /// Chooses from logits (vocab_size); ties go to the lower id. Does not remember the choice. An
-  /// Error if a token to be penalized is not of the vocabulary.
+  /// Error if a token to be penalized is not of the vocabulary, NotFinite if any logit is NaN or
+  /// infinite; -infinity is a token that never comes, unless all are.
   Token sample(std::span<const float> logits);
   /// The same from the likeliest tokens alone, in the order of find_likeliest(): n_candidates() of
   /// them, or all there are.

@@ -59,7 +59,7 @@ struct ModelOptions {
   /// The first so many layers go to the device, the rest stays on the CPU. When all do, so does
   /// the output matrix.
   size_t device_layers = std::numeric_limits<size_t>::max();
-  /// What the device shall have room for besides the weights.
+  /// What the device shall have room for besides the weights, and on how many threads to load.
   SessionOptions session = {};
   /// Hears of bytes copied to the device, and of all.
   std::function<void(uint64_t done, uint64_t all)> progress = {};
@@ -71,7 +71,7 @@ class Model {
  public:
   /// An Error, which names the file and what is wrong in it, if it cannot be read, is no GGUF file,
   /// or holds no model that this runtime computes exactly; also if options.device is none that
-  /// there is or has no room.
+  /// there is, or it or the CPU has no room.
   static Model load(const std::filesystem::path& path, const ModelOptions& options = {});
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
@@ -139,7 +139,8 @@ class ContextFull : public Error {
 class Session {
  public:
   /// An empty session. An Error naming the option that is out of range, does not go with another
-  /// one or with this model; std::bad_alloc if there is no memory for the cache.
+  /// one or with this model; also, before anything is allocated, if it wants more memory than the
+  /// process can have, which says how much. std::bad_alloc if the system refuses it nevertheless.
   explicit Session(const Model& model, const SessionOptions& options = {});
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
@@ -181,7 +182,7 @@ class Session {
   /// Runs up to max_batch() rows. Rows of one sequence stand in the order of their positions and
   /// continue it without a gap. Returns the logits of the rows that want them, in order:
   /// (n_wanted, vocab_size), valid until the next call.
-  /// Throws ContextFull, or an Error for a token, position or sequence out of range.
+  /// Throws ContextFull, NotFinite, or an Error for a token, position or sequence out of range.
   std::span<const float> decode(std::span<const Row> rows);
   /// Appends one token; its logits (vocab_size).
   std::span<const float> decode(Token token, uint32_t sequence = 0);
@@ -192,7 +193,7 @@ class Session {
   void append(Token token, uint32_t sequence = 0);
   /// Of the rows of the last append(), decode() or prefill() that want logits: these (n_wanted,
   /// vocab_size), and the k likeliest tokens in the order of find_likeliest(), (n_wanted, k). Valid
-  /// until the next call; k is at most vocab_size.
+  /// until the next call; k is at most vocab_size. Both throw NotFinite rather than hand out NaN.
   std::span<const float> logits();
   std::span<const Candidate> likeliest(size_t k);
   /// Chooses the token that follows the last of those rows; never one of Tokenizer::unused().
@@ -215,8 +216,8 @@ class Session {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Bytes of KV cache that a session with these options needs on this model; an Error if no number
-/// holds them.
+/// Bytes of KV cache that a session with these options needs on this model; an Error if an option
+/// is out of range.
 uint64_t cache_bytes(const Config& config, const SessionOptions& options);
 
 /// Bytes that `n_layers` of a session take on a device at most, for keys, values, activations and,
