@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <ostream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,16 @@
 #include "gguf/gguf.h"
 #include "vga/config.h"
 #include "vga/dtype.h"
+
+namespace vga {
+
+/// How GoogleTest shows and names a gate, in every test alike.
+inline void PrintTo(const AttentionGate& gate, std::ostream* out) {
+  *out << name(gate.source);
+  if (gate) *out << '_' << name(gate.placement) << '_' << name(gate.granularity);
+}
+
+}  // namespace vga
 
 namespace vga::test {
 

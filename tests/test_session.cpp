@@ -11,16 +11,6 @@
 #include "logits.h"
 #include "vga/vga.h"
 
-namespace vga {
-
-/// How GoogleTest shows and names the parameter.
-static void PrintTo(const AttentionGate& gate, std::ostream* out) {
-  *out << name(gate.source);
-  if (gate) *out << '_' << name(gate.placement) << '_' << name(gate.granularity);
-}
-
-}  // namespace vga
-
 namespace vga::test {
 namespace {
 

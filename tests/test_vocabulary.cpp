@@ -273,13 +273,16 @@ TEST(GgufVocabulary, EndsByTheirNames) {
 GgufImage llama2_with_added_tokens(const Gguf& gguf) {
   GgufImage image;
   std::vector<std::string> tokens;
-  for (const auto text : *gguf.strings("tokenizer.ggml.tokens")) tokens.emplace_back(text);
+  const auto old_tokens = gguf.strings("tokenizer.ggml.tokens").value();
+  for (const std::string_view text : old_tokens) tokens.emplace_back(text);
   std::vector<int32_t> types;
-  for (const int64_t type : *gguf.integers("tokenizer.ggml.token_type")) {
+  const std::vector<int64_t> old_types = gguf.integers("tokenizer.ggml.token_type").value();
+  for (const int64_t type : old_types) {
     types.push_back(static_cast<int32_t>(type));
   }
   std::string scores;
-  for (const float score : *gguf.floats("tokenizer.ggml.scores")) scores += raw(score);
+  const std::vector<float> old_scores = gguf.floats("tokenizer.ggml.scores").value();
+  for (const float score : old_scores) scores += raw(score);
   for (const char* text : {"<|a|>", "<|b|>", "[TOOL]", "hello world"}) {
     tokens.emplace_back(text);
     types.push_back(user_defined);
