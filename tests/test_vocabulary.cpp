@@ -271,15 +271,14 @@ TEST(GgufVocabulary, EndsByTheirNames) {
 
 /// Llama 2's vocabulary with what a fine-tuned model adds to it.
 GgufImage llama2_with_added_tokens(const Gguf& gguf) {
+  const auto their_tokens = gguf.strings("tokenizer.ggml.tokens").value();
+  const auto their_types = gguf.integers("tokenizer.ggml.token_type").value();
+  const auto their_scores = gguf.floats("tokenizer.ggml.scores").value();
   GgufImage image;
-  std::vector<std::string> tokens;
-  for (const auto text : *gguf.strings("tokenizer.ggml.tokens")) tokens.emplace_back(text);
-  std::vector<int32_t> types;
-  for (const int64_t type : *gguf.integers("tokenizer.ggml.token_type")) {
-    types.push_back(static_cast<int32_t>(type));
-  }
+  std::vector<std::string> tokens(their_tokens.begin(), their_tokens.end());
+  std::vector<int32_t> types(their_types.begin(), their_types.end());
   std::string scores;
-  for (const float score : *gguf.floats("tokenizer.ggml.scores")) scores += raw(score);
+  for (const float score : their_scores) scores += raw(score);
   for (const char* text : {"<|a|>", "<|b|>", "[TOOL]", "hello world"}) {
     tokens.emplace_back(text);
     types.push_back(user_defined);
