@@ -271,6 +271,9 @@ TEST(GgufVocabulary, EndsByTheirNames) {
 
 /// Llama 2's vocabulary with what a fine-tuned model adds to it.
 GgufImage llama2_with_added_tokens(const Gguf& gguf) {
+  const auto their_tokens = gguf.strings("tokenizer.ggml.tokens").value();
+  const auto their_types = gguf.integers("tokenizer.ggml.token_type").value();
+  const auto their_scores = gguf.floats("tokenizer.ggml.scores").value();
   GgufImage image;
   std::vector<std::string> tokens;
   const auto old_tokens = gguf.strings("tokenizer.ggml.tokens").value();
