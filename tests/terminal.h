@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <pty.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 namespace vga::test {
@@ -31,7 +32,14 @@ class Terminal {
     if (child_ > 0) end();
   }
 
+  /// Keys are typed once the program reads them one by one: until then the terminal's own line
+  /// discipline would take a Ctrl-C, and with it what was typed before.
   void type(std::string_view keys) const {
+    termios mode{};
+    for (int i = 0; i < 3000 && ::tcgetattr(terminal_, &mode) == 0; ++i) {
+      if ((mode.c_lflag & ICANON) == 0) break;
+      ::usleep(10'000);
+    }
     [[maybe_unused]] const ssize_t n = ::write(terminal_, keys.data(), keys.size());
   }
 

@@ -138,6 +138,7 @@ uint64_t cache_bytes(const Config& config, const SessionOptions& options) {
 }
 
 uint64_t session_bytes(const Config& c, const SessionOptions& options, size_t n_layers) {
+  validate_sizes(options, c);
   const CachePlan plan(c, options);
   uint64_t bytes = cache_bytes(plan, n_layers);
   const auto add_buffer = [&](size_t rows, size_t cols) {

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <clocale>
+#include <csignal>
 #include <cwchar>
 #include <iostream>
 
@@ -18,19 +19,35 @@ namespace {
 constexpr std::string_view block_mark = "\"\"\"";
 constexpr int history_length = 1000;
 
+/// Waits for input or an interrupt, which cannot slip in between being looked for and waiting:
+/// signals are let in while it waits alone. False if it was an interrupt.
+bool wait_for_input() {
+  sigset_t interrupts;
+  sigset_t before;
+  sigemptyset(&interrupts);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&interrupts, signal);
+  ::pthread_sigmask(SIG_BLOCK, &interrupts, &before);
+  pollfd input{STDIN_FILENO, POLLIN, 0};
+  while (!interrupted() && ::ppoll(&input, 1, nullptr, &before) < 0 && errno == EINTR) {
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return !interrupted();
+}
+
 /// Reads one character; 0 is the end of the input, or an interrupt.
 int read_character(EditLine*, wchar_t* character) {
   std::mbstate_t state{};
-  while (true) {
+  while (wait_for_input()) {
     char byte = 0;
     const ssize_t n = ::read(STDIN_FILENO, &byte, 1);
-    if (n < 0 && errno == EINTR && !interrupted()) continue;
+    if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return 0;
     const size_t used = std::mbrtowc(character, &byte, 1, &state);
     if (used == static_cast<size_t>(-2)) continue;  // a character of several bytes has begun
     if (used != static_cast<size_t>(-1)) return 1;
     state = {};
   }
+  return 0;
 }
 
 /// Whether more input lies ready: after a line break that means a paste, people are slower.
