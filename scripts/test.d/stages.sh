@@ -61,7 +61,7 @@ stage_fuzz() { fuzz_all "${FUZZ_SECONDS:-30}"; }
 
 # Pools, sessions of many threads, what runs on a pool: attention, products, INT8 by simulation,
 # conversion, the bench's measure of memory; and a tokenizer that many threads use.
-has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:*Attend*:*Quantize*'
+has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:AttendTest*:*Quantize*'
 has_threads+=':ConvertRoundTrip*:Bench.*:*Threads*'
 
 stage_tsan() {
