@@ -27,7 +27,7 @@ stage_device() {
 
 # Ops, attention, logits of all cases, sessions, windows over one span of the cache and several.
 walks_the_layer='Vulkan*:*VulkanAttend*:*VulkanCase*:PyTorch/Reference*:*Session*'
-walks_the_layer+=':*WindowTest*value_output_head_bias*'
+walks_the_layer+=':*WindowTest*value_output_head_bias*:*Families.Vulkan*:WindowLayers*'
 elsewhere='Vulkan.Programs*:Vulkan.Chats*:Vulkan.TheShipped*'
 
 # With so small bindings weights, caches and activations come in slices. Some asks for more at once:
@@ -61,8 +61,8 @@ stage_fuzz() { fuzz_all "${FUZZ_SECONDS:-30}"; }
 
 # Pools, sessions of many threads, what runs on a pool: attention, products, INT8 by simulation,
 # conversion, the bench's measure of memory; and a tokenizer that many threads use.
-has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:*Attend*:*Quantize*'
-has_threads+=':ConvertRoundTrip*:Bench.*:*Threads*'
+has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:AttendTest*:*Quantize*'
+has_threads+=':ConvertRoundTrip*:Bench.*:*Threads*:Load*'
 
 stage_tsan() {
   build tsan
