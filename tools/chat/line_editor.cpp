@@ -2,7 +2,6 @@
 
 #include <cerrno>
 #include <clocale>
-#include <csignal>
 #include <cwchar>
 #include <iostream>
 
@@ -19,19 +18,16 @@ namespace {
 constexpr std::string_view block_mark = "\"\"\"";
 constexpr int history_length = 1000;
 
-/// Waits for input or an interrupt, which cannot slip in between being looked for and waiting:
-/// signals are let in while it waits alone. False if it was an interrupt.
+/// Waits for input; false if it was interrupted meanwhile. A signal may come just before it waits,
+/// or wake another thread, so it looks every now and then.
 bool wait_for_input() {
-  sigset_t interrupts;
-  sigset_t before;
-  sigemptyset(&interrupts);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&interrupts, signal);
-  ::pthread_sigmask(SIG_BLOCK, &interrupts, &before);
+  constexpr int patience_ms = 50;
   pollfd input{STDIN_FILENO, POLLIN, 0};
-  while (!interrupted() && ::ppoll(&input, 1, nullptr, &before) < 0 && errno == EINTR) {
+  while (!interrupted()) {
+    const int ready = ::poll(&input, 1, patience_ms);
+    if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
   }
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return !interrupted();
+  return false;
 }
 
 /// Reads one character; 0 is the end of the input, or an interrupt.
