@@ -73,13 +73,18 @@ class Updated(nn.Module):
 
     def forward(self, x):
         if self.watched and self.view.peaks is not None:
-            size = x.abs().amax(-1)                                                 # (B, T)
-            self.view.peaks.append((size[:, 0] / size[:, 1:].amax(1).detach() + 1e-6).float().log())
+            self.view.peaks.append(peak(x))
         x = x.to(self.weight.dtype)
         y = F.linear(x, self.weight)
         if self.rank and self.view.student:
             y = y + F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype))
         return y
+
+
+def peak(x):
+    """log of the first token's largest number over all others' largest, (B). x (B, T, n)"""
+    others = x.detach()[:, 1:].abs().amax((1, 2))
+    return (x[:, 0].abs().amax(-1) / others + 1e-6).float().log()
 
 
 class Attention(reference.Attention):
@@ -336,33 +341,27 @@ def loss_of(model, view, tokens, rope, window, args, rng):
     p = wanted.exp()
     kl = ((p * (wanted - got)).sum(-1) + got.logsumexp(-1)).mean()
     first = -torch.log1p(-torch.stack(view.first).clamp(max=0.999)).mean()
-    peaks = torch.cat(view.peaks)
+    spike = F.relu(torch.cat(view.peaks + [peak(x) for x in residuals])).sum() / tokens.shape[0]
     view.peaks = None
-    for x in residuals:
-        size = x.abs().amax(-1)
-        peaks = torch.cat((peaks, (size[:, 0] / size[:, 1:].amax(1).detach()).log()))
-    spike = F.relu(peaks).sum() / tokens.shape[0]
     return kl, first, spike
 
 
-def export(folder, model, args, mlp_layers):
-    gate = model.config.gate
+def export(folder, params, gate, args, mlp_layers):
+    """Writes the PEFT folder; params: name -> tensor."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
-    for name, p in model.named_parameters():
+    for name, p in params.items():
         if name.endswith(("lora_A", "lora_B")):
             name += ".weight"
-        elif ".self_attn.gate_proj." not in name:
-            continue
-        tensors[f"base_model.model.{name}"] = p.detach().to(torch.float16)
+        tensors[f"base_model.model.{name}"] = p.to(torch.float16)
     reference.save_safetensors(folder / "adapter_model.safetensors", tensors)
     config = {
         "peft_type": "LORA", "base_model_name_or_path": args.name or pathlib.Path(args.base).stem, "r": args.rank,
         "lora_alpha": args.rank, "use_rslora": False, "use_dora": False, "bias": "none", "lora_dropout": 0.0,
         "fan_in_fan_out": False, "task_type": "CAUSAL_LM", "target_modules": list(ATTENTION)}
     if mlp_layers:
-        # Layers that are not named keep their MLP: only tensors that are in the file are updates.
-        config["target_modules"] += MLP
+        config["target_modules"] += MLP                         # where the file has no tensors, nothing is updated
+    if mlp_layers and args.mlp_rank != args.rank:
         config["rank_pattern"] = {f"layers.{i}.mlp.{name}": args.mlp_rank for i in mlp_layers for name in MLP}
         config["alpha_pattern"] = dict(config["rank_pattern"])
     if gate.source != "none":
@@ -392,13 +391,14 @@ def parse():
     parser.add_argument("--batch", type=int, default=2048, help="tokens of a step")
     parser.add_argument("--stride", type=int, default=4, help="every so many-th position is distilled")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--average", type=int, default=10, metavar="STEPS", help="the mean over about so many is written")
     parser.add_argument("--fit-rows", type=int, default=24, help="rows of 512 tokens that gates are fitted on")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2, help="of each process")
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda")
     parser.add_argument("--float32", action="store_true", help="matrices in float32 instead of bfloat16")
     parser.add_argument("--eval-every", type=int, default=50, metavar="STEPS")
-    parser.add_argument("--save-every", type=int, default=20, metavar="STEPS")
+    parser.add_argument("--save-every", type=int, default=5, metavar="STEPS")
     parser.add_argument("--minutes", type=float, help="stop after so long (one process); the same command goes on from there")
     return parser.parse_args()
 
@@ -429,7 +429,8 @@ def trained(model):
 
 
 class Run:
-    """Model, optimizer and step: what goes into the state and comes back from it."""
+    """Model, optimizer and step: what goes into the state and comes back from it. What is written for use is a running mean
+    of the parameters, so that it is good at any time, not only when the learning rate has fallen."""
 
     def __init__(self, args, model, view, texts, rope):
         self.args, self.model, self.file = args, model, args.state / "state.pt"
@@ -444,19 +445,30 @@ class Run:
         model.to(args.device)
         self.optimizer = torch.optim.AdamW(trained(model).values(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
         self.step = self.tokens = 0
+        self.mean = {name: p.detach().clone() for name, p in trained(model).items()}
         if saved:
             model.load_state_dict(saved["model"], strict=False)
+            self.mean = saved.get("mean", {name: p.detach().clone() for name, p in trained(model).items()})
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step, self.tokens = saved["step"], saved["tokens"]
         elif not processes.is_initialized() or processes.get_rank() == 0:
             self.save()
 
+    def update(self, lr):
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        for name, p in trained(self.model).items():
+            self.mean[name].lerp_(p.detach(), 1 / min(self.step, self.args.average))
+
     def save(self):
         values = {"step": self.step, "tokens": self.tokens, "mlp_layers": self.mlp_layers, "model": trained(self.model),
-                  "optimizer": self.optimizer.state_dict()}
+                  "mean": self.mean, "optimizer": self.optimizer.state_dict()}
         torch.save(values, self.file.with_suffix(".part"))
         os.replace(self.file.with_suffix(".part"), self.file)
-        export(self.args.out, self.model, self.args, self.mlp_layers)
+        export(self.args.out, self.mean, self.model.config.gate, self.args, self.mlp_layers)
 
 
 def average_gradients(params):
@@ -484,11 +496,7 @@ def train(run, view, texts, heldout, rope, args):
         average_gradients(list(trained(run.model).values()))
         torch.nn.utils.clip_grad_norm_(trained(run.model).values(), 1.0)
         left = 1 - run.tokens / args.tokens
-        for group in run.optimizer.param_groups:
-            group["lr"] = args.lr * min(1, (run.step + 1) / 10, left)
-        run.optimizer.step()
-        run.optimizer.zero_grad()
-        run.step += 1
+        run.update(args.lr * min(1, (run.step + 1) / 10, left))
         run.tokens += n * tokens.numel()
         sums += [kl.item(), first.item(), spike.item()]
         counted += n * tokens.numel()
