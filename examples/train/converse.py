@@ -45,7 +45,11 @@ def converse(chat, model, messages, seed, temperature, tokens):
         lines = "\n".join([*messages, f"/save {file}", "/exit", ""])
         subprocess.run([chat, "-m", model, "--temp", str(temperature), "--seed", str(seed), "-n", str(tokens)],
                        input=lines, text=True, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        return json.loads(file.read_text())
+        saved = json.loads(file.read_text())
+    conversation = [{"role": "system", "content": saved["system"]}] if saved.get("system") else []
+    for turn in saved["turns"]:
+        conversation += [{"role": "user", "content": turn["user"]}, {"role": "assistant", "content": turn["answer"]}]
+    return conversation
 
 
 def main():
