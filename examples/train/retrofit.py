@@ -1,0 +1,553 @@
+"""Gives a llama-like model attention gates, so that it needs no first token to rest its attention on.
+
+    python retrofit.py --base SmolLM2.gguf --out vga --text stories.txt 0.5 --chat conversations.jsonl 0.5 --heldout heldout.txt
+
+1. What each head spends on the first token is collected from the base, and gates are fitted to give back the rest:
+   g_i = sigmoid(W v_i + b) ~ 1 - alpha_i0. docs/retrofit.md says why.
+2. Where the first token's huge activation is made, a rank-one edit of that layer's MLP takes it away.
+3. Gates and low-rank updates are trained: the teacher is the base with its full view, the student sees random windows in
+   which nothing is kept. Attention on the first token costs, also while it is in view.
+
+Everything is a function of the seed and the step. Run again after an interruption, it goes on from the last state. Writes a
+PEFT folder: adapter_config.json and adapter_model.safetensors, which vga-convert reads.
+
+Several processes share the rows of a step: torchrun --nproc-per-node 2 retrofit.py --threads 1 ... On a CPU with other work
+to do, two processes of one thread each are much faster than one of two, whose threads wait for each other.
+"""
+import argparse
+import json
+import math
+import os
+import pathlib
+import time
+import zlib
+
+import numpy as np
+import torch
+import torch.distributed as processes
+import torch.nn.functional as F
+from torch import nn
+
+import base_model
+import model as reference
+
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+CLOSED_ENOUGH = 0.02        # a head that spends less than this on the first token has no gate to learn
+OPEN = 5.0                  # bias of an open gate
+
+
+# ---- the student: the base with updates and gates, which can be switched off --------------------------------------------
+
+class View:
+    """What all layers are told about the present forward pass, and what they tell back."""
+
+    def __init__(self):
+        self.student = False        # with updates and gates
+        self.mask = None            # (T, T) which key a query sees; None: all up to itself
+        self.queries = None         # positions whose attention on the first token is recorded
+        self.first = []             # per layer: that attention, (B, H, queries)
+        self.peaks = None           # per down_proj: log of the first token's largest input over all others' largest
+        self.fit = None             # per layer: (alpha of the first token, gate's input), for all tokens
+
+    def see(self, T, window=0, kept=0, student=True, device="cpu"):
+        self.student = student
+        self.mask = None
+        if window and window < T:
+            i, j = torch.arange(T, device=device)[:, None], torch.arange(T, device=device)
+            self.mask = (j <= i) & ((j > i - window + kept) | (j < kept))
+
+
+class Updated(nn.Module):
+    """A frozen matrix W (outputs, inputs), to which the student adds the update B A of a small rank."""
+
+    def __init__(self, weight, view, dtype, watched=False):
+        super().__init__()
+        self.register_buffer("weight", weight.detach().to(dtype), persistent=False)
+        self.view, self.watched, self.rank = view, watched, 0
+
+    def update(self, rank):
+        """From now on there is an update; it begins as zero."""
+        self.rank, (n_out, n_in) = rank, self.weight.shape
+        self.lora_A = nn.Parameter(torch.randn(rank, n_in) / math.sqrt(n_in))
+        self.lora_B = nn.Parameter(torch.zeros(n_out, rank))
+
+    def forward(self, x):
+        if self.watched and self.view.peaks is not None:
+            self.view.peaks.append(peak(x))
+        x = x.to(self.weight.dtype)
+        y = F.linear(x, self.weight)
+        if self.rank and self.view.student:
+            y = y + F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype))
+        return y
+
+
+def peak(x):
+    """log of the first token's largest number over all others' largest, (B). x (B, T, n)"""
+    others = x.detach()[:, 1:].abs().amax((1, 2))
+    return (x[:, 0].abs().amax(-1) / others + 1e-6).float().log()
+
+
+class Attention(reference.Attention):
+    """The reference's attention with a window; products in the matrices' precision."""
+
+    def forward(self, x, rope, record=None):
+        B, T, _ = x.shape
+        c, gate, view = self.config, self.config.gate, self.view
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        dtype = q.dtype
+        q = reference.rotate(q.view(B, T, -1, c.head_dim).transpose(1, 2), *rope).to(dtype)      # (B, H, T, E)
+        k = reference.rotate(k.view(B, T, -1, c.head_dim).transpose(1, 2), *rope).to(dtype)      # (B, K, T, E)
+        values = v.view(B, T, -1, c.head_dim)                                                    # (B, T, K, E)
+        gated = view.student and gate.source != "none"
+        g = self.gate(x, v.float()).to(dtype) if gated else None                                 # (B, T, H or K, E or 1)
+        if gated and gate.placement == "value":
+            values = values * g
+        shared = c.num_attention_heads // c.num_key_value_heads
+        k = k.repeat_interleave(shared, 1)
+        values = values.transpose(1, 2).repeat_interleave(shared, 1)
+        mixed = F.scaled_dot_product_attention(q, k, values, view.mask, is_causal=view.mask is None)
+        if view.queries is not None:
+            view.first.append(first_attention(q[:, :, view.queries], k, view.queries))
+        if view.fit is not None:
+            inputs = v if gate.source == "value" else x
+            view.fit.append((first_attention(q, k, torch.arange(T)), inputs.float()))
+        mixed = mixed.transpose(1, 2)
+        if gated and gate.placement == "output":
+            mixed = mixed * g
+        return self.o_proj(mixed.reshape(B, T, -1))
+
+
+def first_attention(q, k, positions):
+    """The weight that queries at these positions give to the first token in the full view, (B, H, queries)."""
+    scores = (q @ k.mT).float() * q.shape[-1] ** -0.5
+    hidden = torch.arange(k.shape[2], device=k.device) > positions[:, None]
+    return scores.masked_fill(hidden, -math.inf).softmax(-1)[..., 0]
+
+
+def make_student(model, gate, rank, dtype):
+    """Turns the base into teacher and student in one, which share the frozen matrices. Returns its View."""
+    model.requires_grad_(False)
+    view, K_E = View(), model.config.num_key_value_heads * model.config.head_dim
+    model.config.gate = gate
+    model.model.embed_tokens.to(dtype)
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        attention.__class__, attention.view = Attention, view
+        for name in ATTENTION:
+            setattr(attention, name, Updated(getattr(attention, name).weight, view, dtype))
+            if rank:
+                getattr(attention, name).update(rank)
+        for name in MLP:
+            setattr(layer.mlp, name, Updated(getattr(layer.mlp, name).weight, view, dtype, name == "down_proj"))
+        if gate.source != "none":
+            n_in = K_E if gate.source == "value" else model.config.hidden_size
+            heads = model.config.num_attention_heads if gate.placement == "output" else model.config.num_key_value_heads
+            attention.gate_proj = nn.Linear(n_in, heads * (model.config.head_dim if gate.granularity == "element" else 1))
+            nn.init.zeros_(attention.gate_proj.weight)
+            nn.init.constant_(attention.gate_proj.bias, OPEN)
+    return view
+
+
+def hidden(model, tokens, rope, records=None):
+    """(B, T) -> the normalised residual stream behind the last layer, (B, T, D)."""
+    x = model.model.embed_tokens(tokens).float()
+    for layer in model.model.layers:
+        x = layer(x, rope)
+        if records is not None:
+            records.append(x)
+    return model.model.norm(x)
+
+
+def logits(model, h):
+    head = model.model.embed_tokens if model.config.tie_word_embeddings else model.lm_head
+    return F.linear(h.to(head.weight.dtype), head.weight).float()
+
+
+# ---- what is computed before training -----------------------------------------------------------------------------------
+
+@torch.no_grad()
+def spike_layers(model, view, tokens, rope, factor=8):
+    """Layers whose down_proj has a far larger input at the first token than anywhere else: there the spike is made and unmade."""
+    view.see(tokens.shape[1], student=False)
+    view.peaks = []
+    hidden(model, tokens, rope)
+    peaks, view.peaks = torch.stack(view.peaks).mean(1), None
+    return [i for i, peak in enumerate(peaks.tolist()) if peak > math.log(factor)]
+
+
+@torch.no_grad()
+def collect(model, view, batches, rope):
+    """What each head gives to the first token and what its gate would be computed from, per layer: (N, H), (N, n_in)."""
+    layers = [([], []) for _ in model.model.layers]
+    for tokens in batches:
+        view.see(tokens.shape[1], student=False)
+        view.fit = []
+        hidden(model, tokens, rope)
+        for (alphas, inputs), (alpha, x) in zip(layers, view.fit):
+            alphas.append(alpha[:, :, 16::2].transpose(1, 2).flatten(0, 1))
+            inputs.append(x[:, 16::2].flatten(0, 1))
+        view.fit = None
+    return [(torch.cat(alphas), torch.cat(inputs)) for alphas, inputs in layers]
+
+
+def logistic(x, target, ridge=3e-3, iterations=5):
+    """Newton's method for sigmoid(x w + b) ~ target, penalised: x (N, n), target (N). Returns w (n), b, R^2 on the last fifth."""
+    held = x.shape[0] // 5
+    mean, scale = x.mean(0), x.std(0) + 1e-6
+    x = torch.cat(((x - mean) / scale, torch.ones(x.shape[0], 1, device=x.device)), 1)
+    fit, wanted = x[:-held], target[:-held]
+    penalty = torch.full((x.shape[1],), ridge, device=x.device)
+    penalty[-1] = 0
+    w = torch.zeros_like(penalty)
+    w[-1] = torch.logit(wanted.mean().clamp(1e-3, 1 - 1e-3))
+    for _ in range(iterations):
+        p = torch.sigmoid(fit @ w)
+        slope = (p * (1 - p)).clamp_min(1e-4)
+        hessian = (fit.T * slope) @ fit / len(fit) + penalty.diag()
+        w = w - torch.linalg.solve(hessian, fit.T @ (p - wanted) / len(fit) + penalty * w)
+    error = (torch.sigmoid(x[-held:] @ w) - target[-held:]).pow(2).mean()
+    r2 = 1 - (error / target[-held:].var().clamp_min(1e-9)).item()
+    weight = w[:-1] / scale
+    return weight, w[-1] - weight @ mean, r2
+
+
+@torch.no_grad()
+def fit_gates(model, samples):
+    """Sets each gate to what 1 - alpha of the first token looks like from its input. Heads without a sink stay open."""
+    config, rows = model.config, []
+    for layer, (alpha, inputs) in zip(model.model.layers, samples):
+        if config.gate.placement == "value":                    # one gate per KV head: the mean of the heads that read it
+            alpha = alpha.unflatten(1, (config.num_key_value_heads, -1)).mean(2)
+        each = config.head_dim if config.gate.granularity == "element" else 1
+        scores = []
+        for head in range(alpha.shape[1]):
+            if alpha[:, head].mean() < CLOSED_ENOUGH:
+                scores.append(math.nan)
+                continue
+            weight, bias, r2 = logistic(inputs, 1 - alpha[:, head])
+            layer.self_attn.gate_proj.weight[head * each:(head + 1) * each] = weight
+            layer.self_attn.gate_proj.bias[head * each:(head + 1) * each] = bias
+            scores.append(r2)
+        rows.append(scores)
+    return rows
+
+
+@torch.no_grad()
+def remove_spike(model, view, layer, batches, rope):
+    """A rank-one update of gate_proj and up_proj for which the first token's input is nothing, others' nearly what it was.
+
+    u is the mean input at the first token, C the second moment of the inputs elsewhere. Of all w with w.u = 1,
+    w = C^-1 u / (u C^-1 u) answers least to the others; W - (W u) w^T is the edited matrix.
+    """
+    inputs = []
+    mlp = model.model.layers[layer].mlp
+    handle = mlp.gate_proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0].float()))
+    for tokens in batches:
+        view.see(tokens.shape[1], student=False)
+        hidden(model, tokens, rope)
+    handle.remove()
+    x = torch.cat(inputs)                                                           # (rows, T, D)
+    u, others = x[:, 0].mean(0), x[:, 1:].flatten(0, 1)
+    moment = others.T @ others / len(others)
+    w = torch.linalg.solve(moment + 1e-3 * moment.diagonal().mean() * torch.eye(len(u), device=u.device), u)
+    w = w / (w @ u)
+    for matrix in (mlp.gate_proj, mlp.up_proj):
+        matrix.lora_A[0] = w / w.norm()
+        matrix.lora_B[:, 0] = -(matrix.weight.float() @ u) * w.norm()
+
+
+# ---- text --------------------------------------------------------------------------------------------------------------
+
+def encode(path, tokenizer, template, cache):
+    """The tokens of a file: .jsonl holds conversations, .ids token numbers, a line each; else documents of text."""
+    path = pathlib.Path(path)
+    if path.suffix == ".ids":
+        return [np.array(line.split(), np.int32) for line in path.read_text().splitlines()]
+    file = cache / f"{path.stem}-{zlib.crc32(str(path.resolve()).encode()):08x}.npz"
+    if not file.exists():
+        if path.suffix == ".jsonl":
+            import jinja2
+            render = jinja2.Template(template).render
+            texts = [render(messages=json.loads(line)) for line in path.read_text().splitlines()]
+        else:
+            texts = path.read_text().split("\n<|endoftext|>\n")
+        docs = [np.array(encoding.ids, np.int32) for encoding in tokenizer.encode_batch_fast(texts)]
+        np.savez(file.with_suffix(".part.npz"), tokens=np.concatenate(docs), lengths=[len(d) for d in docs])
+        file.with_suffix(".part.npz").replace(file)
+    arrays = np.load(file)
+    return np.split(arrays["tokens"], np.cumsum(arrays["lengths"])[:-1])
+
+
+def cut(docs, length, rng, anywhere=0.5):
+    """A row: documents from a random one on, joined. This share of the rows begins in the middle of the document."""
+    row = []
+    while sum(map(len, row)) < length:
+        doc = docs[rng.integers(len(docs))]
+        middle = not row and (rng.random() < anywhere or len(doc) > 8 * length)
+        row.append(doc[rng.integers(max(1, len(doc) - length // 2)):] if middle else doc)
+    return np.concatenate(row)[:length].astype(np.int64)
+
+
+def rows(texts, count, length, rng):
+    shares = np.array([share for _, share in texts])
+    chosen = rng.choice(len(texts), count, p=shares / shares.sum())
+    return torch.from_numpy(np.stack([cut(texts[i][0], length, rng) for i in chosen]))
+
+
+# Length of the rows of a step, its share of the steps, and the windows one of which a step has; 0: the full view.
+SHAPES = [(512, 0.55, (64, 128, 256, 0)), (1024, 0.30, (128, 256, 512, 0)), (2048, 0.15, (256, 512, 1024, 0))]
+
+
+# ---- the run -----------------------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def held_out(model, view, tokens, rope, views):
+    """Perplexity of the second half of each row, for each (student, window, kept)."""
+    half, results = tokens.shape[1] // 2, []
+    for student, window, kept in views:
+        total = 0.0
+        for row in tokens.split(1):
+            view.see(tokens.shape[1], window, kept, student, tokens.device)
+            h = hidden(model, row, rope)[:, half:-1]
+            total += F.cross_entropy(logits(model, h)[0], row[0, half + 1:]).item()
+        results.append(math.exp(total / len(tokens)))
+    return results
+
+
+def report_held_out(model, view, tokens, rope, student):
+    views = [(student, w, kept) for w, kept in ((0, 0), (128, 0), (128, 4), (256, 0), (256, 4))]
+    names = ("full", "128+0", "128+4", "256+0", "256+4")
+    results = held_out(model, view, tokens, rope, views)
+    print("held-out " + ("student" if student else "base") + ": "
+          + ", ".join(f"{name} {ppl:.2f}" for name, ppl in zip(names, results)), flush=True)
+
+
+def loss_of(model, view, tokens, rope, window, args, rng):
+    """(KL from teacher to student, attention on the first token, its spike), each a scalar."""
+    T = tokens.shape[1]
+    scored = torch.arange(16 + int(rng.integers(args.stride)), T, args.stride, device=tokens.device)
+    with torch.no_grad():
+        view.see(T, student=False)
+        wanted = logits(model, hidden(model, tokens, rope)[:, scored])
+        wanted -= wanted.logsumexp(-1, keepdim=True)
+    view.see(T, window, device=tokens.device)
+    view.first, view.peaks = [], []
+    view.queries = torch.from_numpy(np.sort(rng.choice(np.arange(8, min(window or T, T)), 32))).to(tokens.device)
+    residuals = []
+    h = hidden(model, tokens, rope, residuals)
+    view.queries = None
+    got = logits(model, h[:, scored])
+    # KL = sum p (log p - log q) with q's normalization kept apart: one pass less over the vocabulary.
+    p = wanted.exp()
+    kl = ((p * (wanted - got)).sum(-1) + got.logsumexp(-1)).mean()
+    first = -torch.log1p(-torch.stack(view.first).clamp(max=0.999)).mean()
+    spike = F.relu(torch.cat(view.peaks + [peak(x) for x in residuals])).sum() / tokens.shape[0]
+    view.peaks = None
+    return kl, first, spike
+
+
+def export(folder, params, gate, args, mlp_layers):
+    """Writes the PEFT folder; params: name -> tensor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, p in params.items():
+        if name.endswith(("lora_A", "lora_B")):
+            name += ".weight"
+        tensors[f"base_model.model.{name}"] = p.to(torch.float16)
+    reference.save_safetensors(folder / "adapter_model.safetensors", tensors)
+    config = {
+        "peft_type": "LORA", "base_model_name_or_path": args.name or pathlib.Path(args.base).stem, "r": args.rank,
+        "lora_alpha": args.rank, "use_rslora": False, "use_dora": False, "bias": "none", "lora_dropout": 0.0,
+        "fan_in_fan_out": False, "task_type": "CAUSAL_LM", "target_modules": list(ATTENTION)}
+    if mlp_layers:
+        config["target_modules"] += MLP                         # where the file has no tensors, nothing is updated
+    if mlp_layers and args.mlp_rank != args.rank:
+        config["rank_pattern"] = {f"layers.{i}.mlp.{name}": args.mlp_rank for i in mlp_layers for name in MLP}
+        config["alpha_pattern"] = dict(config["rank_pattern"])
+    if gate.source != "none":
+        config["attention_gate"] = vars(gate)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, type=pathlib.Path, help="GGUF file, or Hugging Face folder")
+    parser.add_argument("--name", help="name of the base for adapter_config.json")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="PEFT folder to write")
+    parser.add_argument("--state", type=pathlib.Path, help="folder of what is needed to go on (default: OUT.state)")
+    parser.add_argument("--text", required=True, nargs=2, action="append", metavar=("FILE", "SHARE"),
+                        help="text (documents parted by <|endoftext|>), or .jsonl of conversations; may be repeated")
+    parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE", help="a text to score")
+    parser.add_argument("--heldout-rows", type=int, default=4, help="of 1,024 tokens")
+    parser.add_argument("--source", default="value", choices=["value", "input", "none"], help="the gate; none: updates alone")
+    parser.add_argument("--placement", default="output", choices=["output", "value"])
+    parser.add_argument("--granularity", default="head", choices=["head", "element"])
+    parser.add_argument("--rank", type=int, default=16, help="of the updates of q, k, v and o; 0: gates alone")
+    parser.add_argument("--mlp-rank", type=int, default=16, help="of the updates of the MLPs that make and unmake the spike")
+    parser.add_argument("--keep-spike", action="store_true", help="leave the first token's huge activation where it is")
+    parser.add_argument("--first", type=float, default=0.1, metavar="WEIGHT", help="cost of attention on the first token")
+    parser.add_argument("--spike", type=float, default=0.02, metavar="WEIGHT", help="cost of its activation")
+    parser.add_argument("--tokens", type=int, default=1_500_000, help="to see, all in all")
+    parser.add_argument("--batch", type=int, default=2048, help="tokens of a step")
+    parser.add_argument("--stride", type=int, default=4, help="every so many-th position is distilled")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--average", type=int, default=10, metavar="STEPS", help="the mean over about so many is written")
+    parser.add_argument("--fit-rows", type=int, default=24, help="rows of 512 tokens that gates are fitted on")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda")
+    parser.add_argument("--float32", action="store_true", help="matrices in float32 instead of bfloat16")
+    parser.add_argument("--eval-every", type=int, default=50, metavar="STEPS")
+    parser.add_argument("--save-every", type=int, default=5, metavar="STEPS")
+    parser.add_argument("--minutes", type=float, help="stop after so long (one process); the same command goes on from there")
+    return parser.parse_args()
+
+
+def prepare(model, view, texts, rope, args):
+    """Steps 1 and 2: gates in closed form, the spike taken away. Returns the layers whose MLPs get updates."""
+    rng = np.random.default_rng([args.seed, 1])
+    batches = [rows(texts, 4, 512, rng).to(args.device) for _ in range(args.fit_rows // 4)]
+    layers = [] if args.keep_spike else spike_layers(model, view, batches[0], rope)
+    if model.config.gate.source != "none":
+        for i, scores in enumerate(fit_gates(model, collect(model, view, batches, rope))):
+            print(f"layer {i}: R^2 of its gates " + " ".join("open" if math.isnan(r) else f"{r:.2f}" for r in scores))
+    add_mlp_updates(model, layers, args.mlp_rank)
+    if layers:
+        print(f"the first token's spike comes and goes in the MLPs of layers {layers}", flush=True)
+        remove_spike(model, view, layers[0], batches, rope)
+    return layers
+
+
+def add_mlp_updates(model, layers, rank):
+    for i in layers:
+        for name in MLP:
+            getattr(model.model.layers[i].mlp, name).update(rank)
+
+
+def trained(model):
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class Run:
+    """Model, optimizer and step: what goes into the state and comes back from it. What is written for use is a running mean
+    of the parameters, so that it is good at any time, not only when the learning rate has fallen."""
+
+    def __init__(self, args, model, view, texts, rope):
+        self.args, self.model, self.file = args, model, args.state / "state.pt"
+        saved = torch.load(self.file, weights_only=True, map_location=args.device) if self.file.exists() else None
+        if saved:
+            self.mlp_layers = saved["mlp_layers"]
+            add_mlp_updates(model, self.mlp_layers, args.mlp_rank)
+        else:
+            self.mlp_layers = prepare(model, view, texts, rope, args)
+        for name, p in model.named_parameters():
+            p.requires_grad_(name.endswith(("lora_A", "lora_B")) or ".self_attn.gate_proj." in name)
+        model.to(args.device)
+        self.optimizer = torch.optim.AdamW(trained(model).values(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
+        self.step = self.tokens = 0
+        self.mean = {name: p.detach().clone() for name, p in trained(model).items()}
+        if saved:
+            model.load_state_dict(saved["model"], strict=False)
+            self.mean = saved.get("mean", {name: p.detach().clone() for name, p in trained(model).items()})
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step, self.tokens = saved["step"], saved["tokens"]
+        elif not processes.is_initialized() or processes.get_rank() == 0:
+            self.save()
+
+    def update(self, lr):
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        for name, p in trained(self.model).items():
+            self.mean[name].lerp_(p.detach(), 1 / min(self.step, self.args.average))
+
+    def save(self):
+        values = {"step": self.step, "tokens": self.tokens, "mlp_layers": self.mlp_layers, "model": trained(self.model),
+                  "mean": self.mean, "optimizer": self.optimizer.state_dict()}
+        torch.save(values, self.file.with_suffix(".part"))
+        os.replace(self.file.with_suffix(".part"), self.file)
+        export(self.args.out, self.mean, self.model.config.gate, self.args, self.mlp_layers)
+
+
+def average_gradients(params):
+    """Over the processes."""
+    if not processes.is_initialized():
+        return
+    flat = torch.cat([p.grad.flatten() for p in params])
+    processes.all_reduce(flat)
+    for p, grad in zip(params, flat.div_(processes.get_world_size()).split([p.numel() for p in params])):
+        p.grad.copy_(grad.view_as(p))
+
+
+def train(run, view, texts, heldout, rope, args):
+    start = since = time.time()
+    sums, counted = np.zeros(3), 0
+    n, rank = (processes.get_world_size(), processes.get_rank()) if processes.is_initialized() else (1, 0)
+    while run.tokens < args.tokens:
+        rng = np.random.default_rng([args.seed, 2, run.step])           # the same in all processes
+        length, _, windows = SHAPES[rng.choice(len(SHAPES), p=[share for _, share, _ in SHAPES])]
+        window = int(rng.choice(windows))
+        rng = np.random.default_rng([args.seed, 3, run.step, rank])
+        tokens = rows(texts, max(1, args.batch // n // length), length, rng).to(args.device)
+        kl, first, spike = loss_of(run.model, view, tokens, rope(length), window, args, rng)
+        (kl + args.first * first + args.spike * spike).backward()
+        average_gradients(list(trained(run.model).values()))
+        torch.nn.utils.clip_grad_norm_(trained(run.model).values(), 1.0)
+        left = 1 - run.tokens / args.tokens
+        run.update(args.lr * min(1, (run.step + 1) / 10, left))
+        run.tokens += n * tokens.numel()
+        sums += [kl.item(), first.item(), spike.item()]
+        counted += n * tokens.numel()
+        if run.step % 5 == 0 and rank == 0:
+            kl, first, spike = sums / 5
+            print(f"{time.strftime('%H:%M:%S')} step {run.step} tokens {run.tokens} kl {kl:.4f} first {first:.4f} "
+                  f"spike {spike:.2f} tok/s {counted / (time.time() - since):.0f}", flush=True)
+            since, counted, sums = time.time(), 0, np.zeros(3)
+        enough = args.minutes is not None and n == 1 and time.time() - start > 60 * args.minutes
+        if rank:
+            continue
+        if run.step % args.save_every == 0 or run.tokens >= args.tokens or enough:
+            run.save()
+        if heldout is not None and (run.step % args.eval_every == 0 or run.tokens >= args.tokens):
+            report_held_out(run.model, view, heldout, rope(1024), True)
+            since = time.time()
+        if enough:
+            print(f"stopped after {run.tokens} of {args.tokens} tokens; run it again to go on", flush=True)
+            return
+
+
+def main():
+    args = parse()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    args.state = args.state or args.out.with_name(args.out.name + ".state")
+    args.state.mkdir(parents=True, exist_ok=True)
+    if "RANK" in os.environ:                                    # by torchrun
+        processes.init_process_group("gloo")
+    model, tokenizer, template = base_model.load(args.base)
+    texts = [(encode(path, tokenizer, template, args.state.parent), float(share)) for path, share in args.text]
+    for (docs, _), (path, _) in zip(texts, args.text):
+        print(f"{path}: {len(docs)} documents, {sum(map(len, docs))} tokens", flush=True)
+
+    gate = reference.Gate(args.source, args.placement, args.granularity)
+    view = make_student(model, gate, args.rank, torch.float32 if args.float32 else torch.bfloat16)
+    model.to(args.device)
+    longest = reference.rope_table(model.config, max(length for length, *_ in SHAPES), device=args.device)
+    def rope(length):
+        return tuple(table[:length] for table in longest)
+    run = Run(args, model, view, texts, rope(512))
+    print(f"{sum(p.numel() for p in trained(model).values())} numbers to train, {args.tokens} tokens to see", flush=True)
+    heldout = None
+    if args.heldout:
+        docs = encode(args.heldout, tokenizer, template, args.state.parent)
+        heldout = rows([(docs, 1.0)], args.heldout_rows, 1024, np.random.default_rng(0)).to(args.device)
+        if run.step == 0 and not processes.is_initialized():
+            report_held_out(model, view, heldout, rope(1024), False)
+            report_held_out(model, view, heldout, rope(1024), True)
+    train(run, view, texts, heldout, rope, args)
+
+
+if __name__ == "__main__":
+    main()
