@@ -12,6 +12,7 @@
 
 #include "cpu/kernels.h"
 #include "gguf_image.h"
+#include "sanitized.h"
 #include "vga/vga.h"
 
 namespace vga::test {
@@ -63,9 +64,7 @@ TEST(Load, HoldsAMatrixInTheFileAndInPanelsBandByBand) {
 
 // Under a limit that has room for the file, which is mapped, but not for what is arranged anew.
 TEST(Load, SaysHowMuchMemoryWeightsTake) {
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-  GTEST_SKIP() << "what the sanitizer takes beside each byte would count";
-#endif
+  if (sanitized) GTEST_SKIP() << "what the sanitizer takes beside each byte would count";
   if (cpu::best_kernels().lanes == 0) GTEST_SKIP() << "these kernels want no panels";
   constexpr uint32_t vocab = 1 << 20;
   const TemporaryDirectory directory;
