@@ -268,6 +268,8 @@ def write_checkpoint(folder, tokenizer):
 
 
 def check_json(program, what, tokenizer, text):
+    if isinstance(tokenizer.model, models.Unigram):
+        text = text.replace("<unk>", "unknown")  # the package takes that for the token, SentencePiece for text
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         write_checkpoint(folder, tokenizer)
