@@ -13,9 +13,9 @@
 namespace vga {
 namespace {
 
-// A template of a few kilobytes needs some hundred steps for each message. These take some seconds
-// and, as a step makes at most a few dozen bytes, less than a gigabyte.
-constexpr size_t max_steps = 20'000'000;
+// A template of a few kilobytes needs some hundred steps for each message. These take about a second
+// and, as a step makes at most a few dozen bytes, a few hundred megabytes.
+constexpr size_t max_steps = 5'000'000;
 constexpr size_t max_size = 4 << 20;  // bytes of a template
 
 constexpr std::array<std::string_view, 5> roles = {"system", "user", "assistant", "tool",

@@ -20,8 +20,9 @@ Value default_value(Heap& heap, const Value& value, const Arguments& arguments) 
   return bound.has(0) ? bound.get(0) : heap.text("");
 }
 
-/// `value.a.b.0`, with an attribute that selects of every item.
-Value attribute_path(Heap& heap, Value value, const Value& path) {
+/// `value.a.b.0` for the path "a.b.0"; `otherwise` stands for what is not there.
+Value attribute_path(Heap& heap, Value value, const Value& path,
+                     const std::optional<Value>& otherwise = std::nullopt) {
   const MarkedText* text = as_text(path);
   if (text == nullptr) return item(heap, value, path);
   std::string_view rest = text->chars();
@@ -32,6 +33,7 @@ Value attribute_path(Heap& heap, Value value, const Value& path) {
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), index);
     const bool is_index = error == std::errc() && end == part.data() + part.size();
     value = item(heap, value, is_index ? Value(index) : heap.text(part));
+    if (otherwise && is_undefined(value)) value = *otherwise;
     if (dot == rest.size()) return value;
     rest.remove_prefix(dot + 1);
   }
@@ -58,14 +60,18 @@ std::string_view name_argument(std::string_view callee, const Arguments& argumen
   return name->chars();
 }
 
+/// None, for example, has no items for these filters, where others refuse it.
+std::vector<Value> iterate_if_any(Heap& heap, const Value& value) {
+  return truth(value) ? iterate(heap, value) : std::vector<Value>();
+}
+
 Value map(Heap& heap, const Value& value, const Arguments& arguments) {
-  std::vector<Value> items = iterate(heap, value);
+  std::vector<Value> items = iterate_if_any(heap, value);
   if (!arguments.names.empty() && arguments.names[0] == "attribute") {
     const Bound bound("map", arguments, {"attribute", "default"});
-    for (Value& one : items) {
-      one = attribute_path(heap, one, bound.get(0));
-      if (is_undefined(one) && bound.has(1)) one = bound.get(1);
-    }
+    const std::optional<Value> otherwise =
+        bound.has(1) ? std::optional(bound.get(1)) : std::nullopt;
+    for (Value& one : items) one = attribute_path(heap, one, bound.get(0), otherwise);
   } else {
     const std::string_view filter = name_argument("map", arguments);
     const Arguments rest = rest_of(arguments, 1);
@@ -84,7 +90,7 @@ Value select(Heap& heap, std::string_view name, const Value& value, const Argume
   const std::string_view test = has_test ? name_argument(name, of_test) : "";
   const Arguments rest = rest_of(of_test, 1);
   std::vector<Value> items;
-  for (const Value& one : iterate(heap, value)) {
+  for (const Value& one : iterate_if_any(heap, value)) {
     const Value subject = by_attribute ? attribute_path(heap, one, path) : one;
     const bool is_so = has_test ? apply_test(heap, test, subject, rest) : truth(subject);
     if (is_so == wanted) items.push_back(one);

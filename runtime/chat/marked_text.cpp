@@ -14,16 +14,31 @@ size_t character_size(std::string_view text) {
   return length > 0 ? static_cast<size_t>(length) : 1;
 }
 
+/// Bytes of the character that `text` ends with; it is not empty.
+size_t last_character_size(std::string_view text) {
+  for (size_t n = 1; n <= std::min<size_t>(4, text.size()); ++n) {
+    const std::string_view end = text.substr(text.size() - n);
+    if (static_cast<size_t>(std::max(utf8_length(end), 0)) == n) return n;
+  }
+  return 1;
+}
+
 /// `text` without the characters at its ends that `drops` says.
 template <class Drops>
 Range strip(std::string_view text, bool left, bool right, Drops drops) {
-  const std::vector<size_t> at = character_offsets(text);
-  const auto dropped = [&](size_t i) { return drops(text.substr(at[i], at[i + 1] - at[i])); };
-  size_t begin = 0;
-  size_t end = at.size() - 1;
-  while (left && begin < end && dropped(begin)) ++begin;
-  while (right && begin < end && dropped(end - 1)) --end;
-  return {at[begin], at[end]};
+  Range range = {0, text.size()};
+  const auto rest = [&] { return text.substr(range.begin, range.end - range.begin); };
+  while (left && !rest().empty()) {
+    const size_t n = character_size(rest());
+    if (!drops(rest().substr(0, n))) break;
+    range.begin += n;
+  }
+  while (right && !rest().empty()) {
+    const size_t n = last_character_size(rest());
+    if (!drops(rest().substr(rest().size() - n))) break;
+    range.end -= n;
+  }
+  return range;
 }
 
 }  // namespace
@@ -108,7 +123,11 @@ MarkedText with_case(const MarkedText& text, Case to) {
     const auto c = static_cast<utf8proc_int32_t>(code_point(character));
     const auto changed = to == Case::upper ? utf8proc_toupper(c) : utf8proc_tolower(c);
     std::string spelled;
-    append_utf8(spelled, static_cast<uint32_t>(changed));
+    if (c == 0xDF && to == Case::upper) {  // the one common letter that becomes two
+      spelled = "SS";
+    } else {
+      append_utf8(spelled, static_cast<uint32_t>(changed));
+    }
     out.append(changed == c ? character : std::string_view(spelled), text.from_message(at[i]));
   }
   return out;

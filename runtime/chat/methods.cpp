@@ -260,6 +260,9 @@ Value call_text_method(Heap& heap, const MarkedText& text, const Method& method,
     }
     return heap.text(std::move(out));
   }
+  if (!is_in(" upper lower capitalize title isspace isalpha isdigit ", name)) {
+    not_known(method.of, name);
+  }
   const Bound none(name, arguments, {});
   if (name == "upper") return heap.text(with_case(text, Case::upper));
   if (name == "lower") return heap.text(with_case(text, Case::lower));
@@ -267,10 +270,7 @@ Value call_text_method(Heap& heap, const MarkedText& text, const Method& method,
   if (name == "title") return heap.text(titled(text));
   if (name == "isspace") return all_characters(text, is_space);
   if (name == "isalpha") return all_characters(text, is_letter);
-  if (name == "isdigit") {
-    return all_characters(text, [](uint32_t c) { return c >= '0' && c <= '9'; });
-  }
-  not_known(method.of, name);
+  return all_characters(text, [](uint32_t c) { return c >= '0' && c <= '9'; });
 }
 
 Value call_list_method(const List& list, const Method& method, const Arguments& arguments) {
