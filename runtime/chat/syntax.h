@@ -64,7 +64,10 @@ enum class Action {
   next_round,  // continue
 };
 
-struct Branch;
+struct Branch {
+  std::optional<Expression> condition;
+  Block body;
+};
 
 struct Statement {
   Action action = Action::text;
@@ -79,11 +82,6 @@ struct Statement {
   Block body = {};
   Block else_body = {};
   std::vector<Branch> branches = {};
-};
-
-struct Branch {
-  std::optional<Expression> condition;
-  Block body;
 };
 
 /// What `{% macro %}` defines.
