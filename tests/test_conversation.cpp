@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "chat/conversation.h"
+#include "chat/thoughts.h"
 #include "gguf_image.h"
 #include "logits.h"
 #include "run_program.h"
@@ -57,7 +58,7 @@ const std::vector<std::string> messages = {"who are you",
                                            "the last but one",
                                            "yes"};
 
-class ConversationTest : public testing::TestWithParam<ChatFormat> {
+class ConversationTest : public testing::TestWithParam<const char*> {
  protected:
   static constexpr size_t window = 160;
 
@@ -67,7 +68,8 @@ class ConversationTest : public testing::TestWithParam<ChatFormat> {
                                  .n_threads = 1,
                                  .max_batch = 32,
                                  .cache_type = DType::f32};
-    return Conversation(model_, options, {.temperature = 0}, GetParam(), keeps_opening);
+    return Conversation(model_, options, {.temperature = 0}, ChatTemplate::named(GetParam()),
+                        keeps_opening);
   }
   static std::string ask(Conversation& chat, const std::string& message, size_t n) {
     return chat
@@ -172,7 +174,7 @@ TEST_P(ConversationTest, AMessageThatIsNotReadToItsEndIsTakenBack) {
       stopped = answer.taken_back;
       if (!stopped) continue;
       EXPECT_EQ(answer.text, "");
-      EXPECT_EQ(chat.session().length(), length);
+      EXPECT_LE(chat.session().length(), length);
       EXPECT_EQ(chat.turns().size(), n_before);
       Conversation fresh = conversation(window * 4);
       for (size_t i = 0; i < n_before; ++i) ask(fresh, messages[i], 3);
@@ -212,7 +214,8 @@ TEST_P(ConversationTest, ASavedConversationThatIsNotReadLeavesNothing) {
 // What was said before is no repetition any more.
 TEST_P(ConversationTest, ClearedIsAsGoodAsNew) {
   const SamplerOptions sampler{.temperature = 0, .repeat_penalty = 3};
-  Conversation chat(model_, {.context = 400, .n_threads = 1}, sampler, GetParam());
+  Conversation chat(model_, {.context = 400, .n_threads = 1}, sampler,
+                    ChatTemplate::named(GetParam()));
   const std::string first = ask(chat, "why", 12);
   ask(chat, "tell me more", 8);
   chat.clear();
@@ -220,17 +223,82 @@ TEST_P(ConversationTest, ClearedIsAsGoodAsNew) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, ConversationTest,
-                         testing::Values(ChatFormat::chatml, ChatFormat::llama2, ChatFormat::llama3,
-                                         ChatFormat::llama3_1, ChatFormat::zephyr,
-                                         ChatFormat::mistral, ChatFormat::mistral_v1,
-                                         ChatFormat::mistral_v3, ChatFormat::mistral_v3_tekken,
-                                         ChatFormat::mistral_v7, ChatFormat::mistral_v7_tekken),
+                         testing::Values("chatml", "llama2", "llama3", "llama3.1", "zephyr",
+                                         "mistral", "mistral-v1", "mistral-v3", "mistral-v3-tekken",
+                                         "mistral-v7", "mistral-v7-tekken", "qwen3"),
                          [](const auto& row) {
-                           std::string text(name(row.param));
+                           std::string text(row.param);
                            std::ranges::replace_if(
                                text, [](char c) { return !std::isalnum(c); }, '_');
                            return text;
                          });
+
+/// Pieces of an answer, thoughts in brackets.
+std::string told(bool begins_inside, const std::vector<std::string>& pieces) {
+  std::string out;
+  Thoughts thoughts(begins_inside, [&](std::string_view text, bool is_thought) {
+    out += is_thought ? "[" + std::string(text) + "]" : std::string(text);
+  });
+  for (const std::string& piece : pieces) thoughts.add(piece);
+  thoughts.finish();
+  return out;
+}
+
+TEST(Chat, TellsThoughtsFromAnswers) {
+  EXPECT_EQ(told(false, {"<think>\nHm.\n</think>\n\nOh"}), "[<think>\nHm.\n</think>]\n\nOh");
+  EXPECT_EQ(told(false, {"\n<th", "ink>a</thi", "nk", ">b"}), "\n[<think>a][</think>]b");
+  EXPECT_EQ(told(true, {"a</think>b</think>"}), "[a</think>]b</think>");
+  EXPECT_EQ(told(true, {"a</thi", "s"}), "[a][</this]");
+  EXPECT_EQ(told(false, {"<thin"}), "<thin");
+  EXPECT_EQ(told(false, {"Oh <think>a</think>"}), "Oh <think>a</think>");
+}
+
+// What a model thought is read once, and is gone when the next message is.
+TEST(Chat, ThoughtsAreReadOnce) {
+  const TemporaryDirectory directory;
+  const Model model = Model::load(directory.write("one.gguf", one_layer_model().bytes()));
+  const auto length = [&](const std::string& answer) {
+    Conversation chat(model, {.context = 400, .n_threads = 1}, {}, ChatTemplate::named("qwen3"));
+    chat.replay("", {{"why", answer}, {"and", "no"}}, [] { return true; });
+    return chat.session().length();
+  };
+  EXPECT_EQ(length("<think>abc</think>so"), length("so"));
+  EXPECT_GT(length("abcso"), length("so"));
+}
+
+TEST(Chat, TakesATemplateFromAFile) {
+  const TemporaryDirectory directory;
+  const std::string model = directory.write("one.gguf", one_layer_model().bytes()).string();
+  const auto chat = [&](const std::string& jinja) {
+    const std::string file = directory.write("template", jinja).string();
+    const std::string script = directory.write("script", "abc\n").string();
+    return run("vga-chat -n 4 --temp 0 -m '" + model + "' --chat-template '" + file + "'", script);
+  };
+  const Outcome good =
+      chat("{% for m in messages %}{{ '[INST]' + m.content + '[/INST]' }}{% endfor %}");
+  EXPECT_EQ(good.status, 0) << good.errors;
+  EXPECT_NE(good.output, "");
+  const Outcome bad = chat("\n{% include 'x' %}");
+  EXPECT_EQ(bad.status, 1);
+  EXPECT_NE(bad.errors.find("line 2: the tag 'include' is not known here"), std::string::npos)
+      << bad.errors;
+}
+
+// A template of the file that cannot be run is refused with what else there is, not guessed.
+TEST(Chat, RefusesATemplateThatCannotBeRun) {
+  const TemporaryDirectory directory;
+  GgufImage image = one_layer_model();
+  image.set("tokenizer.chat_template", "{% include 'x' %}<|im_start|>");
+  const std::string model = directory.write("one.gguf", image.bytes()).string();
+  const Outcome refused = run("vga-chat -m '" + model + "'");
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_NE(refused.errors.find("'include'"), std::string::npos) << refused.errors;
+  EXPECT_NE(refused.errors.find("--chat-template takes another: chatml"), std::string::npos)
+      << refused.errors;
+  const Outcome named = run("vga-chat -m '" + model + "' --chat-template chatml");
+  EXPECT_EQ(named.status, 0) << named.errors;
+  EXPECT_NE(named.errors.find("--system gives one"), std::string::npos) << named.errors;
+}
 
 TEST(Chat, WarnsOfAFormatThatIsNotTheModels) {
   const TemporaryDirectory directory;
@@ -250,7 +318,8 @@ TEST(Chat, WarnsOfAFormatThatIsNotTheModels) {
   }
   const Outcome empty = chat(file, "");
   EXPECT_EQ(empty.status, 1);
-  EXPECT_NE(empty.errors.find("wanted " + chat_format_names()), std::string::npos) << empty.errors;
+  EXPECT_NE(empty.errors.find("one of " + ChatTemplate::names()), std::string::npos)
+      << empty.errors;
 }
 
 }  // namespace

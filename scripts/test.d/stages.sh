@@ -11,10 +11,12 @@ stage_release() {
 stage_python() {
   build release
   [[ -x build/python/bin/python ]] || python3 -m venv build/python
-  build/python/bin/pip install -q gguf numpy tokenizers
+  build/python/bin/pip install -q gguf jinja2 numpy tokenizers
   build/python/bin/python tests/check_gguf.py build/release/bin tests/data/cases/* models/vga-stories
   build/python/bin/python tests/check_tokenizer.py build/release/bin \
     "$(scripts/try-model smollm2 --get)"
+  build/python/bin/python tests/check_templates.py build/release/bin \
+    "$(scripts/try-model smollm2 --get)" tests/corpus/template/*
   build/python/bin/python tests/test_scripts.py
   build/release/bin/vga-convert models/vga-stories -o build/vga-stories.gguf --type f16 >/dev/null
   tests/check_install build/vga-stories.gguf

@@ -12,6 +12,8 @@
 #include "base/text.h"
 #include "chat/conversation.h"
 #include "chat/line_editor.h"
+#include "chat/thoughts.h"
+#include "common/chat_flags.h"
 #include "common/program.h"
 #include "common/terminal.h"
 
@@ -32,7 +34,7 @@ constexpr const char* help_text =
 struct Flags {
   vga::ModelFlags model;
   vga::SamplerFlags sampler;
-  std::optional<std::string> format;
+  std::optional<std::string> chat_template;
   std::optional<std::string> system;
   int64_t n_predict = 0;  // 0: the default, -1: no limit
 };
@@ -130,13 +132,14 @@ class Chat {
   void greet() const {
     const vga::Config& config = model_.config();
     const std::string& name = config.model_name.empty() ? model_.file_name() : config.model_name;
-    const auto format = conversation_.format();
+    const vga::ChatTemplate* chat = conversation_.chat_template();
     const vga::Session& session = conversation_.session();
     notice(name + ", " + session.description() + (session.slides() ? ", window " : ", context ") +
            std::to_string(session.context()));
     notice(
-        format
-            ? "chat format " + std::string(vga::name(*format)) +
+        chat != nullptr
+            ? (chat->name().empty() ? "the model's chat template"
+                                    : "chat format " + std::string(chat->name())) +
                   (conversation_.system().empty() ? "" : ", a system prompt (/system shows it)") +
                   ", /help for commands"
             : "no chat template: what you write is continued as it stands, /help for commands");
@@ -157,9 +160,19 @@ class Chat {
 
   vga::Conversation::Answer ask(const std::string& message) {
     const AnswerColour colour(colour_);
-    return conversation_.ask(
-        message, max_answer_, [](std::string_view text) { std::cout << text << std::flush; },
-        keep_going);
+    vga::Thoughts thoughts(
+        conversation_.begins_with_thought(),
+        [&](std::string_view text, bool is_thought) { write(text, is_thought); });
+    auto answer = conversation_.ask(
+        message, max_answer_, [&](std::string_view text) { thoughts.add(text); }, keep_going);
+    thoughts.finish();
+    return answer;
+  }
+
+  /// A piece of an answer; what a model thinks before it is dim.
+  void write(std::string_view text, bool is_thought) const {
+    const bool dim = is_thought && colour_;
+    std::cout << (dim ? "\x1b[2m" : "") << text << (dim ? "\x1b[22m" : "") << std::flush;
   }
 
   void answer(const std::string& message) {
@@ -298,39 +311,56 @@ class Chat {
   Stats stats_;
 };
 
-/// The format asked for, else the one the file's template asks for, else none.
-std::optional<vga::ChatFormat> choose_format(const vga::Model& model,
-                                             const std::optional<std::string>& asked) {
+/// The template asked for, else the one that the file has, else none.
+std::optional<vga::ChatTemplate> choose_template(const vga::Model& model,
+                                                 const std::optional<std::string>& asked) {
   if (asked == "none") return std::nullopt;
-  if (asked) {
-    const auto format = vga::chat_format_from_name(*asked);
-    if (!format) {
-      throw vga::Error("--chat-template",
-                       "wanted " + vga::chat_format_names() + " or none, found '" + *asked + "'");
-    }
-    return format;
-  }
+  if (asked) return vga::named_chat_template(*asked);
   if (model.chat_template().empty()) return std::nullopt;
-  return vga::recognise_chat_template(model.chat_template(), model.file_name());
+  return vga::chat_template_in(model.chat_template(), model.file_name());
+}
+
+/// What the file's template says as the system prompt, where another one is used instead.
+std::string system_prompt_in(const vga::Model& model) {
+  if (model.chat_template().empty()) return {};
+  try {
+    return vga::ChatTemplate(model.chat_template(), model.file_name()).own_system_prompt();
+  } catch (const vga::Error& error) {
+    std::cerr << "note: " << error.what()
+              << "; whether it has a system prompt is not known, --system gives one\n";
+    return {};
+  }
+}
+
+/// The conversation with the system prompt asked for, else the model's own.
+vga::Conversation start(const Flags& flags, const vga::Model& model) {
+  vga::Conversation conversation(model, flags.model.session, flags.sampler.resolve(),
+                                 choose_template(model, flags.chat_template),
+                                 !flags.model.keep_given);
+  const vga::ChatTemplate* chat = conversation.chat_template();
+  const bool replaced = chat != nullptr && flags.chat_template;
+  const std::string_view missing =
+      chat != nullptr ? chat->missing_marker(model.tokenizer()) : std::string_view();
+  if (!missing.empty()) {
+    std::cerr << "warning: chat format " << chat->name() << " marks turns with " << missing
+              << ", which is no token of this model: it was trained on another format\n";
+  }
+  if (flags.system) {
+    // Where there is no template, there is no place for one but none.
+    if (chat != nullptr || !flags.system->empty()) conversation.set_system(*flags.system);
+  } else if (replaced && conversation.system().empty()) {
+    const std::string own = system_prompt_in(model);
+    if (!own.empty()) conversation.set_system(own);
+  }
+  return conversation;
 }
 
 int chat(const Flags& flags) {
   const vga::Model model = flags.model.load();
   model.tokenizer();  // without one there is nothing to talk about
-  const auto format = choose_format(model, flags.format);
-  vga::Conversation conversation(model, flags.model.session, flags.sampler.resolve(), format,
-                                 !flags.model.keep_given);
-  const std::string_view missing =
-      format ? vga::missing_marker(*format, model.tokenizer()) : std::string_view();
-  if (!missing.empty()) {
-    std::cerr << "warning: chat format " << vga::name(*format) << " marks turns with " << missing
-              << ", which is no token of this model: it was trained on another format\n";
-  }
-  const std::string own = format ? vga::own_system_prompt(model.chat_template(), *format) : "";
-  const std::string system = flags.system.value_or(own);
-  if (!system.empty()) conversation.set_system(system);
+  vga::Conversation conversation = start(flags, model);
   // Plain continuation has no natural end of a turn: a paragraph or two is a good answer.
-  const size_t by_default = conversation.format() ? SIZE_MAX : 120;
+  const size_t by_default = conversation.chat_template() != nullptr ? SIZE_MAX : 120;
   vga::catch_interrupts();
   const size_t max_answer = flags.n_predict > 0   ? static_cast<size_t>(flags.n_predict)
                             : flags.n_predict < 0 ? SIZE_MAX
@@ -357,13 +387,13 @@ int main(int argc, char** argv) {
   Flags flags;
   flags.model.add_to(app);
   flags.model.add_window_to(app, "the system prompt and what else stands before the first message");
-  app.add_option("--chat-template", flags.format,
-                 "How turns are marked: " + vga::chat_format_names() +
-                     ", none (default: what the file's template asks for)")
-      ->type_name("NAME");
+  app.add_option("--chat-template", flags.chat_template,
+                 "How turns are marked: a file with a Jinja template, none, or one of " +
+                     vga::ChatTemplate::names() + " (default: the model's own template)")
+      ->type_name("NAME|FILE");
   app.add_option(
          "--system", flags.system,
-         "System prompt, '' for none (default: the one that the file's template has, if any)")
+         "System prompt, '' for none (default: the one that the model's template has, if any)")
       ->type_name("TEXT");
   app.add_option("-n,--predict", flags.n_predict,
                  "Tokens of one answer at most, -1: no limit (default: that; 120 without a chat "

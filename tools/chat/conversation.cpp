@@ -1,7 +1,6 @@
 #include "chat/conversation.h"
 
 #include <algorithm>
-#include <array>
 
 #include "common/clock.h"
 
@@ -9,56 +8,123 @@ namespace vga {
 namespace {
 
 /// Length of the longest common beginning.
-size_t common_prefix(std::span<const Token> a, std::span<const Token> b) {
+size_t common_prefix(const auto& a, const auto& b) {
   return static_cast<size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
 }
 
 }  // namespace
 
 Conversation::Conversation(const Model& model, const SessionOptions& session,
-                           const SamplerOptions& sampler, std::optional<ChatFormat> format,
+                           const SamplerOptions& sampler, std::optional<ChatTemplate> chat_template,
                            bool keeps_opening)
     : model_(&model),
       options_(session),
-      keeps_opening_(keeps_opening && format && session.window > 0),
+      keeps_opening_(keeps_opening && chat_template && session.window > 0),
       sampler_(sampler),
-      format_(format) {
-  start_over("");
+      chat_(std::move(chat_template)),
+      start_(std::time(nullptr)),
+      own_system_(chat_ ? chat_->own_system_prompt() : "") {
+  start_over(own_system_);
 }
 
-/// The tokens of a turn from the end of the last answer to the beginning of the next.
-std::vector<Token> Conversation::render(bool first, const std::string& system,
-                                        const std::string& user) const {
-  std::vector<Tokenizer::Part> parts;
-  const Tokenizer& tokenizer = model_->tokenizer();
-  const TextEnds ends = text_ends(tokenizer);
-  if (format_) {
-    if (!first) parts.push_back(render_end(*format_, ends));
-    for (Tokenizer::Part& part : render_turn(*format_, ends, first, system, user)) {
-      parts.push_back(std::move(part));
-    }
-  } else {
-    parts.push_back({user, Tokenizer::Special::as_text});
+bool Conversation::begins_with_thought() const {
+  if (!chat_) return false;
+  const auto parts = chat_->render(messages(system_, {}, "y"), {.now = start_});
+  std::string_view end = parts.empty() ? std::string_view() : parts.back().text;
+  while (end.ends_with('\n')) end.remove_suffix(1);
+  return end.ends_with("<think>");
+}
+
+/// These turns, and `user` as the next.
+std::vector<ChatMessage> Conversation::messages(const std::string& system,
+                                                const std::deque<Turn>& turns,
+                                                const std::string& user) const {
+  std::vector<ChatMessage> list;
+  // An empty one keeps a template from saying its own.
+  if (!system.empty() || !own_system_.empty()) list.push_back({"system", system});
+  for (const Turn& turn : turns) {
+    list.push_back({"user", turn.user});
+    list.push_back({"assistant", turn.answer});
   }
-  std::vector<Token> tokens = tokenizer.encode(parts);
-  if (first && tokenizer.adds_bos() && tokenizer.bos())
-    tokens.insert(tokens.begin(), *tokenizer.bos());
-  return tokens;
+  list.push_back({"user", user});
+  return list;
 }
 
-/// How many tokens of render() stand before the user's words. A vocabulary may join a marker and a
-/// word into one token, so this is what stays the same with other words.
-size_t Conversation::words_begin(bool first, const std::string& system,
-                                 const std::string& user) const {
-  const std::string other = user.starts_with('x') ? "y" : "x";
-  return common_prefix(render(first, system, user), render(first, system, other));
+/// Up to the answer of the last message if that is a user's, else to the end.
+std::vector<Token> Conversation::encode(std::span<const ChatMessage> messages) const {
+  const bool answer_follows = !messages.empty() && messages.back().role == "user";
+  return chat_->encode(messages, model_->tokenizer(), start_, answer_follows);
+}
+
+/// How many of a conversation's tokens stand before the words of message number `user`. A
+/// vocabulary may join a marker and a word into one token, so this is what stays the same with
+/// other words.
+size_t Conversation::words_begin(std::span<const Token> tokens, std::vector<ChatMessage> messages,
+                                 size_t user) const {
+  std::string& words = messages[user].content;
+  words = words.starts_with('x') ? "y" : "x";
+  return common_prefix(tokens, encode(messages));
+}
+
+/// A text without a template goes on.
+Conversation::Prompt Conversation::continuation(const std::string& user) const {
+  const Tokenizer& tokenizer = model_->tokenizer();
+  const int64_t length = session_->length();
+  Prompt prompt{.tokens = length == 0 ? tokenizer.encode_prompt(user) : tokenizer.encode(user),
+                .position = length};
+  if (prompt.tokens.empty()) throw Error("message", "is empty, wanted at least one token");
+  return prompt;
+}
+
+Conversation::Prompt Conversation::prompt_for(const std::string& user) const {
+  if (!chat_) return continuation(user);
+  std::vector<ChatMessage> list = messages(system_, turns_, user);
+  const size_t first = list[0].role == "system" ? 1 : 0;
+  Prompt prompt{.tokens = encode(list)};
+  prompt.words = words_begin(prompt.tokens, list, list.size() - 1);
+  // Kept tokens that are not the opening know of no marker, so a turn brings its own.
+  const auto before = std::span(list).first(list.size() - 1);
+  prompt.begin = keeps_opening_   ? prompt.words
+                 : turns_.empty() ? 0
+                                  : common_prefix(prompt.tokens, encode(before));
+  // The record begins with the first turn in view, so not with the tokens before that.
+  size_t skipped = 0;
+  if (record_begin_ > 0) {
+    skipped = words_begin(prompt.tokens, list, first) - (prompt.words - prompt.begin);
+  }
+  const std::span<const Token> in_record = std::span(prompt.tokens).subspan(skipped);
+  // The last one is read in any case: an answer needs its logits.
+  prompt.known = std::min(skipped + common_prefix(record_, in_record), prompt.tokens.size() - 1);
+  prompt.position = record_begin_ - static_cast<int64_t>(skipped);
+  return prompt;
+}
+
+/// Takes the session back to what it knows of the prompt. Where a window has slid too far for that,
+/// it reads the whole view anew.
+void Conversation::rewind(Prompt& prompt, const std::string& user) {
+  try {
+    truncate(prompt.position + static_cast<int64_t>(prompt.known));
+    return;
+  } catch (const Error&) {
+    truncate(0);
+  }
+  prompt.known = 0;
+  prompt.position = 0;
+  const std::vector<ChatMessage> list = messages(system_, turns_, user);
+  const size_t first = list[0].role == "system" ? 1 : 0;
+  for (size_t i = 0; i < turns_.size(); ++i) {
+    const size_t words = words_begin(prompt.tokens, list, first + 2 * i);
+    const size_t marker = std::min(words, prompt.words - prompt.begin);
+    begins_[i] = static_cast<int64_t>(words - marker);
+  }
 }
 
 /// An empty session with room for what is to be kept.
 void Conversation::start_over(const std::string& system) {
   SessionOptions options = options_;
   if (keeps_opening_) {
-    options.keep = words_begin(true, system, "y");
+    const std::vector<ChatMessage> list = messages(system, {}, "y");
+    options.keep = words_begin(encode(list), list, list.size() - 1);
     if (options.keep >= options.window) {
       throw Error("system prompt", "takes " + std::to_string(options.keep) +
                                        " tokens, a window of " + std::to_string(options.window) +
@@ -81,6 +147,8 @@ void Conversation::start_over(const std::string& system) {
   turns_.clear();
   begins_.clear();
   forgotten_turns_ = 0;
+  record_.clear();
+  record_begin_ = 0;
 }
 
 int64_t Conversation::forgotten_tokens() const {
@@ -104,6 +172,10 @@ bool Conversation::make_room(int64_t n_tokens) {
     begins_.pop_front();
     turns_.pop_front();
     ++forgotten_turns_;
+    if (!by_turns()) continue;
+    const auto gone = std::min<int64_t>(begins_.front() - record_begin_, std::ssize(record_));
+    record_.erase(record_.begin(), record_.begin() + gone);
+    record_begin_ = begins_.front();
   }
   if (!by_turns()) return true;
   session_->forget(begins_.front());
@@ -112,78 +184,91 @@ bool Conversation::make_room(int64_t n_tokens) {
 
 /// False if `keep_going` ended it before all tokens were read.
 bool Conversation::read(std::span<const Token> tokens, const std::function<bool()>& keep_going) {
+  if (tokens.empty()) return true;
   size_t done = 0;
   session_->prefill(tokens, 0, [&](size_t n) {
     done = n;
     return keep_going();
   });
+  if (chat_)
+    record_.insert(record_.end(), tokens.begin(),
+                   tokens.begin() + static_cast<std::ptrdiff_t>(done));
   return done == tokens.size();
+}
+
+/// An Error if a window has slid too far for that.
+void Conversation::truncate(int64_t length) {
+  session_->truncate(length);
+  if (length == 0) record_begin_ = 0;
+  record_.resize(
+      static_cast<size_t>(std::clamp<int64_t>(length - record_begin_, 0, std::ssize(record_))));
 }
 
 /// Cuts the text to its length before the last turn, of which nothing else is left.
 void Conversation::take_back(int64_t length) {
   try {
-    session_->truncate(length);
+    truncate(length);
   } catch (const Error&) {
-    start_over(system_);
+    if (!chat_) start_over(system_);  // else the next turn finds what is to be read anew
   }
 }
 
-/// Feeds what stands before an answer and enters the turn; false if `keep_going` ended that, and
-/// then it is taken back. Throws ContextFull before anything is changed.
-bool Conversation::begin_turn(const std::string& user, std::span<const Token> prompt,
-                              const std::function<bool()>& keep_going) {
-  if (prompt.empty()) throw Error("message", "is empty, wanted at least one token");
-  const int64_t length = session_->length();
-  // Where the turn comes into view. Kept tokens that are not the opening know of no marker.
-  size_t begin = 0;
-  if (by_turns() && keeps_opening_) {
-    begin = words_begin(length == 0, system_, user);
-  } else if (by_turns() && length > 0) {
-    const Tokenizer& tokenizer = model_->tokenizer();
-    const Tokenizer::Part end = render_end(*format_, text_ends(tokenizer));
-    begin = common_prefix(prompt, tokenizer.encode(std::array{end}));
-  }
-  const size_t room =
-      by_turns() ? session_->context() - session_->keep() : static_cast<size_t>(session_->room());
-  const size_t needed = by_turns() ? prompt.size() - begin : prompt.size();
+/// Feeds what stands before an answer and enters the turn. If `keep_going` ended that, the turn is
+/// taken back and the prompt has no tokens. Throws ContextFull before anything is changed.
+Conversation::Prompt Conversation::begin_turn(const std::string& user,
+                                              const std::function<bool()>& keep_going) {
+  Prompt prompt = prompt_for(user);
+  const auto at = [&](size_t i) { return prompt.position + static_cast<int64_t>(i); };
+  const int64_t unknown = session_->length() - at(prompt.known);
+  const size_t room = by_turns() ? session_->context() - session_->keep()
+                                 : static_cast<size_t>(session_->room() + unknown);
+  const size_t needed = prompt.tokens.size() - (by_turns() ? prompt.begin : prompt.known);
   if (needed > room) {
     throw ContextFull("the message takes " + std::to_string(needed) + " tokens, the " +
                       (session_->slides() ? "window" : "context") + " has room for " +
                       std::to_string(room));
   }
-  // The end of the last turn belongs to that one.
-  if (begin > 0 && !read(prompt.first(begin), keep_going)) {
-    take_back(length);
-    return false;
+  if (chat_) rewind(prompt, user);
+  const int64_t length = session_->length();
+  const std::span<const Token> tokens(prompt.tokens);
+  // The rest of the last turn belongs to that one.
+  const size_t begin = std::max(prompt.begin, prompt.known);
+  if (!turns_.empty()) make_room(at(begin));
+  bool good = read(tokens.subspan(prompt.known, begin - prompt.known), keep_going);
+  if (good) {
+    turns_.push_back({user, ""});
+    begins_.push_back(at(prompt.begin));
+    make_room(at(tokens.size()));
+    good = read(tokens.subspan(begin), keep_going);
+    if (!good) {
+      turns_.pop_back();
+      begins_.pop_back();
+    }
   }
-  turns_.push_back({user, ""});
-  begins_.push_back(length + static_cast<int64_t>(begin));
-  make_room(length + static_cast<int64_t>(prompt.size()));
-  if (read(prompt.subspan(begin), keep_going)) return true;
-  turns_.pop_back();
-  begins_.pop_back();
-  take_back(length);
-  return false;
+  if (!good) {
+    take_back(length);
+    prompt.tokens.clear();
+  }
+  return prompt;
 }
 
 Conversation::Answer Conversation::ask(const std::string& user, size_t max_tokens,
                                        const std::function<void(std::string_view)>& on_text,
                                        const std::function<bool()>& keep_going) {
   const Tokenizer& tokenizer = model_->tokenizer();
-  const std::vector<Token> prompt = render(session_->length() == 0, system_, user);
   Answer answer;
-  answer.prompt_tokens = prompt.size();
   auto start = Clock::now();
-  if (!begin_turn(user, prompt, keep_going)) {
+  const Prompt prompt = begin_turn(user, keep_going);
+  if (prompt.tokens.empty()) {
     answer.taken_back = true;
     return answer;
   }
-  for (const Token token : prompt) sampler_.accept(token);
+  answer.prompt_tokens = prompt.tokens.size() - prompt.known;
+  for (const Token token : std::span(prompt.tokens).subspan(prompt.words)) sampler_.accept(token);
   session_->wait();
   answer.prefill_seconds = seconds_since(start);
 
-  StreamDecoder decoder(tokenizer, !format_);
+  StreamDecoder decoder(tokenizer, !chat_);
   const auto emit = [&](const std::string& text) {
     answer.text += text;
     if (!text.empty()) on_text(text);
@@ -195,10 +280,11 @@ Conversation::Answer Conversation::ask(const std::string& user, size_t max_token
       break;
     }
     const Token token = session_->sample(sampler_);
-    if (tokenizer.is_end(token)) break;  // the next turn's render_end() feeds it
+    if (tokenizer.is_end(token)) break;  // the template says it in the next turn
     sampler_.accept(token);
     emit(decoder.add(token));
     session_->append(token);
+    if (chat_) record_.push_back(token);
     ++answer.tokens;
   }
   emit(decoder.finish());
@@ -212,10 +298,20 @@ void Conversation::clear() {
 }
 
 void Conversation::set_system(const std::string& system) {
-  if (!format_) {
+  if (!chat_) {
     throw Error("system prompt", "this model has no chat format, so there is no place for one");
   }
   start_over(system);
+}
+
+/// Continues the text with a saved answer; false if `keep_going` ended that.
+bool Conversation::read_answer(const std::string& text, const std::function<bool()>& keep_going) {
+  const std::vector<Token> tokens = model_->tokenizer().encode(text);
+  if (!make_room(session_->length() + std::ssize(tokens))) {
+    throw ContextFull("a turn of the saved conversation is longer than the " +
+                      std::string(session_->slides() ? "window" : "context has room for"));
+  }
+  return read(tokens, keep_going);
 }
 
 bool Conversation::replay(const std::string& system, const std::vector<Turn>& turns,
@@ -227,20 +323,13 @@ bool Conversation::replay(const std::string& system, const std::vector<Turn>& tu
   }
   try {
     for (const Turn& turn : turns) {
-      if (!begin_turn(turn.user, render(session_->length() == 0, system_, turn.user), keep_going)) {
+      const bool begun = !begin_turn(turn.user, keep_going).tokens.empty();
+      // With a template the next turn brings the answer.
+      if (!begun || (!chat_ && !read_answer(turn.answer, keep_going))) {
         clear();
         return false;
       }
       turns_.back().answer = turn.answer;
-      const std::vector<Token> answer = model_->tokenizer().encode(turn.answer);
-      if (!make_room(session_->length() + static_cast<int64_t>(answer.size()))) {
-        throw ContextFull("a turn of the saved conversation is longer than the " +
-                          std::string(session_->slides() ? "window" : "context has room for"));
-      }
-      if (!answer.empty() && !read(answer, keep_going)) {
-        clear();
-        return false;
-      }
     }
   } catch (...) {
     clear();
