@@ -2,6 +2,8 @@
 
     python3 tests/make_seeds.py FOLDER
 
+Templates are texts, so theirs are written by hand and lie in tests/corpus/template.
+
 What a fuzz target makes of them is then reduced to what adds a branch, and that is kept:
 
     build/asan/bin/fuzz-gguf -max_total_time=600 -max_len=4096 build/fuzz/gguf FOLDER/gguf

@@ -173,6 +173,22 @@ TEST_F(ChatOnTerminal, ADumbOneGetsNoColour) {
   }
 }
 
+// The template opens a thought for the answer, and this one never ends it.
+TEST_F(ChatOnTerminal, ThoughtsAreDim) {
+  const std::string turns = "{% for m in messages %}{{ m.content }}{% endfor %}";
+  for (const auto& [name, jinja] : {std::pair("thinks", turns + "<think>\n"), {"answers", turns}}) {
+    const std::string file = directory_.write(name, jinja).string();
+    Terminal terminal(command_ + " --temp 0 --chat-template '" + file + "'", home_ + "TERM=vt100");
+    ASSERT_TRUE(terminal.sees("> ")) << terminal.output();
+    terminal.type("abc\r");
+    ASSERT_TRUE(terminal.sees("> ")) << terminal.output();
+    terminal.type("/exit\r");
+    EXPECT_EQ(terminal.end(), 0) << terminal.output();
+    EXPECT_EQ(terminal.output().find("\x1b[22m") != std::string::npos, jinja != turns)
+        << terminal.output();
+  }
+}
+
 TEST_F(ChatOnTerminal, TheHistoryHasAFolder) {
   const auto history = directory_.path() / ".local/state/vga-chat-history";
   for (const std::string state : {"XDG_STATE_HOME=", "XDG_STATE_HOME=not/absolute"}) {

@@ -5,48 +5,23 @@
 namespace vga {
 namespace {
 
-// One template each, as short as it can be. Line breaks behind tags are dropped, see lexer.h.
+// Templates as short as they can be. Line breaks behind tags are dropped, see lexer.h. What formats
+// of one kind differ in is set in front of the template.
 
-constexpr std::string_view chatml = R"({% for m in messages %}
-{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
-{%- endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %})";
-
-constexpr std::string_view qwen2 = R"({% if messages[0].role != 'system' %}
-{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}
+// Each message between its markers. `own` is what is said where there is no system prompt; what a
+// model thought before an answer is said again unless it `forgets`.
+constexpr std::string_view marked = R"({{ first }}
+{%- if own and messages[0].role != 'system' %}
+{{ begin + 'system' + middle + own + end }}
 {%- endif %}
 {% for m in messages %}
-{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
-{%- endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %})";
-
-constexpr std::string_view qwen2_5 = R"({% if messages[0].role != 'system' %}
-{{ '<|im_start|>system\n' -}}
-{{ 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n' }}
-{%- endif %}
-{% for m in messages %}
-{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
-{%- endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %})";
-
-// What a model thought before an answer is not said again.
-constexpr std::string_view qwen3 = R"({% for m in messages %}
-{% set content = m.content %}
-{% if m.role == 'assistant' and '</think>' in content %}
+{% set content = m.content|trim if trims else m.content %}
+{% if forgets and m.role == 'assistant' and '</think>' in content %}
 {% set content = content.split('</think>')[-1].lstrip('\n') %}
 {% endif %}
-{{ '<|im_start|>' + m.role + '\n' + content + '<|im_end|>\n' }}
+{{ begin + m.role + middle + content + end }}
 {%- endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %})";
-
-constexpr std::string_view smollm2 = R"({% if messages[0].role != 'system' %}
-{{ '<|im_start|>system\n' -}}
-{{ 'You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}
-{%- endif %}
-{% for m in messages %}
-{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
-{%- endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %})";
+{% if add_generation_prompt %}{{ begin + 'assistant' + middle }}{% endif %})";
 
 // Each exchange is a sequence of its own between bos and eos.
 constexpr std::string_view llama2 = R"({% set ns = namespace(system='') %}
@@ -60,14 +35,6 @@ constexpr std::string_view llama2 = R"({% set ns = namespace(system='') %}
 {{ ' ' + m.content.strip() + ' ' + eos_token }}
 {%- endif %}
 {% endfor %})";
-
-constexpr std::string_view llama3 = R"({{ bos_token }}
-{%- for m in messages %}
-{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content|trim + '<|eot_id|>' }}
-{%- endfor %}
-{% if add_generation_prompt %}
-{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
-{%- endif %})";
 
 // The date is what the templates say where nobody gives them one.
 constexpr std::string_view llama3_1 = R"({% set first = 0 %}
@@ -85,11 +52,6 @@ constexpr std::string_view llama3_1 = R"({% set first = 0 %}
 {{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
 {%- endif %})";
 
-constexpr std::string_view zephyr = R"({% for m in messages %}
-{{ '<|' + m.role + '|>\n' + m.content + eos_token + '\n' }}
-{%- endfor %}
-{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %})";
-
 // Mistral's versions differ in their spaces. The system prompt stands in the first turn, where a
 // cache can keep it.
 constexpr std::string_view mistral = R"({% set ns = namespace(system='') %}
@@ -98,71 +60,21 @@ constexpr std::string_view mistral = R"({% set ns = namespace(system='') %}
 {% if m.role == 'system' %}
 {% set ns.system = m.content + '\n\n' %}
 {% elif m.role == 'user' %}
-{{ '[INST] ' + ns.system + m.content + ' [/INST]' }}
+{{ begin + ns.system + m.content + end }}
 {%- set ns.system = '' %}
 {% else %}
-{{ ' ' + m.content|trim + eos_token }}
-{%- endif %}
-{% endfor %})";
-
-constexpr std::string_view mistral_v1 = R"({% set ns = namespace(system='') %}
-{{ bos_token }}
-{%- for m in messages %}
-{% if m.role == 'system' %}
-{% set ns.system = m.content + '\n\n' %}
-{% elif m.role == 'user' %}
-{{ ' [INST] ' + ns.system + m.content + ' [/INST]' }}
-{%- set ns.system = '' %}
-{% else %}
-{{ ' ' + m.content + eos_token }}
-{%- endif %}
-{% endfor %})";
-
-constexpr std::string_view mistral_v3 = R"({% set ns = namespace(system='') %}
-{{ bos_token }}
-{%- for m in messages %}
-{% if m.role == 'system' %}
-{% set ns.system = m.content + '\n\n' %}
-{% elif m.role == 'user' %}
-{{ '[INST] ' + ns.system + m.content + '[/INST]' }}
-{%- set ns.system = '' %}
-{% else %}
-{{ ' ' + m.content|trim + eos_token }}
-{%- endif %}
-{% endfor %})";
-
-constexpr std::string_view mistral_v3_tekken = R"({% set ns = namespace(system='') %}
-{{ bos_token }}
-{%- for m in messages %}
-{% if m.role == 'system' %}
-{% set ns.system = m.content + '\n\n' %}
-{% elif m.role == 'user' %}
-{{ '[INST]' + ns.system + m.content + '[/INST]' }}
-{%- set ns.system = '' %}
-{% else %}
-{{ m.content|trim + eos_token }}
+{{ space + m.content|trim + eos_token }}
 {%- endif %}
 {% endfor %})";
 
 constexpr std::string_view mistral_v7 = R"({{ bos_token }}
 {%- for m in messages %}
 {% if m.role == 'system' %}
-{{ '[SYSTEM_PROMPT] ' + m.content + '[/SYSTEM_PROMPT]' }}
+{{ '[SYSTEM_PROMPT]' + space + m.content + '[/SYSTEM_PROMPT]' }}
 {%- elif m.role == 'user' %}
-{{ '[INST] ' + m.content + '[/INST]' }}
+{{ '[INST]' + space + m.content + '[/INST]' }}
 {%- else %}
-{{ ' ' + m.content + eos_token }}
-{%- endif %}
-{% endfor %})";
-
-constexpr std::string_view mistral_v7_tekken = R"({{ bos_token }}
-{%- for m in messages %}
-{% if m.role == 'system' %}
-{{ '[SYSTEM_PROMPT]' + m.content + '[/SYSTEM_PROMPT]' }}
-{%- elif m.role == 'user' %}
-{{ '[INST]' + m.content + '[/INST]' }}
-{%- else %}
-{{ m.content + eos_token }}
+{{ space + m.content + eos_token }}
 {%- endif %}
 {% endfor %})";
 
@@ -179,26 +91,6 @@ constexpr std::string_view gemma = R"({{ bos_token }}
 {% endif %}
 {% endfor %}
 {% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %})";
-
-constexpr std::string_view phi3 = R"({% for m in messages %}
-{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}
-{%- endfor %}
-{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %})";
-
-constexpr std::string_view phi4 = R"({% for m in messages %}
-{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}
-{%- endfor %}
-{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %})";
-
-constexpr std::string_view phi4_mini = R"({% for m in messages %}
-{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}
-{%- endfor %}
-{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %})";
-
-constexpr std::string_view granite = R"({% for m in messages %}
-{{ '<|start_of_role|>' + m.role + '<|end_of_role|>' + m.content + '<|end_of_text|>\n' }}
-{%- endfor %}
-{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %})";
 
 constexpr std::string_view olmo2 = R"({{ bos_token }}
 {%- for m in messages %}
@@ -256,35 +148,63 @@ constexpr std::string_view vicuna = R"({{ bos_token }}
 {% endfor %}
 {% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %})";
 
+constexpr std::string_view im_start =
+    R"({% set begin, middle, end = '<|im_start|>', '\n', '<|im_end|>\n' %})";
+
 constexpr std::array<ChatFormat, 25> formats = {{
-    {"chatml", "<|im_start|>", chatml},
-    {"qwen2", "<|im_start|>", qwen2},
-    {"qwen2.5", "<|im_start|>", qwen2_5},
-    {"qwen3", "<|im_start|>", qwen3},
-    {"smollm2", "<|im_start|>", smollm2},
-    {"llama2", "", llama2},
-    {"llama3", "<|start_header_id|>", llama3},
-    {"llama3.1", "<|start_header_id|>", llama3_1},
-    {"zephyr", "", zephyr},
-    {"mistral", "", mistral},
-    {"mistral-v1", "", mistral_v1},
-    {"mistral-v3", "", mistral_v3},
-    {"mistral-v3-tekken", "", mistral_v3_tekken},
-    {"mistral-v7", "", mistral_v7},
-    {"mistral-v7-tekken", "", mistral_v7_tekken},
-    {"gemma", "<start_of_turn>", gemma},
-    {"phi3", "<|end|>", phi3},
-    {"phi4", "<|im_sep|>", phi4},
-    {"phi4-mini", "<|end|>", phi4_mini},
-    {"granite", "<|start_of_role|>", granite},
-    {"olmo2", "", olmo2},
-    {"deepseek", "", deepseek},
-    {"deepseek2", "", deepseek2},
-    {"deepseek3", "", deepseek3},
-    {"vicuna", "", vicuna},
+    {"chatml", "<|im_start|>", {im_start}, marked},
+    {"qwen2", "<|im_start|>", {im_start, "{% set own = 'You are a helpful assistant.' %}"}, marked},
+    {"qwen2.5",
+     "<|im_start|>",
+     {im_start,
+      "{% set own = 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.' %}"},
+     marked},
+    {"qwen3", "<|im_start|>", {im_start, "{% set forgets = true %}"}, marked},
+    {"smollm2",
+     "<|im_start|>",
+     {im_start,
+      "{% set own = 'You are a helpful AI assistant named SmolLM, trained by Hugging Face' %}"},
+     marked},
+    {"llama2", "", {}, llama2},
+    {"llama3",
+     "<|start_header_id|>",
+     {R"({% set begin, middle = '<|start_header_id|>', '<|end_header_id|>\n\n' %})",
+      "{% set first, end, trims = bos_token, '<|eot_id|>', true %}"},
+     marked},
+    {"llama3.1", "<|start_header_id|>", {}, llama3_1},
+    {"zephyr", "", {R"({% set begin, middle, end = '<|', '|>\n', eos_token + '\n' %})"}, marked},
+    {"mistral", "", {"{% set begin, end, space = '[INST] ', ' [/INST]', ' ' %}"}, mistral},
+    {"mistral-v1", "", {"{% set begin, end, space = ' [INST] ', ' [/INST]', ' ' %}"}, mistral},
+    {"mistral-v3", "", {"{% set begin, end, space = '[INST] ', '[/INST]', ' ' %}"}, mistral},
+    {"mistral-v3-tekken", "", {"{% set begin, end, space = '[INST]', '[/INST]', '' %}"}, mistral},
+    {"mistral-v7", "", {"{% set space = ' ' %}"}, mistral_v7},
+    {"mistral-v7-tekken", "", {"{% set space = '' %}"}, mistral_v7},
+    {"gemma", "<start_of_turn>", {}, gemma},
+    {"phi3", "<|end|>", {R"({% set begin, middle, end = '<|', '|>\n', '<|end|>\n' %})"}, marked},
+    {"phi4",
+     "<|im_sep|>",
+     {"{% set begin, middle, end = '<|im_start|>', '<|im_sep|>', '<|im_end|>' %}"},
+     marked},
+    {"phi4-mini", "<|end|>", {"{% set begin, middle, end = '<|', '|>', '<|end|>' %}"}, marked},
+    {"granite",
+     "<|start_of_role|>",
+     {"{% set begin, middle = '<|start_of_role|>', '<|end_of_role|>' %}",
+      R"({% set end = '<|end_of_text|>\n' %})"},
+     marked},
+    {"olmo2", "", {}, olmo2},
+    {"deepseek", "", {}, deepseek},
+    {"deepseek2", "", {}, deepseek2},
+    {"deepseek3", "", {}, deepseek3},
+    {"vicuna", "", {}, vicuna},
 }};
 
 }  // namespace
+
+std::string ChatFormat::jinja() const {
+  std::string text;
+  for (const std::string_view part : settings) text += part;
+  return text += body;
+}
 
 std::span<const ChatFormat> chat_formats() {
   return formats;

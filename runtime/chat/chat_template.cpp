@@ -13,8 +13,8 @@
 namespace vga {
 namespace {
 
-// A template of a few kilobytes needs some hundred steps for each message. These take about a second
-// and, as a step makes at most a few dozen bytes, a few hundred megabytes.
+// A template of a few kilobytes needs some hundred steps for each message. These take about a
+// second and, as a step makes at most a few dozen bytes, a few hundred megabytes.
 constexpr size_t max_steps = 5'000'000;
 constexpr size_t max_size = 4 << 20;  // bytes of a template
 
@@ -119,7 +119,7 @@ ChatTemplate::~ChatTemplate() = default;
 std::optional<ChatTemplate> ChatTemplate::named(std::string_view name) {
   for (const ChatFormat& format : chat_formats()) {
     if (format.name != name) continue;
-    auto impl = std::make_unique<Impl>(format.jinja, format.name);
+    auto impl = std::make_unique<Impl>(format.jinja(), format.name);
     impl->format = &format;
     return ChatTemplate(std::move(impl));
   }

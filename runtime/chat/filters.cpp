@@ -335,13 +335,7 @@ std::optional<Value> apply_text_filter(Heap& heap, std::string_view name, const 
   if (std::ranges::find(names, name) == names.end()) return std::nullopt;
   heap.spend(weight(value));
   const MarkedText text = to_text(value);
-  if (name == "trim") {
-    const Bound bound(name, arguments, {"chars"});
-    const Range range = is_none(bound.get(0))
-                            ? strip_spaces(text.chars())
-                            : strip_characters(text.chars(), bound.text(0).chars(), true, true);
-    return heap.text(text.slice(range.begin, range.end));
-  }
+  if (name == "trim") return heap.text(stripped(text, name, arguments));
   if (name == "replace") {
     const Bound bound(name, arguments, {"old", "new", "count"});
     return heap.text(replaced(heap, text, bound.text(0), bound.text(1), bound.integer(2, -1)));

@@ -31,17 +31,6 @@ int64_t characters_before(std::string_view text, size_t at) {
   return static_cast<int64_t>(character_offsets(text.substr(0, at)).size()) - 1;
 }
 
-Value stripped(Heap& heap, const MarkedText& text, const Method& method,
-               const Arguments& arguments) {
-  const Bound bound(method.name, arguments, {"chars"});
-  const bool left = method.name != "rstrip";
-  const bool right = method.name != "lstrip";
-  const bool spaces = is_none(bound.get(0));
-  const Range range = spaces ? strip_spaces(text.chars(), left, right)
-                             : strip_characters(text.chars(), bound.text(0).chars(), left, right);
-  return heap.text(text.slice(range.begin, range.end));
-}
-
 /// The stretches without spaces, at most `limit` + 1 of them.
 std::vector<Value> split_at_spaces(Heap& heap, const MarkedText& text, int64_t limit) {
   std::vector<Value> parts;
@@ -235,7 +224,7 @@ MarkedText formatted(Heap& heap, const MarkedText& text, const Arguments& argume
 Value call_text_method(Heap& heap, const MarkedText& text, const Method& method,
                        const Arguments& arguments) {
   const std::string_view name = method.name;
-  if (name.ends_with("strip")) return stripped(heap, text, method, arguments);
+  if (name.ends_with("strip")) return heap.text(stripped(text, name, arguments));
   if (name == "split" || name == "rsplit") return split(heap, text, method, arguments);
   if (name == "splitlines") return split_lines(heap, text, arguments);
   if (name.ends_with("partition")) return partitioned(heap, text, method, arguments);
@@ -329,6 +318,16 @@ Value call_method(Heap& heap, const Method& method, const Arguments& arguments) 
   }
   if (const List* list = as_list(method.of)) return call_list_method(*list, method, arguments);
   return call_dict_method(heap, *dict, method, arguments);
+}
+
+MarkedText stripped(const MarkedText& text, std::string_view name, const Arguments& arguments) {
+  const Bound bound(name, arguments, {"chars"});
+  const bool left = name != "rstrip";
+  const bool right = name != "lstrip";
+  const bool spaces = is_none(bound.get(0));
+  const Range range = spaces ? strip_spaces(text.chars(), left, right)
+                             : strip_characters(text.chars(), bound.text(0).chars(), left, right);
+  return text.slice(range.begin, range.end);
 }
 
 MarkedText replaced(Heap& heap, const MarkedText& text, const MarkedText& from,

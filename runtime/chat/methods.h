@@ -12,6 +12,9 @@ bool has_method(const Value& of, std::string_view name);
 /// A Fault if it is not known here.
 Value call_method(Heap& heap, const Method& method, const Arguments& arguments);
 
+/// `text` without the spaces at its ends, or the characters asked for; `name` is "lstrip",
+/// "rstrip", or another for both.
+MarkedText stripped(const MarkedText& text, std::string_view name, const Arguments& arguments);
 /// `text` with `from` replaced by `to`, `count` times at most.
 MarkedText replaced(Heap& heap, const MarkedText& text, const MarkedText& from,
                     const MarkedText& to, int64_t count);

@@ -138,7 +138,7 @@ class Chat {
            std::to_string(session.context()));
     notice(
         chat != nullptr
-            ? (chat->name().empty() ? "the model's chat template"
+            ? (chat->name().empty() ? "a chat template"
                                     : "chat format " + std::string(chat->name())) +
                   (conversation_.system().empty() ? "" : ", a system prompt (/system shows it)") +
                   ", /help for commands"
