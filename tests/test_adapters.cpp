@@ -214,7 +214,7 @@ TEST_F(Adapters, SeveralAddUpAndAreScaled) {
   const fs::path baked = directory_.path() / "baked.gguf";
   succeeds("vga-convert " + quoted(base("llama")) + " --adapter '" + a.string() +
            ":0.5' --adapter '" + b.string() + ":-1.5' -o " + quoted(baked) + " --type f32");
-  EXPECT_LT(worst_error(logits(Model::load(baked), "llama"), both, vocab), 1e-5);
+  EXPECT_LT(worst_error(logits(Model::load(baked), "llama"), both, vocab), 1e-4);
 }
 
 TEST_F(Adapters, SwitchWithoutLoadingTheBaseAgain) {
@@ -534,7 +534,7 @@ const BadFolder bad_folders[] = {
      {"alpha_pattern", "(q_proj"}},
     {"AnEndlessPattern",
      [](auto& c, auto&) {
-       c["alpha_pattern"] = {{"(.*.*)*(.*)*(.*)*x", 3}};
+       c["alpha_pattern"] = {{"(.*)*(.*.*.*.*.*)[A-Z]", 3}};
      },
      {"alpha_pattern", "limit"}},
     {"PatternsDisagree",
