@@ -231,7 +231,7 @@ class Reader {
   void refuse_options(const json& model) const {
     for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
       const json* found = find(model, key);
-      if (found != nullptr && *found != "" && *found != 0) {
+      if (found != nullptr && *found != json("") && *found != json(0)) {
         fail(std::string("model.") + key, "is not supported", *found);
       }
     }
@@ -262,7 +262,9 @@ class Reader {
     }
     out_.pre = *pre;
     read_vocabulary(model);
-    for (const auto& [left, right] : read_merges(model)) out_.merges.push_back(left + " " + right);
+    for (const auto& [left, right] : read_merges(model)) {
+      out_.merges.push_back(std::string(left).append(" ").append(right));
+    }
   }
 
   void add_expression(const Step& step, std::vector<std::string>& expressions) const {

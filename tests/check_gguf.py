@@ -1,6 +1,6 @@
 """Reads what vga-convert and vga-quantize write with the gguf package and compares every value.
 
-    python3 tests/check_gguf.py build/release/bin tests/data/cases/* models/*
+    python3 tests/check_gguf.py build/release/bin tests/data/cases/* models/vga-stories
 
 Needs the Python packages gguf and numpy. Each folder is converted to f32, f16, bf16 and q8_0; metadata
 must equal config.json, tensors must equal the checkpoint's, rounded by the package's own quantizer.

@@ -176,9 +176,10 @@ TEST(ConvertPickle, RefusesBadPickles) {
 
 TEST(ConvertPickle, WeightsOfAContainerComeBeforeOtherTensors) {
   const std::string weight = tensor(6, 0, sizes({2, 3}), sizes({3, 1}));
+  const std::string before = "}" + text("rng") + weight + "s";
+  const std::string container = "}" + text("w") + weight + "s" + text("step") + "K\x01ss";
   for (const char* name : {"model", "state_dict", "model_state_dict", "module", "net", "ema"}) {
-    const std::string file = pickle("}" + text("rng") + weight + "s" + text(name) + "}" +
-                                    text("w") + weight + "s" + text("step") + "K\x01ss");
+    const std::string file = pickle(std::string(before).append(text(name)).append(container));
     const auto tensors = parse_pickled_state(bytes_of(file), "good");
     ASSERT_EQ(tensors.size(), 1u) << name;
     EXPECT_EQ(tensors[0].name, "w");

@@ -43,8 +43,8 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 
 std::function<void(GgufImage&)> strings(
     std::vector<std::pair<std::string, std::string>> keys_and_values) {
-  return [=](GgufImage& image) {
-    for (const auto& [key, value] : keys_and_values) image.set(key, value);
+  return [entries = std::move(keys_and_values)](GgufImage& image) {
+    for (const auto& [key, value] : entries) image.set(key, value);
   };
 }
 

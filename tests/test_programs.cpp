@@ -185,7 +185,8 @@ TEST_F(Programs, LogitsThatAreNotFiniteAreAnError) {
     const bool has_f32 = command.find("--w8a8") != std::string::npos;
     for (const std::string& model : {large, broken}) {
       if (has_f32 && model == large) continue;
-      const Outcome outcome = test::run(command + " -m '" + model + "'", script);
+      const std::string of_model = " -m '" + model + "'";
+      const Outcome outcome = test::run(command + of_model, script);
       EXPECT_EQ(outcome.status, 1) << command;
       for (const char* flag : {"--cache-type f32", "vga-inspect --check-tensors"}) {
         EXPECT_NE(outcome.errors.find(flag), std::string::npos) << command << outcome.errors;

@@ -225,7 +225,7 @@ class Chat {
     constexpr const char* spaces = " \t";
     const size_t begin = argument.find_first_not_of(spaces);
     if (begin == std::string::npos) throw vga::Error(command, "wanted the name of a file");
-    const std::string name = argument.substr(begin, argument.find_last_not_of(spaces) - begin + 1);
+    std::string name = argument.substr(begin, argument.find_last_not_of(spaces) - begin + 1);
     if (!name.starts_with("~/")) return name;
     const std::filesystem::path home = environment("HOME");
     if (home.empty()) throw vga::Error(name, "there is no home directory: HOME is not set");

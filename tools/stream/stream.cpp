@@ -45,11 +45,12 @@ constexpr size_t rings_are_full = 1024;
 constexpr int64_t max_text_tokens = 1'000'000'000;
 
 /// Bytes of memory that this process has for itself. Mapped files are not among them: a token that
-/// was never met before may read another page of the weights.
+/// was never met before may read another page of the weights. The pages are counted here: the
+/// kernel's RssAnon is a sum over CPUs that is late by up to some hundred kB.
 uint64_t memory_bytes() {
-  std::ifstream status("/proc/self/status");
+  std::ifstream status("/proc/self/smaps_rollup");
   for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("RssAnon:")) return 1024 * std::stoull(line.substr(8));
+    if (line.starts_with("Anonymous:")) return 1024 * std::stoull(line.substr(10));
   }
   return 0;
 }
