@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "checkpoint_files.h"
 #include "config_json.h"
 #include "llama2c.h"
 #include "safetensors.h"
@@ -16,53 +17,18 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr uint64_t max_json = 64 << 20;
-
-/// What `git clone` leaves in place of a large file without Git LFS.
-void refuse_lfs_pointer(std::span<const std::byte> bytes, const fs::path& path) {
-  constexpr std::string_view start = "version https://git-lfs.github.com/spec/";
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  if (!text.starts_with(start)) return;
-  throw Error(path.string(),
-              "is a Git LFS pointer of " + std::to_string(bytes.size()) +
-                  " bytes, not the file itself; `git lfs pull` in its repository fetches it");
-}
-
-/// Maps a file and keeps it with the checkpoint. Its bytes stay where they are when `files` grows.
-std::span<const std::byte> open_file(Checkpoint& checkpoint, const fs::path& path) {
-  const auto bytes = checkpoint.files.emplace_back(path).bytes();
-  refuse_lfs_pointer(bytes, path);
-  return bytes;
-}
-
-std::span<const std::byte> open_json(Checkpoint& checkpoint, const fs::path& path) {
-  const auto bytes = open_file(checkpoint, path);
-  if (bytes.size() > max_json) throw Error(path.string(), "too large for what it is");
-  return bytes;
-}
-
 std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-bool is_there(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
-
-SourceTensors parse_weights(std::span<const std::byte> bytes, const fs::path& path) {
-  return path.extension() == ".safetensors" ? parse_safetensors(bytes, path.string())
-                                            : parse_torch_state(bytes, path.string());
-}
-
 /// Shards: the index says which file holds which tensor, and must be right about all of them.
 void read_shards(Checkpoint& checkpoint, const fs::path& index) {
-  const auto where = parse_safetensors_index(open_json(checkpoint, index), index.string());
+  const auto where = parse_safetensors_index(open_json(checkpoint.files, index), index.string());
   std::map<std::string, size_t> shards;  // tensors the index expects in each
   for (const auto& [tensor, shard] : where) ++shards[shard];
   for (const auto& [shard, n_expected] : shards) {
     const fs::path path = index.parent_path() / shard;
-    auto tensors = parse_weights(open_file(checkpoint, path), path);
+    auto tensors = parse_weights(open_file(checkpoint.files, path), path);
     for (const auto& [name, tensor] : tensors) {
       const auto expected = where.find(name);
       if (expected == where.end() || expected->second != shard) {
@@ -87,7 +53,7 @@ void read_shards(Checkpoint& checkpoint, const fs::path& index) {
 
 void read_weights(Checkpoint& checkpoint, const fs::path& path) {
   if (path.extension() == ".json") return read_shards(checkpoint, path);
-  checkpoint.tensors = parse_weights(open_file(checkpoint, path), path);
+  checkpoint.tensors = parse_weights(open_file(checkpoint.files, path), path);
 }
 
 /// What training programs leave beside the weights, under the names that they give it.
@@ -115,8 +81,8 @@ fs::path find_weights(const fs::path& folder) {
   }
   if (is_there(folder / "adapter_config.json")) {
     throw Error(folder.string(),
-                "holds an adapter, not a model; merge it into its base model first (PEFT: "
-                "merge_and_unload() and save_pretrained())");
+                "holds an adapter, not a model; --base MODEL.gguf makes a GGUF file of it for that "
+                "model");
   }
   std::vector<fs::path> found;
   std::error_code failure;
@@ -146,7 +112,7 @@ void add_rope_tensor(Checkpoint& checkpoint, const char* name, std::vector<float
 }
 
 void read_config_json(Checkpoint& checkpoint, const fs::path& path) {
-  ConfigJson parsed = parse_config_json(open_json(checkpoint, path), path.string());
+  ConfigJson parsed = parse_config_json(open_json(checkpoint.files, path), path.string());
   checkpoint.model_type = parsed.model_type;
   checkpoint.config = std::move(parsed.config);
   if (checkpoint.config.rope_factors == RopeFactors::fixed) {
@@ -176,7 +142,7 @@ std::string template_in(const json& config, const std::string& where) {
 /// The JSON value in `file`, if there is such a file.
 std::optional<json> read_json(Checkpoint& checkpoint, const fs::path& file) {
   if (!is_there(file)) return std::nullopt;
-  return parse_python_json(open_json(checkpoint, file), file.string());
+  return parse_python_json(open_json(checkpoint.files, file), file.string());
 }
 
 /// How texts begin and end, tokens that are added, and how a chat is written.
@@ -197,7 +163,7 @@ void read_tokenizer_settings(Checkpoint& checkpoint, const fs::path& folder) {
     if (const auto file = read_json(checkpoint, path)) settings.read_config(*file, path.string());
   }
   if (const fs::path path = folder / "chat_template.jinja"; is_there(path)) {
-    const auto bytes = open_json(checkpoint, path);
+    const auto bytes = open_json(checkpoint.files, path);
     checkpoint.chat_template.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   }
 }
@@ -207,10 +173,10 @@ void read_tokenizer_file(Checkpoint& checkpoint, const fs::path& folder, const f
   fs::path path = given.empty() ? folder / "tokenizer.model" : given;
   if (given.empty() && !is_there(path)) path = json_file;
   if (given.empty() && !is_there(path)) return;  // a model of bare token ids
-  checkpoint.tokenizer = open_file(checkpoint, path);
+  checkpoint.tokenizer = open_file(checkpoint.files, path);
   if (given.empty() && looks_like_tiktoken(as_text(checkpoint.tokenizer)) && is_there(json_file)) {
     path = json_file;
-    checkpoint.tokenizer = open_file(checkpoint, path);
+    checkpoint.tokenizer = open_file(checkpoint.files, path);
   }
   checkpoint.tokenizer_name = path.string();
   refuse_foreign_tokenizer(as_text(checkpoint.tokenizer), checkpoint.tokenizer_name);
@@ -247,7 +213,7 @@ Checkpoint open_checkpoint(const fs::path& path, const fs::path& tokenizer) {
   const fs::path weights = is_folder ? find_weights(path) : path;
   const fs::path folder = weights.parent_path();
   if (!is_folder && is_llama2c(weights)) {
-    auto model = parse_llama2c(open_file(checkpoint, weights), weights.string());
+    auto model = parse_llama2c(open_file(checkpoint.files, weights), weights.string());
     checkpoint.config = model.config;
     checkpoint.tensors = std::move(model.tensors);
     checkpoint.adjacent_pairs = true;

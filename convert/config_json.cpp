@@ -269,23 +269,6 @@ const ModelType& find_type(const JsonFields& fields) {
 
 // -- What all of them have ------------------------------------------------------------------------
 
-Gate parse_gate(const JsonFields& fields) {
-  Gate gate;
-  gate.source =
-      fields.choice("source", {Gate::Source::none, Gate::Source::input, Gate::Source::value});
-  for (const auto& [key, value] : fields.object().items()) {
-    if (key != "source" && key != "placement" && key != "granularity" && key != "bias") {
-      fields.fail(key, "only source, placement, granularity and bias");
-    }
-  }
-  if (!gate) return gate;
-  gate.placement = fields.choice("placement", {Gate::Placement::output, Gate::Placement::value});
-  gate.granularity =
-      fields.choice("granularity", {Gate::Granularity::head, Gate::Granularity::element});
-  gate.bias = fields.required("bias", fields.boolean("bias"));
-  return gate;
-}
-
 /// Whether an activation of transformers is the one that the family has.
 bool is_activation(std::string_view name, Activation activation) {
   switch (activation) {
@@ -393,6 +376,28 @@ json text_config(const json& root, std::string_view where) {
 }
 
 }  // namespace
+
+std::string_view model_type_of(std::string_view family) {
+  const auto* found = std::ranges::find(model_types, family, &ModelType::family);
+  return found == model_types.end() ? "llama" : found->name;
+}
+
+Gate parse_gate(const JsonFields& fields) {
+  Gate gate;
+  gate.source =
+      fields.choice("source", {Gate::Source::none, Gate::Source::input, Gate::Source::value});
+  for (const auto& [key, value] : fields.object().items()) {
+    if (key != "source" && key != "placement" && key != "granularity" && key != "bias") {
+      fields.fail(key, "only source, placement, granularity and bias");
+    }
+  }
+  if (!gate) return gate;
+  gate.placement = fields.choice("placement", {Gate::Placement::output, Gate::Placement::value});
+  gate.granularity =
+      fields.choice("granularity", {Gate::Granularity::head, Gate::Granularity::element});
+  gate.bias = fields.required("bias", fields.boolean("bias"));
+  return gate;
+}
 
 ConfigJson parse_config_json(std::span<const std::byte> bytes, std::string_view where) {
   const json text = text_config(parse_python_json(bytes, where), where);

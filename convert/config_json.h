@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "json_fields.h"
 #include "vga/config.h"
 
 namespace vga {
@@ -23,5 +24,11 @@ struct ConfigJson {
 /// RoPE scaling that it does not know, an unknown gate) is an Error naming `where` and the key,
 /// never ignored.
 ConfigJson parse_config_json(std::span<const std::byte> text, std::string_view where);
+
+/// The first type of model that has this family, whose names its tensors have.
+std::string_view model_type_of(std::string_view family);
+
+/// What `attention_gate` says; the same in the adapter_config.json of a gate.
+AttentionGate parse_gate(const JsonFields& fields);
 
 }  // namespace vga

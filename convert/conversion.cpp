@@ -8,6 +8,7 @@
 #include "model/families.h"
 #include "tokenizer/vocabulary.h"
 #include "tokenizer_json.h"
+#include "transform.h"
 #include "vga/error.h"
 
 namespace vga {
@@ -220,9 +221,11 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
     check_tensor(spec, source.source(), where);
     const DType wanted = quantization.wanted(spec, config);
     const DType written = storable(wanted, spec.cols);
-    conversion.writer.add_tensor(spec.name, written, spec.rows, spec.cols,
-                                 spec.is_vector() ? 1 : 2);
-    conversion.tensors.push_back({spec, std::move(source), std::move(where), wanted, written});
+    std::string from = source.source().type_name;
+    const auto read_row = [source = std::move(source)](size_t r, std::span<float> row) {
+      source.read_row(r, row);
+    };
+    plan_tensor(conversion, {spec, std::move(from), std::move(where), wanted, written, read_row});
     found.erase(at);
   }
   if (!found.empty()) {
@@ -234,6 +237,13 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
   return conversion;
 }
 
+void plan_tensor(Conversion& conversion, PlannedTensor tensor) {
+  const WeightSpec& spec = tensor.spec;
+  conversion.writer.add_tensor(spec.name, tensor.type, spec.rows, spec.cols,
+                               spec.is_vector() ? 1 : 2);
+  conversion.tensors.push_back(std::move(tensor));
+}
+
 bool write_conversion(const Conversion& conversion, const fs::path& path,
                       const ConversionProgress& progress, size_t n_threads) {
   TensorEncoder encoder(n_threads);
@@ -241,12 +251,14 @@ bool write_conversion(const Conversion& conversion, const fs::path& path,
   conversion.writer.begin(out);
   for (const PlannedTensor& tensor : conversion.tensors) {
     const WeightSpec& spec = tensor.spec;
-    const auto read_row = [&](size_t r, std::span<float> row) { tensor.source.read_row(r, row); };
     const auto go_on = [&](uint64_t done) { return !progress || progress(done, spec.name); };
-    const bool written =
-        encoder.write(spec.rows, spec.cols, tensor.type, tensor.where, read_row, go_on, out)
-            .has_value();
-    if (!written) return false;
+    if (tensor.read_row == nullptr) {
+      if (!go_on(out.size())) return false;
+      out.write(tensor.data);
+    } else if (!encoder.write(spec.rows, spec.cols, tensor.type, tensor.where, tensor.read_row,
+                              go_on, out)) {
+      return false;
+    }
     conversion.writer.pad(out);
   }
   out.commit();

@@ -12,17 +12,18 @@
 #include "name_rules.h"
 #include "quantization.h"
 #include "tensor_encoder.h"
-#include "transform.h"
 
 namespace vga {
 
 /// One tensor of the GGUF file to be.
 struct PlannedTensor {
-  WeightSpec spec;           // its name and shape
-  TransformedTensor source;  // of the same shape; a view of the Checkpoint
-  std::string where;         // the source's file and name, for messages
-  DType wanted;              // what the quantization asks for
-  DType type;                // as it will be written: `wanted` if its blocks make whole rows
+  WeightSpec spec;                  // its name and shape
+  std::string from;                 // the type that the source has, as that spells it
+  std::string where;                // the source's file and name, for messages
+  DType wanted;                     // what the quantization asks for
+  DType type;                       // as it will be written: `wanted` if that makes whole rows
+  TensorEncoder::ReadRow read_row;  // null if it is written as it is:
+  std::span<const std::byte> data = {};
 
   size_t bytes() const { return spec.rows * row_bytes(type, spec.cols); }
 };
@@ -47,6 +48,9 @@ struct Conversion {
 /// the embedding is written whatever the config says. `checkpoint` must outlive the result.
 Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& quantization,
                            const NameRules& rules);
+
+/// Adds a tensor to both lists.
+void plan_tensor(Conversion& conversion, PlannedTensor tensor);
 
 /// Called with the bytes written so far and the tensor at hand; false stops.
 using ConversionProgress = std::function<bool(uint64_t done, std::string_view tensor)>;

@@ -8,7 +8,7 @@ layout(binding = 1) readonly buffer In {
 layout(binding = 2) readonly buffer Bias {
   float bias[];
 };
-layout(binding = 3) writeonly buffer Out {
+layout(binding = 3) buffer Out {
   float y[];
 };
 
@@ -22,6 +22,7 @@ layout(push_constant) uniform Push {
   uint out_cols;
   uint has_bias;      // else anything is bound
   uint bias_base;
+  uint adds;          // to what is there
   float scale;
   float cap;
 };
@@ -30,5 +31,7 @@ layout(push_constant) uniform Push {
 void store(uint row, uint part_output, float product) {
   const uint col = first_output + part_output;
   if (has_bias != 0) product += bias[bias_base + col];
-  y[row * padded(out_cols) + col] = capped(product * scale, cap);
+  const uint at = row * padded(out_cols) + col;
+  if (adds != 0) product += y[at];
+  y[at] = capped(product * scale, cap);
 }

@@ -65,7 +65,7 @@ void project(benchmark::State& state, DType type) {
   std::vector<float> out(n_tokens * n_rows);
   for (auto _ : state) {
     kernels.prepare(type, x.data(), 0, n_tokens, cols, prepared.data());
-    kernels.project(w, 0, n_rows, prepared.data(), n_tokens, out.data(), n_rows);
+    kernels.project(w, 0, n_rows, prepared.data(), n_tokens, out.data(), n_rows, false);
     benchmark::DoNotOptimize(out.data());
     benchmark::ClobberMemory();
   }

@@ -227,7 +227,7 @@ TEST(ConvertFolder, FindsTheWeights) {
       {{"other.safetensors", "optimizer.bin", "training_args.bin"}, ""},
       {{"optimizer.pt", "scheduler.pt", "rng_state.pth"}, "no weights"},
       {{"a.safetensors", "b.safetensors"}, "2 files of weights"},
-      {{"adapter_model.safetensors", "adapter_config.json"}, "merge it"},
+      {{"adapter_model.safetensors", "adapter_config.json"}, "--base"},
   };
   for (const Row& row : rows) {
     const TemporaryDirectory directory;

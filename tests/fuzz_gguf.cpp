@@ -1,8 +1,11 @@
-/// Any bytes as a GGUF file: opened, described, bound as a model. Only vga::Error may come out.
+/// Any bytes as a GGUF file: opened, described, bound as a model or read as an adapter. Only
+/// vga::Error may come out.
 
 #include <string_view>
+#include <utility>
 
 #include "gguf/gguf.h"
+#include "model/adapter.h"
 #include "model/families.h"
 #include "model/weights.h"
 #include "scratch_file.h"
@@ -11,7 +14,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
   try {
-    const vga::Gguf gguf = vga::Gguf::open(vga::test::scratch_file(bytes));
+    vga::Gguf gguf = vga::Gguf::open(vga::test::scratch_file(bytes));
     for (const auto& [key, value] : gguf.values()) {
       vga::describe(value);
       if (value.element == vga::GgufType::string && value.type == vga::GgufType::array) {
@@ -25,7 +28,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       sum = sum + static_cast<unsigned>(tensor.data.front()) +
             static_cast<unsigned>(tensor.data.back());
     }
-    vga::bind_weights(gguf, vga::read_config(gguf));
+    if (vga::Adapter::is_adapter(gguf)) {
+      const vga::Adapter adapter(std::move(gguf));
+      for (const vga::Adapter::Update& update : adapter.updates())
+        sum = sum + static_cast<unsigned>(update.rank());
+    } else {
+      vga::bind_weights(gguf, vga::read_config(gguf));
+    }
   } catch (const vga::Error&) {
   }
   return 0;

@@ -80,6 +80,15 @@ def model(architecture, source="value", placement="value", granularity="head"):
     return gguf(values, tensors)
 
 
+def adapter():
+    values = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 2.0,
+              "llama.attention.gate.source": "value", "llama.attention.gate.placement": "output",
+              "llama.attention.gate.granularity": "head"}
+    tensors = [("blk.0.attn_q.weight.lora_a", [4, 1], bytes(16)), ("blk.0.attn_q.weight.lora_b", [1, 4], bytes(16)),
+               ("blk.0.attn_gate.weight", [4, 1], bytes(16)), ("output_norm.weight", [4], bytes(16))]
+    return gguf(values, tensors)
+
+
 def safetensors(dtype, size):
     header = {"__metadata__": {"format": "pt"}, "a.weight": {"dtype": dtype, "shape": [2, 3], "data_offsets": [0, 6 * size]},
               "b": {"dtype": dtype, "shape": [1], "data_offsets": [6 * size, 7 * size]}}
@@ -108,7 +117,7 @@ def main():
     folder = pathlib.Path(sys.argv[1])
     seeds = {
         "blocks": [bytes([kind]) + bytes(range(1, 211)) for kind in range(11)],
-        "gguf": [model("llama"), model("vga"), model("vga", "input", "output", "element")],
+        "gguf": [model("llama"), model("vga"), model("vga", "input", "output", "element"), adapter()],
         "pickle": [path.read_bytes() for path in sorted(TESTS.glob("data/peculiar/*.pt"))],
         "safetensors": [safetensors("F32", 4), safetensors("BF16", 2), safetensors("F16", 2), llama2c()] +
                        [(TESTS / "data/cases" / case / "config.json").read_bytes()

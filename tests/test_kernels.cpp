@@ -69,7 +69,7 @@ std::vector<float> project(const Kernels& kernels, const Weight& w, const std::v
   const size_t n_tokens = x.size() / t.cols;
   std::vector<float> out(n_tokens * t.rows, NAN);
   kernels.project(t, 0, t.rows, prepare(kernels, t.type, x, t.cols).data(), n_tokens, out.data(),
-                  t.rows);
+                  t.rows, false);
   return out;
 }
 
@@ -118,7 +118,7 @@ TEST_P(KernelsTest, ProjectIsBitIdenticalHoweverItIsSplit) {
             const auto prepared = prepare(fast, type, part, cols);
             for (size_t r = 0; r < n_rows; r += step) {
               fast.project(w.tensor(), r, std::min(r + step, n_rows), prepared.data(), n,
-                           &got[t * n_rows], n_rows);
+                           &got[t * n_rows], n_rows, false);
             }
           }
           ASSERT_EQ(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)), 0)
@@ -146,6 +146,25 @@ TEST_P(KernelsTest, PrepareInPartsIsPrepareAtOnce) {
   }
 }
 
+TEST_P(KernelsTest, ProjectAddsToWhatIsThere) {
+  for (const DType type : {DType::f32, DType::f16, DType::q4_0}) {
+    const size_t cols = whole_blocks(type, 16);
+    for (const size_t n_rows : {1, 9, 37}) {
+      const Weight w(fast, type, random_floats(n_rows * cols, 3), cols);
+      for (const size_t n_tokens : {1, 5, 13}) {
+        const auto x = random_floats(n_tokens * cols, 4);
+        const auto product = project(fast, w, x);
+        auto got = random_floats(n_tokens * n_rows, 5);
+        auto expected = got;
+        for (size_t i = 0; i < got.size(); ++i) expected[i] += product[i];
+        fast.project(w.tensor(), 0, n_rows, prepare(fast, type, x, cols).data(), n_tokens,
+                     got.data(), n_rows, true);
+        ASSERT_EQ(got, expected) << name(type) << ", " << n_rows << " rows, " << n_tokens;
+      }
+    }
+  }
+}
+
 TEST_P(KernelsTest, ProjectWritesNothingElse) {
   constexpr size_t cols = 64;
   constexpr size_t stride = 9;
@@ -154,7 +173,7 @@ TEST_P(KernelsTest, ProjectWritesNothingElse) {
     for (const size_t n_tokens : {1, 12}) {
       const auto x = prepare(fast, type, random_floats(n_tokens * cols, 4), cols);
       std::vector<float> out(12 * stride, 7);
-      fast.project(w.tensor(), 0, 5, x.data(), n_tokens, out.data(), stride);
+      fast.project(w.tensor(), 0, 5, x.data(), n_tokens, out.data(), stride, false);
       for (size_t i = 0; i < out.size(); ++i) {
         if (i % stride >= 5 || i / stride >= n_tokens) {
           ASSERT_EQ(out[i], 7) << i;

@@ -53,7 +53,7 @@ TEST_F(VulkanOps, ProjectEqualsTheCpu) {
       cols = test::whole_blocks(type, cols);
       for (const size_t outputs : {1, 3, 64, 131}) {
         const TestWeight w(device(), type, outputs, cols);
-        const Linear linear = {w.tensor, {}};
+        const Linear linear = {w.tensor, {}, {}};
         for (const size_t n : {1, 2, 3, 5, 8, 9, 64, 70}) {
           begin(n);
           // The CPU rounds what meets quantized weights; these are left as they are.
@@ -75,8 +75,8 @@ TEST_F(VulkanOps, ProjectWithBiasScaleAndCapEqualsTheCpu) {
     for (const size_t outputs : {1, 3, 131}) {
       const TestWeight w(device(), type, outputs, cols);
       const TestWeight bias(device(), random_floats(outputs, 7, 100));
-      const Linear linear = {w.tensor, bias.tensor};
-      const Linear plain = {w.tensor, {}};
+      const Linear linear = {w.tensor, bias.tensor, {}};
+      const Linear plain = {w.tensor, {}, {}};
       for (const size_t n : {1, 7, 9, 70}) {
         begin(n);
         const Both x = buffer(cols, small_integers(n * cols, 2));
@@ -92,6 +92,40 @@ TEST_F(VulkanOps, ProjectWithBiasScaleAndCapEqualsTheCpu) {
         // What the cap makes small, it makes wrong by no more than before.
         run(linear, 0.25f, 30, "bias, scale and cap, ", 80);
         run(plain, 1, 5, "cap, ", 320);
+      }
+    }
+  }
+}
+
+TEST_F(VulkanOps, ProjectWithLowRankChangesEqualsTheCpu) {
+  constexpr size_t cols = 96;
+  for (const DType type : {DType::f32, DType::f16}) {
+    for (const size_t rank : {1, 5, 16, 37}) {
+      for (const size_t outputs : {3, 64, 131}) {
+        const TestWeight w(device(), DType::q8_0, outputs, cols);
+        const TestWeight bias(device(), random_floats(outputs, 7, 100));
+        const TestWeight a(device(), type, rank, cols);
+        const TestWeight b(device(), type, outputs, rank);
+        const Linear changed = {w.tensor, bias.tensor, {a.tensor, b.tensor}};
+        const Linear plain = {w.tensor, bias.tensor, {}};
+        for (const size_t n : {1, 4, 9, 70}) {
+          begin(n);
+          const Both x = buffer(cols, small_integers(n * cols, 2));
+          const Both out = buffer(outputs);
+          const Both scaled = buffer(outputs);
+          const Both unchanged = buffer(outputs);
+          cpu_->project(*x.cpu,
+                        std::array{Projection{changed, *out.cpu}, Projection{plain, *unchanged.cpu},
+                                   Projection{changed, *scaled.cpu, 0.25f, 30}});
+          gpu_->project(*x.gpu,
+                        std::array{Projection{changed, *out.gpu}, Projection{plain, *unchanged.gpu},
+                                   Projection{changed, *scaled.gpu, 0.25f, 30}});
+          const std::string what = std::string(name(type)) + " " + sizes({n, rank, outputs});
+          const double size = 200 * std::sqrt(static_cast<double>(rank));
+          expect_equal(out, 2e-6, what, size);
+          expect_equal(unchanged, 2e-6, what + ", unchanged", 320);
+          expect_equal(scaled, 2e-6, what + ", scaled", size);
+        }
       }
     }
   }
@@ -272,7 +306,7 @@ TEST_F(VulkanOps, ActivationsThatAreNoNumbersStayVisible) {
   values[40] = NAN;
   const Both x = buffer(64, values);
   const Both out = buffer(3);
-  const Linear linear = {w.tensor, {}};
+  const Linear linear = {w.tensor, {}, {}};
   gpu_->project(*x.gpu, std::array{Projection{linear, *out.gpu}});
   std::vector<float> found(3);
   gpu_->read(*out.gpu, found);

@@ -49,18 +49,18 @@ struct TestWeight {
   TestWeight& operator=(const TestWeight&) = delete;
   /// Drivers do not like many pieces of memory: the last one made goes first.
   ~TestWeight() {
-    device.memory.resize(n_memory);
-    device.weights.resize(n_weights);
+    device.placed.memory.resize(n_memory);
+    device.placed.weights.resize(n_weights);
   }
 
   void load() {
     Tensor* const tensors[] = {&tensor};
-    vulkan::load(device, tensors, 0, nullptr);
+    vulkan::load(device.device, device.placed, tensors, 0, nullptr);
   }
 
   DeviceWeights& device;
-  size_t n_memory = device.memory.size();
-  size_t n_weights = device.weights.size();
+  size_t n_memory = device.placed.memory.size();
+  size_t n_weights = device.placed.weights.size();
   Encoded bytes = Encoded(DType::f32, {}, 1);  // of a matrix
   std::vector<float> floats;                   // of a vector
   Tensor tensor;

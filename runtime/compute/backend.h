@@ -158,7 +158,7 @@ class Backend {
   /// rms: group / sqrt(mean(group^2) + eps) * weight. layer: (group - mean) / sqrt(variance + eps)
   /// * weight + bias.
   virtual void norm(const Buffer& x, const Norm& weight, NormKind kind, float eps, Buffer& out) = 0;
-  /// out = x W^T + bias for each projection.
+  /// out = x W^T + bias, plus x A^T B^T where adapters change the layer, for each projection.
   virtual void project(const Buffer& x, std::span<const Projection> projections) = 0;
   /// Rotates the first 2 * n_pairs elements of every head of x (rows, n_heads * head_dim) by the
   /// batch's angles.

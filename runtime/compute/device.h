@@ -30,6 +30,10 @@ class Device {
   /// What one session computes with. `n_threads` is for those that the host does the work of; 0 is
   /// one per physical core.
   virtual std::unique_ptr<Backend> new_backend(size_t n_threads) const = 0;
+  /// Takes weights that come later, those of an adapter, which may view memory of the result then;
+  /// that does not outlive the device, nor the memory that they view now.
+  virtual std::shared_ptr<const void> place(std::span<Tensor* const> matrices,
+                                            std::span<Tensor* const> vectors) const = 0;
   /// Whether what a session needs of it is taken from the process's own memory.
   virtual bool on_host() const = 0;
 };

@@ -156,13 +156,13 @@ struct Session::Impl {
   Impl(const Model& model, const SessionOptions& session_options)
       : config(model.impl_->config),
         weights(model.impl_->weights),
-        unused(model.impl_->tokenizer ? model.impl_->tokenizer->unused()
-                                      : std::span<const Token>()),
+        unused(model.impl_->base->tokenizer ? model.impl_->base->tokenizer->unused()
+                                            : std::span<const Token>()),
         options(session_options),
         plan(config, options),
         ropes(make_ropes(config, rope_factors(config, weights, plan.session))),
         sequences(options.n_sequences) {
-    for (const auto& [layers, device] : model.impl_->parts) {
+    for (const auto& [layers, device] : model.impl_->base->parts) {
       if (device->on_host()) check_room(config, options, layers.first);
       stages.emplace_back(config, device->new_backend(options.n_threads), layers, plan,
                           options.max_batch);

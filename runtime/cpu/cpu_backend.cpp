@@ -84,24 +84,13 @@ class CpuBackend : public Backend {
 
   void project(const Buffer& x, std::span<const Projection> projections) override {
     for (Prepared& form : prepared_) form.valid = false;
-    size_t n_outputs = 0;
-    for (const Projection& p : projections) {
-      n_outputs += padded_rows(p);
-      prepare(host(x), p.linear.weight.type);
-    }
-    const size_t groups = grain_for(x.cols() * n_rows_ * project_group);
-    threads_.run(n_outputs, groups * project_group, [&](size_t begin, size_t end, size_t) {
-      // [begin, end) counts the outputs of all projections in a row.
-      for (const Projection& p : projections) {
-        const size_t first = std::min(begin, padded_rows(p));
-        const size_t last = std::min(end, padded_rows(p));
-        if (first < last) {
-          project_rows(p, first, std::min(last, p.linear.weight.rows));
-        }
-        begin -= first;
-        end -= last;
-      }
-    });
+    for (const Projection& p : projections) prepare(host(x), p.linear.weight.type);
+    reduce(host(x), projections);
+    each_output(
+        projections.size(), x.cols(), [&](size_t i) { return projections[i].linear.weight.rows; },
+        [&](size_t i, size_t first, size_t last) {
+          project_rows(projections[i], changes_[i], first, last);
+        });
   }
 
   void rope(Buffer& x, const RopeSpec& spec) override {
@@ -219,11 +208,44 @@ class CpuBackend : public Backend {
     form.valid = true;
   }
 
+  /// x as the low-rank change of a projection sees it.
+  struct Reduced {
+    std::vector<float> x;         // (rows, rank) a x
+    std::vector<float> prepared;  // the same, for b
+  };
+
+  /// Fills changes_ for the projections that have one. Of few rows this is too little to share out.
+  void reduce(const CpuBuffer& x, std::span<const Projection> projections) {
+    changes_.resize(std::max(changes_.size(), projections.size()));
+    const auto rank = [&](size_t i) { return projections[i].linear.change.a.rows; };
+    for (size_t i = 0; i < projections.size(); ++i) {
+      if (rank(i) == 0) continue;
+      prepare(x, projections[i].linear.change.a.type);
+      Reduced& reduced = changes_[i];
+      reduced.x.resize(std::max(reduced.x.size(), n_rows_ * rank(i)));
+      reduced.prepared.resize(std::max(reduced.prepared.size(), prepared_size(n_rows_, rank(i))));
+    }
+    each_output(projections.size(), x.cols(), rank, [&](size_t i, size_t first, size_t last) {
+      const Tensor& a = projections[i].linear.change.a;
+      kernels_.project(a, first, last, prepared(a.type).x.data(), n_rows_, changes_[i].x.data(),
+                       rank(i), false);
+    });
+    for (size_t i = 0; i < projections.size(); ++i) {
+      if (rank(i) == 0) continue;
+      kernels_.prepare(projections[i].linear.change.b.type, changes_[i].x.data(), 0, n_rows_,
+                       rank(i), changes_[i].prepared.data());
+    }
+  }
+
   /// Outputs [first, last) of one projection for all rows, while they are in the cache.
-  void project_rows(const Projection& p, size_t first, size_t last) {
-    const auto& [w, bias] = p.linear;
+  void project_rows(const Projection& p, const Reduced& reduced, size_t first, size_t last) {
+    const auto& [w, bias, change] = p.linear;
     kernels_.project(w, first, last, prepared(w.type).x.data(), n_rows_, host(p.out).row(0),
-                     p.out.cols());
+                     p.out.cols(), false);
+    if (change) {
+      kernels_.project(change.b, first, last, reduced.prepared.data(), n_rows_, host(p.out).row(0),
+                       p.out.cols(), true);
+    }
     const bool scales = p.scale != 1 || p.cap != 0;
     if (!bias && !scales) return;
     for (size_t r = 0; r < n_rows_; ++r) {
@@ -233,9 +255,26 @@ class CpuBackend : public Backend {
     }
   }
 
-  /// Outputs of a projection, so that the next one begins with a group.
-  static size_t padded_rows(const Projection& p) {
-    return (p.linear.weight.rows + project_group - 1) / project_group * project_group;
+  /// Shares the outputs of n matrices, which have so many rows each, out among threads:
+  /// body(matrix, first, last). Each matrix begins with a group.
+  template <class RowsOf, class Body>
+  void each_output(size_t n, size_t cols, RowsOf&& rows_of, Body&& body) {
+    const auto padded = [&](size_t i) {
+      return (rows_of(i) + project_group - 1) / project_group * project_group;
+    };
+    size_t n_outputs = 0;
+    for (size_t i = 0; i < n; ++i) n_outputs += padded(i);
+    const size_t groups = grain_for(cols * n_rows_ * project_group);
+    threads_.run(n_outputs, groups * project_group, [&](size_t begin, size_t end, size_t) {
+      // [begin, end) counts the outputs of all matrices in a row.
+      for (size_t i = 0; i < n; ++i) {
+        const size_t first = std::min(begin, padded(i));
+        const size_t last = std::min(end, padded(i));
+        if (first < last) body(i, first, std::min(last, rows_of(i)));
+        begin -= first;
+        end -= last;
+      }
+    });
   }
 
   void rotate(CpuBuffer& x, std::span<const float> angles, const RopeSpec& spec) {
@@ -252,6 +291,7 @@ class CpuBackend : public Backend {
   ThreadPool threads_;
   Attention attention_;
   std::array<Prepared, 2> prepared_;  // for plain and for quantized weights
+  std::vector<Reduced> changes_;      // of the projections in progress
   std::vector<float> gated_;          // (rows, n_kv_heads * head_dim) values times their gates
   Batch batch_;
   size_t n_rows_ = 0;  // of the batch, or those that keep_wanted() or keep_rows() left

@@ -47,10 +47,10 @@ struct Kernels {
   /// part of tokens [begin, end). Parts begin at multiples of prepare_group.
   void (*prepare)(DType type, const float* x, size_t begin, size_t end, size_t cols, float* out);
 
-  /// out[t * out_stride + r] = sum_c w(r, c) * x(t, c) for first_row <= r < end_row, t < n_tokens.
-  /// x was prepared for w.type. first_row is a multiple of lanes.
+  /// out[t * out_stride + r] = sum_c w(r, c) * x(t, c) for first_row <= r < end_row, t < n_tokens;
+  /// += if it `adds`. x was prepared for w.type. first_row is a multiple of lanes.
   void (*project)(const Tensor& w, size_t first_row, size_t end_row, const float* x,
-                  size_t n_tokens, float* out, size_t out_stride);
+                  size_t n_tokens, float* out, size_t out_stride, bool adds);
 
   /// out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i], i < n.
   void (*rms_norm)(const float* x, const float* weight, size_t n, float eps, float* out);

@@ -39,7 +39,7 @@ void prepare(DType type, const float* x, size_t begin, size_t end, size_t cols, 
 }
 
 void project(const Tensor& w, size_t first_row, size_t end_row, const float* x, size_t n_tokens,
-             float* out, size_t out_stride) {
+             float* out, size_t out_stride, bool adds) {
   // A piece of a row at a time, for some tokens: this must not allocate.
   constexpr size_t piece = 256;  // whole blocks of any type
   constexpr size_t group = 16;
@@ -56,7 +56,8 @@ void project(const Tensor& w, size_t first_row, size_t end_row, const float* x, 
         }
       }
       for (size_t t = 0; t < n; ++t) {
-        out[(first + t) * out_stride + r] = static_cast<float>(sums[t]);
+        float& y = out[(first + t) * out_stride + r];
+        y = static_cast<float>(sums[t]) + (adds ? y : 0);
       }
     }
   }

@@ -323,17 +323,8 @@ void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* pa
   }
 }
 
-Panels::Panels(Weights& weights, const Config& config, const LayerRange& layers, size_t lanes,
+Panels::Panels(std::span<Tensor* const> matrices, std::span<Tensor* const> vectors, size_t lanes,
                ThreadPool& threads, const Done& done) {
-  std::vector<Tensor*> matrices;
-  std::vector<Tensor*> vectors;
-  visit_layers(weights, config, layers, [&](const WeightSpec& spec, Tensor& tensor) {
-    if (spec.layer != WeightSpec::no_layer) {
-      (spec.is_matrix() ? matrices : vectors).push_back(&tensor);
-    }
-  });
-  // A tied one has a copy of the embedding's rows.
-  if (layers.end == config.n_layers()) matrices.push_back(&weights.output.weight);
   const auto bytes_of = [&](const Tensor& t) { return n_panels(t, lanes) * panel_bytes(t, lanes); };
   const auto vector_bytes = [](const Tensor& t) { return t.rows * row_bytes(t.type, t.cols); };
   size_t bytes = 0;

@@ -44,16 +44,15 @@ size_t n_panels(const Tensor& weight, size_t lanes);
 /// Writes the panel `index` to its place among all of them.
 void write_panel(const Tensor& weight, size_t index, size_t lanes, std::byte* panels);
 
-/// The matrices of some layers in panels, and the vectors beside them, in memory of their own.
+/// Matrices in panels, and the vectors beside them, in memory of their own.
 class Panels {
  public:
   /// Hears of each matrix band by band, so that its memory can go before the next one takes more.
   using Done = std::function<void(const Tensor& matrix, std::span<const std::byte> band)>;
 
-  /// Rearranges every matrix that the layers multiply by, on all `threads`, a band of rows at a
-  /// time. Weights of blocks and the output become views of this memory; the last norm and the
-  /// embeddings, of which a token wants one row, stay where they are.
-  Panels(Weights& weights, const Config& config, const LayerRange& layers, size_t lanes,
+  /// Rearranges every matrix, on all `threads`, a band of rows at a time. All become views of this
+  /// memory.
+  Panels(std::span<Tensor* const> matrices, std::span<Tensor* const> vectors, size_t lanes,
          ThreadPool& threads, const Done& done);
 
  private:

@@ -155,15 +155,17 @@ struct VectorProducts {
     size_t n_tokens;
     float* out;  // (n_tokens, rows), out_stride apart
     size_t out_stride;
+    bool adds = false;
   };
 
   /// Stores a vector of results, less what lies behind the last row.
   static void store_rows(const Product& p, size_t t, size_t row, Floats result) {
     float* to = p.out + t * p.out_stride + row;
     if (row + lanes <= p.end_row) {
-      V::store(to, result);
+      V::store(to, p.adds ? V::add(V::load(to), result) : result);
     } else if (row < p.end_row) {
-      V::store_part(to, p.end_row - row, result);
+      const size_t n = p.end_row - row;
+      V::store_part(to, n, p.adds ? V::add(V::load_part(to, n), result) : result);
     }
   }
 
@@ -316,11 +318,11 @@ struct VectorProducts {
   }
 
   static void project(const Tensor& w, size_t first_row, size_t end_row, const float* x,
-                      size_t n_tokens, float* out, size_t out_stride) {
+                      size_t n_tokens, float* out, size_t out_stride, bool adds) {
     assert(w.layout == Layout::panels);
     project_rows(w.type,
                  {w.data, panel_bytes(w, lanes), panel_rows(w, lanes), first_row, end_row, w.cols,
-                  reinterpret_cast<const std::byte*>(x), n_tokens, out, out_stride});
+                  reinterpret_cast<const std::byte*>(x), n_tokens, out, out_stride, adds});
   }
 };
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "model/adapter.h"
 #include "model/family_keys.h"
 
 namespace vga {
@@ -320,24 +321,21 @@ Enum parse_choice(const Keys& keys, std::string_view suffix, const std::array<En
   keys.refuse(suffix, "wanted " + wanted + ", found '" + std::string(found) + "'");
 }
 
-void read_gate(const Keys& keys, Config& c) {
-  if (c.family != "vga" && keys.find("attention.gate.source") == nullptr) return;
-  c.gate.source =
+Gate read_gate(const Keys& keys) {
+  Gate gate;
+  gate.source =
       parse_choice(keys, "attention.gate.source",
                    std::array{Gate::Source::none, Gate::Source::input, Gate::Source::value});
-  c.gate.placement = parse_choice(keys, "attention.gate.placement",
-                                  std::array{Gate::Placement::output, Gate::Placement::value});
-  c.gate.granularity =
-      parse_choice(keys, "attention.gate.granularity",
-                   std::array{Gate::Granularity::head, Gate::Granularity::element});
-  c.gate.bias = c.gate && keys.gguf().find_tensor("blk.0.attn_gate.bias") != nullptr;
+  gate.placement = parse_choice(keys, "attention.gate.placement",
+                                std::array{Gate::Placement::output, Gate::Placement::value});
+  gate.granularity = parse_choice(keys, "attention.gate.granularity",
+                                  std::array{Gate::Granularity::head, Gate::Granularity::element});
+  gate.bias = gate && keys.gguf().find_tensor("blk.0.attn_gate.bias") != nullptr;
+  return gate;
 }
 
-void write_gate(const Config& c, const KeyWriter& keys) {
-  if (c.family != "vga" && !c.gate) return;
-  keys.string("attention.gate.source", name(c.gate.source));
-  keys.string("attention.gate.placement", name(c.gate.placement));
-  keys.string("attention.gate.granularity", name(c.gate.granularity));
+bool has_gate(const Keys& keys) {
+  return keys.find("attention.gate.source") != nullptr;
 }
 
 /// Files of many shards hold only a part of the model each; running one alone would be wrong.
@@ -473,6 +471,10 @@ std::string_view rope_scaling_obstacle(std::string_view type) {
 
 Config read_config(const Gguf& gguf) {
   refuse_split(gguf);
+  if (Adapter::is_adapter(gguf)) {
+    throw Error(gguf.file_name(),
+                "is an adapter, not a model; --adapter applies it to the model that -m names");
+  }
   constexpr std::string_view family_key = "general.architecture";
   const std::string family(gguf.required(family_key, gguf.string(family_key)));
   std::optional<Config> options = family_options(family);
@@ -487,7 +489,7 @@ Config read_config(const Gguf& gguf) {
   read_tensors(gguf, c);
   const Family* own = find_family(family);
   if (own->read != nullptr) own->read(keys, c);
-  read_gate(keys, c);
+  if (c.family == "vga" || has_gate(keys)) c.gate = read_gate(keys);
   refuse_unsupported(keys);
   validate(c, gguf.file_name());
   return c;
@@ -510,7 +512,19 @@ void write_config(const Config& c, GgufWriter& writer) {
   keys.real(eps_key(c), double{c.norm_eps});
   const Family* family = find_family(c.family);
   if (family != nullptr && family->write != nullptr) family->write(c, keys);
-  write_gate(c, keys);
+  if (c.family == "vga" || c.gate) write_gate(c.gate, c.family, writer);
+}
+
+Gate read_gate(const Gguf& gguf, const std::string& family) {
+  const Keys keys(gguf, family);
+  return has_gate(keys) ? read_gate(keys) : Gate{};
+}
+
+void write_gate(const Gate& gate, const std::string& family, GgufWriter& writer) {
+  const KeyWriter keys(writer, family);
+  keys.string("attention.gate.source", name(gate.source));
+  keys.string("attention.gate.placement", name(gate.placement));
+  keys.string("attention.gate.granularity", name(gate.granularity));
 }
 
 }  // namespace vga

@@ -33,6 +33,12 @@ Config read_config(const Gguf& gguf);
 /// Writes the same keys.
 void write_config(const Config& config, GgufWriter& writer);
 
+/// The gate that the keys of a file of `family` describe, a model's or an adapter's; none if it has
+/// no such keys.
+AttentionGate read_gate(const Gguf& gguf, const std::string& family);
+/// Writes the same keys.
+void write_gate(const AttentionGate& gate, const std::string& family, GgufWriter& writer);
+
 /// Why a model with the RoPE scaling that files call `type` cannot run: "changes frequencies as the
 /// text grows, under keys already cached".
 std::string_view rope_scaling_obstacle(std::string_view type);

@@ -89,35 +89,64 @@ Model Model::load(const std::filesystem::path& path, const ModelOptions& options
 }
 
 Model load_model_from(std::unique_ptr<const TensorSource> source, const ModelOptions& options) {
-  auto impl = std::make_unique<Model::Impl>();
-  impl->source = std::move(source);
-  impl->config = impl->source->config();
-  const Config& config = impl->config;
-  impl->weights = bind_weights(impl->source->file().file_name(), impl->source->tensors(), config);
+  auto base = std::make_shared<Base>();
+  base->source = std::move(source);
+  base->config = base->source->config();
+  const Config& config = base->config;
+  base->weights = bind_weights(base->source->file().file_name(), base->source->tensors(), config);
   // A large vocabulary takes as long as the weights: one is read while the others are arranged.
   auto tokenizer =
-      std::async(std::launch::async, [&file = impl->source->file(), &config, &options] {
+      std::async(std::launch::async, [&file = base->source->file(), &config, &options] {
         return read_tokenizer(file, config, options.pre);
       });
   LayerRange on_device = {0, 0};
-  auto device = place_on_device(impl->weights, config, options, on_device, impl->why_cpu);
-  if (device != nullptr) impl->parts.push_back({on_device, std::move(device)});
+  auto device = place_on_device(base->weights, config, options, on_device, base->why_cpu);
+  if (device != nullptr) base->parts.push_back({on_device, std::move(device)});
   if (on_device.end < config.n_layers()) {
     // Kernels that want panels arrange the weights anew; what was read in goes meanwhile.
     if (options.mmap && cpu::best_kernels().lanes > 0) {
-      check_weights(impl->source->file().file_name(), host_bytes(config, impl->weights));
+      check_weights(base->source->file().file_name(), host_bytes(config, base->weights));
     }
-    const std::byte* embedding = impl->weights.token_embd.data;
+    const std::byte* embedding = base->weights.token_embd.data;
     const auto done = [&](const Tensor& matrix, std::span<const std::byte> band) {
       // What a tied embedding was read in from is read again, row by row.
-      if (options.mmap || matrix.data != embedding) impl->source->release(band);
+      if (options.mmap || matrix.data != embedding) base->source->release(band);
     };
     const LayerRange rest = {on_device.end, config.n_layers()};
-    impl->parts.push_back(
-        {rest, std::make_unique<cpu::CpuDevice>(impl->weights, config, rest,
+    base->parts.push_back(
+        {rest, std::make_unique<cpu::CpuDevice>(base->weights, config, rest,
                                                 options.session.n_threads, done)});
   }
-  impl->tokenizer = tokenizer.get();
+  base->tokenizer = tokenizer.get();
+  auto impl = std::make_unique<Model::Impl>();
+  impl->config = base->config;
+  impl->weights = base->weights;
+  impl->base = std::move(base);
+  Model model(std::move(impl));
+  return options.adapters.empty() ? std::move(model) : model.with_adapters(options.adapters);
+}
+
+Model Model::with_adapters(std::span<const AdapterOptions> adapters) const {
+  const Base& base = *impl_->base;
+  auto impl = std::make_unique<Impl>();
+  impl->base = impl_->base;
+  impl->config = base.config;
+  impl->weights = base.weights;
+  if (adapters.empty()) return Model(std::move(impl));
+  impl->adaptation = std::make_unique<Adaptation>(base.config, file_name(), adapters);
+  impl->config = impl->adaptation->config();
+  const std::vector<AdaptedTensor> adapted = impl->adaptation->apply(impl->weights);
+  for (const auto& [layers, device] : base.parts) {
+    const bool has_last = layers.end == base.config.n_layers();
+    std::vector<Tensor*> matrices;
+    std::vector<Tensor*> vectors;
+    for (const auto& [layer, tensor, is_matrix] : adapted) {
+      const bool is_theirs =
+          layer == WeightSpec::no_layer ? has_last : layer >= layers.first && layer < layers.end;
+      if (is_theirs) (is_matrix ? matrices : vectors).push_back(tensor);
+    }
+    impl->adapted.push_back(device->place(matrices, vectors));
+  }
   return Model(std::move(impl));
 }
 
@@ -125,29 +154,29 @@ const Config& Model::config() const {
   return impl_->config;
 }
 const Tokenizer& Model::tokenizer() const {
-  if (!impl_->tokenizer) {
+  if (!impl_->base->tokenizer) {
     throw Error(file_name(), "key '" + std::string(tokenizer_key) +
                                  "' is missing: without a tokenizer this model takes token ids "
                                  "alone");
   }
-  return *impl_->tokenizer;
+  return *impl_->base->tokenizer;
 }
 const std::string& Model::file_name() const {
-  return impl_->source->file().file_name();
+  return impl_->base->source->file().file_name();
 }
 
 std::string_view Model::chat_template() const {
-  return impl_->source->file().string("tokenizer.chat_template").value_or("");
+  return impl_->base->source->file().string("tokenizer.chat_template").value_or("");
 }
 
 uint64_t Model::weight_bytes() const {
-  uint64_t bytes = 0;
-  for (const GgufTensor& tensor : impl_->source->tensors()) bytes += tensor.data.size();
+  uint64_t bytes = impl_->adaptation ? impl_->adaptation->tensor_bytes() : 0;
+  for (const GgufTensor& tensor : impl_->base->source->tensors()) bytes += tensor.data.size();
   return bytes;
 }
 
 const std::string& Model::why_cpu() const {
-  return impl_->why_cpu;
+  return impl_->base->why_cpu;
 }
 
 uint64_t Model::bytes_per_token() const {
@@ -156,13 +185,13 @@ uint64_t Model::bytes_per_token() const {
 
 uint64_t Model::parameters() const {
   uint64_t count = 0;
-  for (const WeightSpec& spec : weight_specs(impl_->config)) count += spec.rows * spec.cols;
+  for (const WeightSpec& spec : weight_specs(impl_->base->config)) count += spec.rows * spec.cols;
   return count;
 }
 
 std::string Model::description() const {
   std::map<uint32_t, uint64_t> elements;  // by GGUF type
-  for (const GgufTensor& tensor : impl_->source->tensors()) {
+  for (const GgufTensor& tensor : impl_->base->source->tensors()) {
     elements[tensor.type] +=
         std::accumulate(tensor.dims.begin(), tensor.dims.end(), uint64_t{1}, std::multiplies());
   }
@@ -171,7 +200,13 @@ std::string Model::description() const {
   char count[32];
   std::snprintf(count, sizeof count, millions < 999.5 ? "%.3gM" : "%.3gB",
                 millions < 999.5 ? millions : millions / 1000);
-  return impl_->config.family + ' ' + std::string(count) + ' ' + gguf_type_name(most->first);
+  std::string text =
+      impl_->config.family + ' ' + std::string(count) + ' ' + gguf_type_name(most->first);
+  if (impl_->adaptation == nullptr) return text;
+  for (const Adapter& adapter : impl_->adaptation->adapters()) {
+    text += " + " + std::filesystem::path(adapter.file().file_name()).stem().string();
+  }
+  return text;
 }
 
 }  // namespace vga

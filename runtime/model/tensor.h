@@ -36,10 +36,20 @@ struct Tensor {
   size_t bytes() const { return rows * row_bytes(type, cols); }
 };
 
-/// A linear layer: maps x to weight x + bias. The bias is empty where there is none.
+/// What adapters add to a linear layer: b a x.
+struct LowRank {
+  Tensor a;  // (rank, inputs)
+  Tensor b;  // (outputs, rank), with what it is scaled by
+
+  explicit operator bool() const { return static_cast<bool>(a); }
+};
+
+/// A linear layer: maps x to weight x + bias. The bias is empty where there is none, and so is what
+/// adapters add to the product.
 struct Linear {
   Tensor weight;  // (outputs, inputs)
   Tensor bias;    // (outputs)
+  LowRank change;
 };
 
 /// What a normalised vector is multiplied by, and what is added to it if that is not empty.

@@ -50,7 +50,7 @@ class Visitor {
     std::vector<WeightPart> biases;
     size_t outputs = 0;
     for (const LinearPart& layer : layers) {
-      weights.push_back({&layer.linear->weight, layer.outputs});
+      weights.push_back({&layer.linear->weight, layer.outputs, layer.linear});
       biases.push_back({&layer.linear->bias, layer.outputs});
       outputs += layer.outputs;
     }
@@ -115,44 +115,10 @@ bool is_ignored(std::string_view name) {
   return name.ends_with("attn_rot_embd");
 }
 
-Tensor bind(const GgufTensor* found, const WeightSpec& spec, const std::string& where) {
-  if (found == nullptr) throw Error(where, "is missing, wanted " + bracketed(spec.shape()));
-  if (found->shape() != spec.shape()) {
-    throw Error(where,
-                "wanted shape " + bracketed(spec.shape()) + ", found " + bracketed(found->shape()));
-  }
-  const auto type = dtype_from_gguf(found->type);
-  if (!type) {
-    throw Error(where, "wanted one of " + dtype_names() + ", found " + gguf_type_name(found->type));
-  }
-  if (spec.is_vector() && *type != DType::f32) {
-    throw Error(where, "a vector must be f32, found " + std::string(name(*type)));
-  }
-  return {.type = *type, .rows = spec.rows, .cols = spec.cols, .data = found->data.data()};
-}
-
-/// Splits a tensor of the file into its parts: by rows or, if it is a vector, by elements.
-void split(const Tensor& whole, bool is_vector, std::span<const WeightPart> parts) {
-  size_t first = 0;
-  for (const WeightPart& part : parts) {
-    if (parts.size() == 1) {
-      *part.tensor = whole;
-    } else if (is_vector) {
-      *part.tensor = {.type = whole.type,
-                      .rows = 1,
-                      .cols = part.n,
-                      .data = whole.data + row_bytes(whole.type, first)};
-    } else {
-      *part.tensor = whole.part(first, part.n);
-    }
-    first += part.n;
-  }
-}
-
-void check_rope_factors(const Tensor& factors, const std::string& where) {
-  for (size_t i = 0; i < factors.cols; ++i) {
+void check_rope_factors(const GgufTensor& factors, const std::string& where) {
+  for (size_t i = 0; i < factors.dims[0]; ++i) {
     float factor = 0;
-    std::memcpy(&factor, factors.data + i * sizeof factor, sizeof factor);
+    std::memcpy(&factor, factors.data.data() + i * sizeof factor, sizeof factor);
     if (std::isfinite(factor) && factor > 0) continue;
     throw Error(where, "wanted positive numbers, found " + std::to_string(factor) + " at " +
                            std::to_string(i));
@@ -196,6 +162,44 @@ std::vector<WeightSpec> weight_specs(const Config& config) {
   return specs;
 }
 
+void check_weight(const GgufTensor* found, const WeightSpec& spec, const std::string& where) {
+  if (found == nullptr) throw Error(where, "is missing, wanted " + bracketed(spec.shape()));
+  if (found->shape() != spec.shape()) {
+    throw Error(where,
+                "wanted shape " + bracketed(spec.shape()) + ", found " + bracketed(found->shape()));
+  }
+  const auto type = dtype_from_gguf(found->type);
+  if (!type) {
+    throw Error(where, "wanted one of " + dtype_names() + ", found " + gguf_type_name(found->type));
+  }
+  if (spec.is_vector() && *type != DType::f32) {
+    throw Error(where, "a vector must be f32, found " + std::string(name(*type)));
+  }
+}
+
+/// Parts of a matrix are rows of it, those of a vector elements.
+void bind_weight(const GgufTensor& tensor, const WeightSpec& spec,
+                 std::span<const WeightPart> parts) {
+  const Tensor whole{.type = dtype_from_gguf(tensor.type).value(),
+                     .rows = spec.rows,
+                     .cols = spec.cols,
+                     .data = tensor.data.data()};
+  size_t first = 0;
+  for (const WeightPart& part : parts) {
+    if (parts.size() == 1) {
+      *part.tensor = whole;
+    } else if (spec.is_vector()) {
+      *part.tensor = {.type = whole.type,
+                      .rows = 1,
+                      .cols = part.n,
+                      .data = whole.data + row_bytes(whole.type, first)};
+    } else {
+      *part.tensor = whole.part(first, part.n);
+    }
+    first += part.n;
+  }
+}
+
 Weights bind_weights(const Gguf& gguf, const Config& config) {
   return bind_weights(gguf.file_name(), gguf.tensors(), config);
 }
@@ -210,9 +214,10 @@ Weights bind_weights(const std::string& file, std::span<const GgufTensor> tensor
   visit_weights(weights, config, [&](const WeightSpec& spec, std::span<const WeightPart> parts) {
     const std::string where = file + ": tensor '" + spec.name + "'";
     const auto found = unbound.extract(spec.name);
-    const Tensor whole = bind(found.empty() ? nullptr : found.mapped(), spec, where);
-    if (spec.role == Role::rope_factors) check_rope_factors(whole, where);
-    split(whole, spec.is_vector(), parts);
+    const GgufTensor* tensor = found.empty() ? nullptr : found.mapped();
+    check_weight(tensor, spec, where);
+    if (spec.role == Role::rope_factors) check_rope_factors(*tensor, where);
+    bind_weight(*tensor, spec, parts);
   });
   // A tensor we do not know may change what the model computes (a bias, a gate): never ignore it.
   if (!unbound.empty()) {

@@ -94,6 +94,7 @@ struct WeightSpec {
 struct WeightPart {
   Tensor* tensor;
   size_t n;
+  Linear* linear = nullptr;  // whose matrix it is; null for what is none
 };
 
 /// Describes every weight of a model once, in file order, block by block: what the file calls it,
@@ -105,6 +106,13 @@ void visit_weights(Weights& weights, const Config& config, const WeightVisitor& 
 
 /// What a model of a given Config is made of, in file order.
 std::vector<WeightSpec> weight_specs(const Config& config);
+
+/// An Error that begins with `where` unless `found` (null where there is none) is such a tensor, of
+/// a type we compute with.
+void check_weight(const GgufTensor* found, const WeightSpec& spec, const std::string& where);
+/// Lets the parts of a weight view such a tensor.
+void bind_weight(const GgufTensor& tensor, const WeightSpec& spec,
+                 std::span<const WeightPart> parts);
 
 /// The one place where tensor names become typed views. Every tensor that `config` asks for must be
 /// present with its exact shape and a type we compute with; anything else, and any tensor that the

@@ -32,8 +32,7 @@ struct Part {
 };
 
 /// Cuts tensors into what the device can bind, and orders the parts as they lie in memory.
-std::vector<Part> cut(DeviceWeights& to, std::span<Tensor* const> tensors) {
-  const Limits& limits = to.device.limits;
+std::vector<Part> cut(const Limits& limits, PlacedWeights& to, std::span<Tensor* const> tensors) {
   // A part used in place begins and ends anywhere in a page.
   const uint64_t limit = std::min(limits.storage_range - limits.storage_alignment,
                                   limits.allocation - 2 * limits.import_alignment);
@@ -67,8 +66,8 @@ void place(const Limits& limits, const Part& part, VkBuffer buffer, uint64_t off
 
 /// Lets the device read the parts where the host has them, neighbours in one piece of memory. False
 /// if the driver does not take them all, or the shaders, which read words.
-bool use_in_place(DeviceWeights& to, std::span<const Part> parts) {
-  const Limits& limits = to.device.limits;
+bool use_in_place(Device& device, PlacedWeights& to, std::span<const Part> parts) {
+  const Limits& limits = device.limits;
   const uint64_t page = limits.import_alignment;
   const auto address = [](const Part& p) { return reinterpret_cast<uintptr_t>(p.data); };
   if (page == 0 || std::ranges::any_of(parts, [&](auto& p) { return address(p) % 4 != 0; })) {
@@ -85,7 +84,7 @@ bool use_in_place(DeviceWeights& to, std::span<const Part> parts) {
       const auto gap = static_cast<uint64_t>(parts[end].data - parts[end - 1].end());
       if (gap >= page || bytes_to(parts[end]) > limits.allocation) break;
     }
-    Memory piece = Memory::import(to.device, start, bytes_to(parts[end - 1]), "weights in place");
+    Memory piece = Memory::import(device, start, bytes_to(parts[end - 1]), "weights in place");
     if (piece.buffer == VK_NULL_HANDLE) {
       for (const Part& part : parts) part.weight->slices.clear();
       return false;
@@ -132,14 +131,14 @@ class Uploader {
 
 }  // namespace
 
-void load(DeviceWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
+void load(Device& device, PlacedWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
           const std::function<void(uint64_t, uint64_t)>& progress) {
-  const Limits& limits = to.device.limits;
-  const DeviceInfo& device = to.device.info;
+  const Limits& limits = device.limits;
+  const DeviceInfo& info = device.info;
   const bool unified =
-      device.type == DeviceInfo::Type::integrated || device.type == DeviceInfo::Type::cpu;
-  const std::vector<Part> parts = cut(to, tensors);
-  const bool in_place = unified && use_in_place(to, parts);
+      info.type == DeviceInfo::Type::integrated || info.type == DeviceInfo::Type::cpu;
+  const std::vector<Part> parts = cut(limits, to, tensors);
+  const bool in_place = unified && use_in_place(device, to, parts);
 
   // Where copies go.
   struct Copy {
@@ -162,17 +161,17 @@ void load(DeviceWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
     total += part.bytes;
   }
   const uint64_t need = std::accumulate(chunks.begin(), chunks.end(), besides + margin);
-  if (need > device.free) {
-    throw Error(device.name, "needs " + mebibytes(need) + ", has " + mebibytes(device.free) +
-                                 " free; fewer --gpu-layers, a shorter --context or --device cpu "
-                                 "would do");
+  if (need > info.free) {
+    throw Error(info.name, "needs " + mebibytes(need) + ", has " + mebibytes(info.free) +
+                               " free; fewer --gpu-layers, a shorter --context or --device cpu "
+                               "would do");
   }
   if (copies.empty()) return;
   const size_t first_chunk = to.memory.size();
   for (const uint64_t bytes : chunks) {
-    to.memory.emplace_back(to.device, bytes, Memory::Kind::device, "weights");
+    to.memory.emplace_back(device, bytes, Memory::Kind::device, "weights");
   }
-  Uploader uploader(to.device);
+  Uploader uploader(device);
   uint64_t done = 0;
   for (const Copy& c : copies) {
     const Memory& chunk = to.memory[first_chunk + c.chunk];
@@ -193,6 +192,14 @@ class Loaded : public vga::Device {
   std::unique_ptr<Backend> new_backend(size_t) const override {
     return vulkan::new_backend(weights_->device);
   }
+  std::shared_ptr<const void> place(std::span<Tensor* const> matrices,
+                                    std::span<Tensor* const> vectors) const override {
+    std::vector<Tensor*> tensors(matrices.begin(), matrices.end());
+    tensors.insert(tensors.end(), vectors.begin(), vectors.end());
+    auto placed = std::make_shared<PlacedWeights>();
+    vulkan::load(weights_->device, *placed, tensors, 0, {});
+    return placed;
+  }
   bool on_host() const override { return false; }
 
  private:
@@ -211,7 +218,7 @@ std::unique_ptr<const vga::Device> load(size_t index, Weights& weights, const Co
   const bool embeds = layers.first == 0;
   if (has_last && config.tied_embeddings && !embeds) tensors.push_back(&weights.output.weight);
   auto loaded = std::make_unique<Loaded>(index);
-  load(loaded->weights(), tensors, besides, progress);
+  load(loaded->weights().device, loaded->weights().placed, tensors, besides, progress);
   if (has_last && config.tied_embeddings && embeds) {
     weights.output.weight.on_device = weights.token_embd.on_device;
   }

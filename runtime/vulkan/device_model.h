@@ -17,19 +17,24 @@ struct Weight {
   std::vector<Slice> slices;
 };
 
+/// Weights on a device, and the memory that they lie in.
+struct PlacedWeights {
+  std::vector<Memory> memory;
+  std::deque<Weight> weights;  // tensors point to them
+};
+
 /// A device, and the weights that it holds.
 struct DeviceWeights {
   explicit DeviceWeights(size_t index) : device(index) {}
 
   Device device;
-  std::vector<Memory> memory;
-  std::deque<Weight> weights;  // tensors point to them
+  PlacedWeights placed;
 };
 
 /// Gives the device these tensors: a mapped file in place where device and driver share the host's
 /// memory, else a copy. Sets their `on_device`. An Error if there is no room for the copies and
 /// `besides` more bytes.
-void load(DeviceWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
+void load(Device& device, PlacedWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
           const std::function<void(uint64_t, uint64_t)>& progress);
 
 }  // namespace vga::vulkan

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "vga/error.h"
@@ -109,8 +110,21 @@ class VulkanBackend : public Backend {
   }
 
   void project(const Buffer& x, std::span<const Projection> projections) override {
-    for (const Projection& p : projections) {
-      for (const Weight::Slice& slice : p.linear.weight.on_device->slices) project(x, p, slice);
+    // Those of a kind do not wait for each other.
+    for (size_t i = 0; i < projections.size(); ++i) {
+      const LowRank& change = projections[i].linear.change;
+      if (change) project(x, change.a, reduced(i, change), {});
+    }
+    for (size_t i = 0; i < projections.size(); ++i) {
+      const auto& [linear, out, scale, cap] = projections[i];
+      if (linear.change) project(reduced(i, linear.change), linear.change.b, out, {});
+    }
+    for (const auto& [linear, out, scale, cap] : projections) {
+      project(x, linear.weight, out,
+              {.bias = linear.bias,
+               .adds = static_cast<bool>(linear.change),
+               .scale = scale,
+               .cap = cap});
     }
   }
 
@@ -317,16 +331,37 @@ class VulkanBackend : public Backend {
              threads(n_rows_ * n_heads * (spec.head_dim - n_pairs)));
   }
 
-  void project(const Buffer& x, const Projection& p, const Weight::Slice& slice) {
+  /// Where x is kept as the change of the i-th projection sees it: (rows, rank).
+  Buffer& reduced(size_t i, const LowRank& change) {
+    std::unique_ptr<Buffer>& buffer = reduced_[{i, change.a.rows}];
+    if (buffer == nullptr || buffer->rows() < n_rows_) buffer = new_buffer(n_rows_, change.a.rows);
+    return *buffer;
+  }
+
+  /// What becomes of a product beside being stored.
+  struct Finish {
+    Tensor bias = {};
+    bool adds = false;
+    float scale = 1;
+    float cap = 0;
+  };
+
+  void project(const Buffer& x, const Tensor& weight, Buffer& out, const Finish& finish) {
+    for (const Weight::Slice& slice : weight.on_device->slices) {
+      project(x, weight, slice, out, finish);
+    }
+  }
+
+  void project(const Buffer& x, const Tensor& weight, const Weight::Slice& slice, Buffer& out,
+               const Finish& finish) {
     struct Push {
       uint32_t base, row_halves, cols, n_rows, first_output, n_outputs, out_cols, has_bias,
-          bias_base;
+          bias_base, adds;
       float scale, cap;
     };
-    const Tensor& weight = p.linear.weight;
-    const BoundVector bias = bound(p.linear.bias);
+    const BoundVector bias = bound(finish.bias);
     const bool few = n_rows_ <= matvec_rows;
-    const size_t at_once = rows_at_once(p.out);
+    const size_t at_once = rows_at_once(out);
     for (size_t row = 0; row < n_rows_; row += at_once) {
       const size_t n_rows = std::min(at_once, n_rows_ - row);
       // Multiply-adds, or bytes where those take longer.
@@ -344,16 +379,17 @@ class VulkanBackend : public Backend {
                                  : 1;
       for (size_t output = 0; output < slice.n_rows; output += outputs_at_once) {
         const size_t n_outputs = std::min(outputs_at_once, slice.n_rows - output);
-        dispatch(commands_, kernel,
-                 {slice.range, on_device(x).rows_from(row, n_rows),
-                  range_of(p.linear.bias, slice.range), on_device(p.out).rows_from(row, n_rows)},
-                 Push{u32(slice.base + output * row_halves(weight)), row_halves(weight),
-                      u32(x.cols()), u32(n_rows), u32(slice.first_row + output), u32(n_outputs),
-                      u32(p.out.cols()), bias.present, bias.base, p.scale, p.cap},
-                 few ? grid((n_outputs - 1) / (teams * team_outputs) + 1)
-                     : std::array<uint32_t, 3>{u32((n_outputs - 1) / tile + 1),
-                                               u32((n_rows - 1) / tile + 1), 1},
-                 per_output * static_cast<double>(n_outputs));
+        dispatch(
+            commands_, kernel,
+            {slice.range, on_device(x).rows_from(row, n_rows), range_of(finish.bias, slice.range),
+             on_device(out).rows_from(row, n_rows)},
+            Push{u32(slice.base + output * row_halves(weight)), row_halves(weight), u32(x.cols()),
+                 u32(n_rows), u32(slice.first_row + output), u32(n_outputs), u32(out.cols()),
+                 bias.present, bias.base, finish.adds ? 1u : 0u, finish.scale, finish.cap},
+            few ? grid((n_outputs - 1) / (teams * team_outputs) + 1)
+                : std::array<uint32_t, 3>{u32((n_outputs - 1) / tile + 1),
+                                          u32((n_rows - 1) / tile + 1), 1},
+            per_output * static_cast<double>(n_outputs));
       }
     }
   }
@@ -367,6 +403,7 @@ class VulkanBackend : public Backend {
   Memory staging_;
   VulkanAttention attention_;
   Commands commands_;  // goes before what it uses, and waits
+  std::map<std::array<size_t, 2>, std::unique_ptr<Buffer>> reduced_;  // by projection and rank
   Batch batch_;
   size_t n_rows_ = 0;  // of the batch, or those that keep_wanted() or keep_rows() left
 };

@@ -276,6 +276,7 @@ int main(int argc, char** argv) {
       "vga-bench");
   vga::ModelOptions options;
   vga::add_device_to(app, options);
+  vga::add_adapters_to(app, options.adapters);
   vga::BenchFlags flags;
   flags.add_to(app);
   vga::spell_out_flags(argv);

@@ -51,6 +51,17 @@ void on_bus_error(int) {
   ::_exit(1);
 }
 
+/// "FILE" or "FILE:SCALE"; what follows a colon is a part of the name unless it is a number.
+AdapterOptions parse_adapter(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  if (colon == text.npos || colon + 1 == text.size()) return {text};
+  float scale = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, scale);
+  if (error != std::errc() || stop != end) return {text};
+  return {text.substr(0, colon), scale};
+}
+
 /// What an installation is made with; no group, so --help does not list them.
 void add_reference_to(CLI::App& app) {
   app.add_flag_callback(
@@ -98,6 +109,7 @@ void ModelFlags::add_to(CLI::App& app) {
       "--no-mmap", [this] { model.mmap = false; },
       "Read the file into memory instead of mapping it");
   add_pre_to(app, model.pre);
+  add_adapters_to(app, model.adapters);
   add_device_to(app, model);
 }
 
@@ -168,6 +180,19 @@ void add_pre_to(CLI::App& app, std::string& pre) {
          "or the wrong one: " +
              Pretokenizer::names())
       ->type_name("NAME");
+}
+
+void add_adapters_to(CLI::App& app, std::vector<AdapterOptions>& adapters) {
+  app.add_option_function<std::vector<std::string>>(
+         "--adapter",
+         [&adapters](const std::vector<std::string>& texts) {
+           for (const std::string& text : texts) adapters.push_back(parse_adapter(text));
+         },
+         "Change the model by this adapter, a GGUF file (LoRA, maybe with a gate); its updates "
+         "times SCALE (default: 1). May be repeated")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->type_name("FILE[:SCALE]");
 }
 
 void add_device_to(CLI::App& app, ModelOptions& options) {

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -21,7 +22,7 @@ struct ModelFlags {
   bool keep_given = false;     // --keep was
   bool context_given = false;  // -c was
 
-  /// Adds -m, -c, -t, --cache-type, --no-mmap, --pre and add_device_to()'s.
+  /// Adds -m, -c, -t, --cache-type, --no-mmap, --pre, --adapter and add_device_to()'s.
   void add_to(CLI::App& app);
   /// Adds --window and --keep, for programs whose text may go on for ever. `keep_by_default` says
   /// what is kept without --keep.
@@ -39,6 +40,9 @@ void add_threads_to(CLI::App& app, size_t& n_threads);
 
 /// Adds --pre: ModelOptions::pre; says on stderr that it was given.
 void add_pre_to(CLI::App& app, std::string& pre);
+
+/// Adds --adapter FILE[:SCALE], which may be repeated.
+void add_adapters_to(CLI::App& app, std::vector<AdapterOptions>& adapters);
 
 /// Adds --device, --gpu-layers and --list-devices, which prints and ends the program.
 void add_device_to(CLI::App& app, ModelOptions& options);

@@ -6,10 +6,16 @@
 #include <string>
 #include <vector>
 
+#include "baking.h"
 #include "base/text.h"
 #include "common/program.h"
 #include "common/terminal.h"
 #include "conversion.h"
+#include "gguf/gguf.h"
+#include "model/adaptation.h"
+#include "model/families.h"
+#include "model/weights.h"
+#include "peft.h"
 #include "vga/error.h"
 
 namespace {
@@ -22,6 +28,8 @@ struct Flags {
   std::vector<std::string> renames;
   std::vector<std::string> skips;
   std::string name;
+  std::string base;
+  std::vector<vga::AdapterOptions> adapters;
   size_t n_threads = 0;
   bool dry_run = false;
 };
@@ -33,8 +41,8 @@ void print_table(const vga::Conversion& conversion) {
   for (const vga::PlannedTensor& tensor : conversion.tensors) {
     const std::string note = vga::fallback_note(tensor.wanted, tensor.type);
     std::printf("%-28s %-16s %-16s -> %-5s %14s%s%s\n", tensor.spec.name.c_str(),
-                vga::joined(tensor.source.source().shape, " x ").c_str(),
-                tensor.source.source().type_name.c_str(), std::string(name(tensor.type)).c_str(),
+                vga::joined(tensor.spec.shape(), " x ").c_str(), tensor.from.c_str(),
+                tensor.read_row ? std::string(name(tensor.type)).c_str() : "copy",
                 vga::with_commas(tensor.bytes()).c_str(), note.empty() ? "" : "  ", note.c_str());
     elements += tensor.spec.rows * tensor.spec.cols;
     bytes += tensor.bytes();
@@ -59,8 +67,38 @@ bool write(const vga::Conversion& conversion, const Flags& flags) {
   return vga::write_conversion(conversion, flags.output, progress, flags.n_threads);
 }
 
-int convert(const Flags& flags) {
-  const vga::Quantization quantization = vga::quantization_from_name(flags.type);
+void check_output_of(const Flags& flags, const std::vector<std::string>& inputs) {
+  if (flags.dry_run) return;
+  if (flags.output.empty()) throw vga::Error("-o FILE says where to write; --dry-run only shows");
+  vga::check_output(flags.output, inputs);
+}
+
+/// Writes what is planned, or only shows it.
+int finish(const vga::Conversion& conversion, const Flags& flags) {
+  for (const std::string& note : conversion.notes) {
+    std::cerr << "note: " << vga::printable(note) << '\n';
+  }
+  if (flags.dry_run) {
+    print_table(conversion);
+    std::cout << "dry run: nothing was written\n";
+    return 0;
+  }
+  if (!write(conversion, flags)) {
+    std::cerr << "vga-convert: interrupted, nothing was written\n";
+    return vga::interrupted_status();
+  }
+  print_table(conversion);
+  std::cout << "wrote " << vga::printable(flags.output) << '\n';
+  return 0;
+}
+
+std::vector<std::string> names_of_files(const std::vector<vga::MappedFile>& files) {
+  std::vector<std::string> names;
+  for (const vga::MappedFile& file : files) names.push_back(file.name());
+  return names;
+}
+
+int convert_checkpoint(const Flags& flags, const vga::Quantization& quantization) {
   const vga::NameRules rules{{flags.skips.begin(), flags.skips.end()},
                              {flags.renames.begin(), flags.renames.end()}};
   vga::Checkpoint checkpoint = vga::open_checkpoint(flags.checkpoint, flags.tokenizer);
@@ -71,25 +109,42 @@ int convert(const Flags& flags) {
   }
   if (!flags.name.empty()) checkpoint.config.model_name = flags.name;
   const vga::Conversion conversion = vga::plan_conversion(checkpoint, quantization, rules);
-  for (const std::string& note : conversion.notes) {
-    std::cerr << "note: " << vga::printable(note) << '\n';
+  check_output_of(flags, names_of_files(checkpoint.files));
+  return finish(conversion, flags);
+}
+
+int convert_adapter(const Flags& flags, const vga::Quantization& quantization) {
+  vga::PeftAdapter adapter = vga::open_peft(flags.checkpoint);
+  if (!flags.name.empty()) adapter.name = flags.name;
+  const vga::Gguf base = vga::Gguf::open(flags.base);
+  const vga::Conversion conversion = vga::plan_adapter(adapter, base, quantization.type);
+  std::vector<std::string> inputs = names_of_files(adapter.files);
+  inputs.push_back(flags.base);
+  check_output_of(flags, inputs);
+  return finish(conversion, flags);
+}
+
+int bake(const Flags& flags, const vga::Quantization& quantization) {
+  const vga::Gguf base = vga::Gguf::open(flags.checkpoint);
+  const vga::Config config = vga::read_config(base);
+  vga::bind_weights(base, config);  // every tensor is there, has the right shape, can be decoded
+  const vga::Adaptation adaptation(config, base.file_name(), flags.adapters);
+  const vga::Conversion conversion = vga::plan_baking(base, adaptation, quantization, flags.name);
+  std::vector<std::string> inputs = {flags.checkpoint};
+  for (const vga::AdapterOptions& adapter : flags.adapters) inputs.push_back(adapter.path.string());
+  check_output_of(flags, inputs);
+  return finish(conversion, flags);
+}
+
+int convert(const Flags& flags) {
+  const vga::Quantization quantization = vga::quantization_from_name(flags.type);
+  const bool takes_names = flags.base.empty() && flags.adapters.empty();
+  if (!takes_names && !(flags.renames.empty() && flags.skips.empty() && flags.tokenizer.empty())) {
+    throw vga::Error("--rename, --skip and --tokenizer are for checkpoints of models");
   }
-  if (flags.dry_run) {
-    print_table(conversion);
-    std::cout << "dry run: nothing was written\n";
-    return 0;
-  }
-  if (flags.output.empty()) throw vga::Error("-o FILE says where to write; --dry-run only shows");
-  std::vector<std::string> inputs;
-  for (const vga::MappedFile& file : checkpoint.files) inputs.push_back(file.name());
-  vga::check_output(flags.output, inputs);
-  if (!write(conversion, flags)) {
-    std::cerr << "vga-convert: interrupted, nothing was written\n";
-    return vga::interrupted_status();
-  }
-  print_table(conversion);
-  std::cout << "wrote " << vga::printable(flags.output) << '\n';
-  return 0;
+  if (!flags.base.empty()) return convert_adapter(flags, quantization);
+  if (!flags.adapters.empty()) return bake(flags, quantization);
+  return convert_checkpoint(flags, quantization);
 }
 
 }  // namespace
@@ -101,11 +156,15 @@ int main(int argc, char** argv) {
       "  vga-convert models/stories -o stories-q8.gguf --type q8_0\n"
       "  vga-convert run7/step9000.pt -o step9000.gguf      (config.json lies beside it)\n"
       "  vga-convert stories15M.bin --tokenizer tokenizer.model -o stories15M.gguf\n"
+      "  vga-convert peft-folder --base model.gguf -o adapter.gguf\n"
+      "  vga-convert model.gguf --adapter adapter.gguf -o merged.gguf --type q8_0\n"
       "  vga-convert mine --dry-run --rename '^transformer\\.h\\.(\\d+)\\.=model.layers.$1.'\n\n"
       "CHECKPOINT is a folder in Hugging Face's layout (config.json, tokenizer.model, weights as\n"
       "model.safetensors or pytorch_model.bin, their shards, or one .pt, .pth, .ckpt or .bin), "
       "one\n"
       "such weights file, or a llama2.c float32 .bin. Nothing in a PyTorch file is ever executed.\n"
+      "With --base it is a folder of PEFT's with a LoRA adapter (adapter_config.json,\n"
+      "adapter_model.safetensors), with --adapter a GGUF file, which gets the adapters for good.\n"
       "The output appears under its name complete or not at all. docs/checkpoints.md describes "
       "the\n"
       "formats.",
@@ -120,6 +179,15 @@ int main(int argc, char** argv) {
                      ". Vectors and gates stay f32; vga-quantize --help says more")
       ->capture_default_str()
       ->type_name("TYPE");
+  app.add_option("--base", flags.base,
+                 "CHECKPOINT is an adapter as PEFT saves it, of this model: make a GGUF file of it")
+      ->type_name("GGUF");
+  vga::add_adapters_to(app, flags.adapters);
+  app.get_option("--adapter")
+      ->description(
+          "CHECKPOINT is a GGUF file: write it with this adapter for good, its updates times SCALE "
+          "(default: 1); may be repeated")
+      ->excludes("--base");
   vga::add_threads_to(app, flags.n_threads);
   app.add_option(
          "--tokenizer", flags.tokenizer,

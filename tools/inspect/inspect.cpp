@@ -1,6 +1,11 @@
 /// vga-inspect: what is in a GGUF file, and what would it take to run it?
 
 #include <iostream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -8,7 +13,9 @@
 #include "common/layer_windows.h"
 #include "common/program.h"
 #include "gguf/gguf.h"
+#include "inspect/adapter_report.h"
 #include "inspect/check_tensors.h"
+#include "model/adaptation.h"
 #include "model/families.h"
 #include "model/model.h"
 #include "model/weights.h"
@@ -17,6 +24,7 @@ namespace {
 
 struct Flags {
   std::string file;
+  std::vector<vga::AdapterOptions> adapters;
   size_t context = 0;
   bool json = false;
   bool check_tensors = false;
@@ -36,40 +44,52 @@ struct Needs {
   uint64_t cache_f32;
 };
 
-Needs needs(const vga::Gguf& gguf, const vga::Config& config, size_t context) {
+/// A file, and what it is: a model with the adapters that were given, an adapter, or neither.
+struct Seen {
+  const vga::Gguf& gguf;
+  std::optional<vga::Config> config;                  // of a model that can be run
+  std::unique_ptr<const vga::Adaptation> adaptation;  // null without adapters
+  std::optional<vga::Adapter> adapter;                // the file itself
+  std::string problem;                                // why it is neither
+};
+
+Needs needs(const Seen& seen, size_t context) {
   vga::SessionOptions options;
-  options.context = context == 0 ? config.context_length : context;
+  options.context = context == 0 ? seen.config->context_length : context;
   options.cache_type = vga::DType::f16;
-  const uint64_t f16 = vga::cache_bytes(config, options);
-  return {options.context, tensor_bytes(gguf), f16, 2 * f16};
+  const uint64_t f16 = vga::cache_bytes(*seen.config, options);
+  const uint64_t adapters = seen.adaptation ? seen.adaptation->tensor_bytes() : 0;
+  return {options.context, tensor_bytes(seen.gguf) + adapters, f16, 2 * f16};
 }
 
-std::string gate_text(const vga::AttentionGate& gate) {
-  if (!gate) return "none (vanilla attention)";
-  return "from the " + std::string(name(gate.source)) + ", on the " +
-         std::string(name(gate.placement)) + ", one per " + std::string(name(gate.granularity)) +
-         (gate.bias ? ", with bias" : ", without bias");
-}
-
-void print_text(const vga::Gguf& gguf, const vga::Config* config, const std::string& problem,
-                size_t context) {
+void print_text(const Seen& seen, size_t context) {
+  const vga::Gguf& gguf = seen.gguf;
   std::cout << vga::printable(gguf.file_name()) << ": GGUF v" << gguf.version() << ", "
             << vga::human_bytes(gguf.file_size()) << ", " << gguf.tensors().size() << " tensors\n";
-  if (config != nullptr) {
-    const Needs n = needs(gguf, *config, context);
-    const vga::Config& c = *config;
+  if (seen.config) {
+    const Needs n = needs(seen, context);
+    const vga::Config& c = *seen.config;
     std::cout << "\n  layers " << c.n_layers() << ", hidden " << c.hidden_size << ", ffn "
               << c.ffn_size << ", heads " << c.n_heads << " (" << c.n_kv_heads << " KV) of "
               << c.head_dim << ", vocabulary " << c.vocab_size << ", context " << c.context_length
-              << "\n  attention gate: " << gate_text(c.gate);
+              << "\n  attention gate: " << vga::gate_text(c.gate);
     if (const std::string windows = vga::layer_windows(c); !windows.empty()) {
       std::cout << "\n  windows: " << windows;
     }
     std::cout << "\n  memory at context " << n.context << ": weights "
               << vga::human_bytes(n.weights) << " + cache " << vga::human_bytes(n.cache_f16)
               << " (f16) or " << vga::human_bytes(n.cache_f32) << " (f32)\n";
+    if (seen.adaptation) {
+      for (const vga::Adapter& adapter : seen.adaptation->adapters()) {
+        std::cout << "  with " << vga::printable(adapter.file().file_name()) << '\n';
+        vga::print_adapter(adapter, std::cout);
+      }
+    }
+  } else if (seen.adapter) {
+    std::cout << '\n';
+    vga::print_adapter(*seen.adapter, std::cout);
   } else {
-    std::cout << "\n  cannot be run: " << problem << '\n';
+    std::cout << "\n  cannot be run: " << seen.problem << '\n';
   }
   std::cout << "\nmetadata\n";
   for (const auto& [key, value] : gguf.values()) {
@@ -84,28 +104,31 @@ void print_text(const vga::Gguf& gguf, const vga::Config* config, const std::str
   }
 }
 
-void print_json(const vga::Gguf& gguf, const vga::Config* config, const std::string& problem,
-                size_t context) {
+void print_json(const Seen& seen, size_t context) {
   using nlohmann::ordered_json;
+  const vga::Gguf& gguf = seen.gguf;
   ordered_json out = {{"file", gguf.file_name()},
                       {"version", gguf.version()},
                       {"bytes", gguf.file_size()},
-                      {"runnable", config != nullptr}};
-  if (config != nullptr) {
-    const Needs n = needs(gguf, *config, context);
-    const vga::AttentionGate& gate = config->gate;
-    out["attention_gate"] = {{"source", name(gate.source)},
-                             {"placement", name(gate.placement)},
-                             {"granularity", name(gate.granularity)},
-                             {"bias", gate.bias}};
-    out["family"] = config->family;
-    out["layer_windows"] = vga::layer_windows(*config);
+                      {"runnable", seen.config.has_value()}};
+  if (seen.config) {
+    const Needs n = needs(seen, context);
+    out["attention_gate"] = vga::gate_json(seen.config->gate);
+    out["family"] = seen.config->family;
+    out["layer_windows"] = vga::layer_windows(*seen.config);
     out["memory"] = {{"context", n.context},
                      {"weights", n.weights},
                      {"cache_f16", n.cache_f16},
                      {"cache_f32", n.cache_f32}};
+    if (seen.adaptation) {
+      for (const vga::Adapter& adapter : seen.adaptation->adapters()) {
+        out["adapters"].push_back(vga::adapter_json(adapter));
+      }
+    }
+  } else if (seen.adapter) {
+    out["adapter"] = vga::adapter_json(*seen.adapter);
   } else {
-    out["problem"] = problem;
+    out["problem"] = seen.problem;
   }
   for (const auto& [key, value] : gguf.values()) {
     out["metadata"][std::string(key)] = {
@@ -123,27 +146,40 @@ void print_json(const vga::Gguf& gguf, const vga::Config* config, const std::str
   std::cout << out.dump(2, ' ', false, ordered_json::error_handler_t::replace) << '\n';
 }
 
+/// A file that we cannot run can still be looked at; adapters that are given must fit.
+Seen look_at(const vga::Gguf& gguf, const Flags& flags) {
+  Seen seen{gguf, {}, {}, {}, {}};
+  try {
+    if (vga::Adapter::is_adapter(gguf) && flags.adapters.empty()) {
+      seen.adapter.emplace(vga::Gguf::open(flags.file));
+      return seen;
+    }
+    vga::Config config = vga::read_config(gguf);
+    vga::bind_weights(gguf, config);
+    vga::read_tokenizer(gguf, config);
+    seen.config = std::move(config);
+  } catch (const vga::Error& error) {
+    if (!flags.adapters.empty()) throw;
+    seen.problem = error.what();
+  }
+  if (flags.adapters.empty()) return seen;
+  seen.adaptation =
+      std::make_unique<vga::Adaptation>(*seen.config, gguf.file_name(), flags.adapters);
+  seen.config = seen.adaptation->config();
+  return seen;
+}
+
 int inspect(const Flags& flags) {
   const vga::Gguf gguf = vga::Gguf::open(flags.file);
   if (gguf.trailing_bytes() > 0) {
     std::cerr << "warning: " << vga::human_bytes(gguf.trailing_bytes())
               << " behind the last tensor belong to nothing\n";
   }
-  // A file that we cannot run can still be looked at.
-  std::optional<vga::Config> config;
-  std::string problem;
-  try {
-    config = vga::read_config(gguf);
-    vga::bind_weights(gguf, *config);
-    vga::read_tokenizer(gguf, *config);
-  } catch (const vga::Error& error) {
-    config.reset();
-    problem = error.what();
-  }
+  const Seen seen = look_at(gguf, flags);
   if (flags.check_tensors)
-    return vga::check_tensors(gguf, config ? &*config : nullptr) == 0 ? 0 : 1;
+    return vga::check_tensors(gguf, seen.config ? &*seen.config : nullptr) == 0 ? 0 : 1;
   const auto print = flags.json ? print_json : print_text;
-  print(gguf, config ? &*config : nullptr, problem, flags.context);
+  print(seen, flags.context);
   return 0;
 }
 
@@ -151,8 +187,11 @@ int inspect(const Flags& flags) {
 
 int main(int argc, char** argv) {
   CLI::App app(
-      "Show what a GGUF file holds: metadata, attention gate, tensors, and the memory it needs.\n\n"
+      "Show what a GGUF file holds: metadata, attention gate, tensors, and the memory it needs; "
+      "of\n"
+      "an adapter what it changes.\n\n"
       "  vga-inspect stories.gguf\n"
+      "  vga-inspect stories.gguf --adapter mine.gguf\n"
       "  vga-inspect stories.gguf --context 32768 --json | jq .memory",
       "vga-inspect");
   Flags flags;
@@ -160,9 +199,11 @@ int main(int argc, char** argv) {
   app.add_option("-c,--context", flags.context, "Context to compute the memory for")
       ->check(CLI::Range(size_t{1}, vga::max_context))
       ->type_name("N");
+  vga::add_adapters_to(app, flags.adapters);
   app.add_flag("--json", flags.json, "Print JSON");
   app.add_flag("--check-tensors", flags.check_tensors,
                "Look for NaN and infinity in the weights, and for keys and values that an f16 "
-               "cache may not hold; status 1 if there are any");
+               "cache may not hold; status 1 if there are any")
+      ->excludes("--adapter");
   return vga::run_program(app, argc, argv, [&] { return inspect(flags); });
 }

@@ -15,6 +15,7 @@
 #include "cpu/threads.h"
 #include "gguf/decode.h"
 #include "gguf/gguf.h"
+#include "model/adaptation.h"
 #include "model/tensor_source.h"
 #include "model/weights.h"
 
@@ -103,31 +104,39 @@ Int8Grid best_symmetric_grid(std::span<const float> weights, size_t n_threads) {
   return grids[static_cast<size_t>(std::ranges::min_element(errors) - errors.begin())];
 }
 
-/// A file seen through a rounding of its weights to 8 bits, as f32. Gates and the matrix that makes
-/// the logits are left as they are.
+/// A file seen through a rounding of its weights to 8 bits, as f32: of what adapters make of them.
+/// Gates and the matrix that makes the logits are left as they are.
 class RoundedSource : public TensorSource {
  public:
   /// Rounds everything; incomplete if interrupted.
-  RoundedSource(Gguf file, size_t n_threads) : file_(std::move(file)) {
-    const Config as_is = file_.config();
-    Config config = as_is;
-    config.tied_embeddings = false;  // the embedding is rounded, the same matrix at the end is not
-    const std::vector<WeightSpec> specs = weight_specs(config);
+  RoundedSource(Gguf file, std::span<const AdapterOptions> adapters, size_t n_threads)
+      : file_(std::move(file)), adaptation_(file_.config(), file_.file().file_name(), adapters) {
+    const Config& as_is = adaptation_.config();
+    const std::vector<WeightSpec> specs = weight_specs(config());
     Progress progress("rounding weights", specs.size());
     for (size_t i = 0; i < specs.size() && !interrupted(); ++i) {
       const WeightSpec& spec = specs[i];
       progress.update(i, spec.name);
       const bool tied = spec.role == Role::output && as_is.tied_embeddings;
-      GgufTensor tensor = *file_.file().find_tensor(tied ? "token_embd.weight" : spec.name);
+      const GgufTensor* whole = adaptation_.whole(spec.name);
+      GgufTensor tensor = whole != nullptr
+                              ? *whole
+                              : *file_.file().find_tensor(tied ? "token_embd.weight" : spec.name);
       if (tied) tensor.name = "output.weight";
-      if (!is_kept(spec.role)) round(spec, tensor, n_threads);
+      const LowRank update = adaptation_.update(spec.name);
+      if (!is_kept(spec.role)) {
+        round(changed(spec, tensor, update), n_threads);
+      } else if (update) {
+        changed(spec, tensor, update);
+      }
       tensors_.push_back(tensor);
     }
   }
 
   const Gguf& file() const override { return file_.file(); }
+  /// The embedding is rounded, the same matrix at the end is not.
   Config config() const override {
-    Config config = file_.config();
+    Config config = adaptation_.config();
     config.tied_embeddings = false;
     return config;
   }
@@ -140,19 +149,28 @@ class RoundedSource : public TensorSource {
            role == Role::attn_gate_bias;
   }
 
-  void round(const WeightSpec& spec, GgufTensor& tensor, size_t n_threads) {
+  /// Makes a tensor view floats of its own, which an update is added to.
+  std::span<float> changed(const WeightSpec& spec, GgufTensor& tensor, const LowRank& update) {
     std::vector<float>& values =
         values_.emplace_back(decoded({.type = dtype_from_gguf(tensor.type).value(),
                                       .rows = spec.rows,
                                       .cols = spec.cols,
                                       .data = tensor.data.data()}));
-    const Int8Grid grid = best_symmetric_grid(values, n_threads);
-    for (float& w : values) w = static_cast<float>(grid.round(w));
+    for (size_t r = 0; update && r < spec.rows; ++r) {
+      add_update(update, r, std::span(values).subspan(r * spec.cols, spec.cols));
+    }
     tensor.type = static_cast<uint32_t>(DType::f32);
     tensor.data = std::as_bytes(std::span(values));
+    return values;
+  }
+
+  static void round(std::span<float> values, size_t n_threads) {
+    const Int8Grid grid = best_symmetric_grid(values, n_threads);
+    for (float& w : values) w = static_cast<float>(grid.round(w));
   }
 
   FileSource file_;
+  Adaptation adaptation_;
   std::deque<std::vector<float>> values_;  // of the rounded tensors
   std::vector<GgufTensor> tensors_;
 };
@@ -292,9 +310,11 @@ void Int8Activations::apply_gate(AttentionGate::Placement placement, std::span<f
 
 Score score_w8a8(const ModelFlags& flags, std::span<const Chunk> chunks,
                  std::span<const Chunk> calibration) {
-  auto source = std::make_unique<RoundedSource>(Gguf::open(flags.file), flags.session.n_threads);
+  auto source = std::make_unique<RoundedSource>(Gguf::open(flags.file), flags.model.adapters,
+                                                flags.session.n_threads);
   if (interrupted()) return {};
   ModelOptions options = flags.model;
+  options.adapters.clear();  // they are in the source
   options.session = flags.session;
   const Model rounded = load_model_from(std::move(source), options);
   Session session(rounded, options.session);

@@ -20,6 +20,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "vga/candidate.h"
 #include "vga/config.h"
@@ -47,11 +48,20 @@ struct SessionOptions {
   DType cache_type = DType::f16;  // f16, f32 or q8_0
 };
 
+/// A file that changes a model: low-rank updates of its matrices (LoRA), and maybe a gate and
+/// vectors of its own.
+struct AdapterOptions {
+  std::filesystem::path path;
+  float scale = 1;  // of the updates, beside what the file says; a gate is there or not
+};
+
 struct ModelOptions {
   bool mmap = true;  // false reads the file into memory, safe against files that shrink
   /// The pre-tokenizer of byte-level BPE ("llama-bpe"), for a file that names none or another one
   /// than it was trained with; empty is what the file says.
   std::string pre = {};
+  /// Applied together. None brings a gate, or one does.
+  std::vector<AdapterOptions> adapters = {};
   /// Where to compute: "cpu"; "vulkan" or "vulkan:N", the first or the N-th device; a part of a
   /// device's name; or "auto", the fastest kind of GPU that has room for the model, else the CPU.
   /// Empty is what the environment variable VGA_DEVICE says, "cpu" if it says nothing.
@@ -73,6 +83,11 @@ class Model {
   /// or holds no model that this runtime computes exactly; also if options.device is none that
   /// there is, or it or the CPU has no room.
   static Model load(const std::filesystem::path& path, const ModelOptions& options = {});
+  /// The same base with these adapters and no others; it shares the base's weights, tokenizer and
+  /// devices, so it takes what the adapters take. Either may go before the other. An Error, which
+  /// names the adapter's file and what is wrong in it, if one cannot be read or belongs to another
+  /// base.
+  Model with_adapters(std::span<const AdapterOptions> adapters) const;
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
   ~Model();
@@ -88,11 +103,13 @@ class Model {
   /// Bytes of weights that one decoded token reads: all of them but the embedding table, of which
   /// it needs one row (all of it too when it doubles as the output matrix).
   uint64_t bytes_per_token() const;
-  /// Bytes of all weights.
+  /// Bytes of all weights, those of adapters too.
   uint64_t weight_bytes() const;
-  /// Numbers in its weights; an embedding that doubles as the output matrix counts once.
+  /// Numbers in the weights of the base; an embedding that doubles as the output matrix counts
+  /// once.
   uint64_t parameters() const;
-  /// "llama 135M Q8_0": architecture, parameters, and the type that most of them have.
+  /// "llama 135M Q8_0": architecture, parameters, and the type that most of them have; with
+  /// adapters their names behind that: "llama 135M Q8_0 + stories".
   std::string description() const;
   /// Why "auto" took the CPU; empty otherwise.
   const std::string& why_cpu() const;
