@@ -122,7 +122,8 @@ TEST(Load, OnAsManyThreadsAsASessionShallHave) {
     const Model model = Model::load(path, {.device = "cpu", .session = {.n_threads = n}});
   };
   for (int i = 0; i < 20; ++i) load(1);
-  // This one, the observer, and one that reads the tokenizer meanwhile; a sanitizer may have its own.
+  // This one, the observer, and one that reads the tokenizer meanwhile; a sanitizer may have its
+  // own.
   EXPECT_LE(most, sanitized ? 4u : 3u);
   for (int i = 0; i < 1000 && most < n_threads; ++i) load(n_threads);
   done = true;
