@@ -99,7 +99,7 @@ void refuse_window(const JsonFields& fields, Config&) {
   if (has_window(fields)) fields.fail("sliding_window", "null");
 }
 
-void read_mistral(const JsonFields& fields, Config& c) {
+void read_window_of_all(const JsonFields& fields, Config& c) {
   if (!has_window(fields)) return;
   set_windows(fields, c, sliding_layers(fields, c, std::vector<bool>(c.n_layers(), true)));
 }
@@ -221,8 +221,8 @@ constexpr RopeDefaults gpt_neox_rope = {
 
 constexpr std::array model_types = {
     ModelType{.name = "vga", .family = "vga", .read = refuse_window},
-    ModelType{.name = "llama", .family = "llama", .read = read_mistral},
-    ModelType{.name = "mistral", .family = "llama", .read = read_mistral},
+    ModelType{.name = "llama", .family = "llama", .read = read_window_of_all},
+    ModelType{.name = "mistral", .family = "llama", .read = read_window_of_all},
     ModelType{
         .name = "smollm3", .family = "smollm3", .defaults = smollm3_defaults, .read = read_smollm3},
     ModelType{.name = "qwen2", .family = "qwen2", .read = refuse_used_window},
@@ -238,7 +238,7 @@ constexpr std::array model_types = {
               .defaults = gemma3_defaults,
               .rope = gemma3_rope,
               .read = read_gemma3},
-    ModelType{.name = "phi3", .family = "phi3"},
+    ModelType{.name = "phi3", .family = "phi3", .read = read_window_of_all},
     ModelType{.name = "olmo2", .family = "olmo2", .read = refuse_window},
     ModelType{.name = "olmo3", .family = "olmo2", .read = read_olmo3},
     ModelType{.name = "granite", .family = "granite", .read = read_granite},

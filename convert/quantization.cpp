@@ -42,6 +42,13 @@ bool makes_logits(const WeightSpec& spec, const Config& config) {
   return spec.role == (config.tied_embeddings ? Role::embedding : Role::output);
 }
 
+/// Whether a matrix has more weights than all else in the model.
+bool outweighs_the_rest(const WeightSpec& matrix, const Config& config) {
+  uint64_t parameters = 0;
+  for (const WeightSpec& spec : weight_specs(config)) parameters += spec.rows * spec.cols;
+  return matrix.rows * matrix.cols > parameters / 2;
+}
+
 }  // namespace
 
 DType Quantization::wanted(const WeightSpec& spec, const Config& config) const {
@@ -49,9 +56,12 @@ DType Quantization::wanted(const WeightSpec& spec, const Config& config) const {
   if (pure || !fewer_bits(type, DType::q6_k)) return type;
   // All three in one matrix: between what v and the others have.
   if (mixed && spec.role == Role::attn_qkv) return type == DType::q4_k ? DType::q5_k : DType::q6_k;
-  const bool more =
-      makes_logits(spec, config) || (mixed && deserves_more_bits(spec, config.n_layers()));
-  return more ? DType::q6_k : type;
+  if (makes_logits(spec, config)) {
+    // There is hardly anything else to save on.
+    if (outweighs_the_rest(spec, config)) return fewer_bits(type, DType::q5_k) ? DType::q5_k : type;
+    return DType::q6_k;
+  }
+  return mixed && deserves_more_bits(spec, config.n_layers()) ? DType::q6_k : type;
 }
 
 Quantization quantization_from_name(std::string_view name) {

@@ -18,7 +18,8 @@ struct Quantization {
   bool pure = false;      // every matrix is of `type`, that of the output too
 
   /// The type that a tensor should have. A matrix that makes logits (the embedding, too, if it is
-  /// tied) has at least q6_k unless `pure`, since its errors reach the result undamped. In a mix,
+  /// tied) has at least q6_k unless `pure`, since its errors reach the result undamped; at least
+  /// q5_k where it has more weights than all else, since size and speed are then its own. In a mix,
   /// attn_v and ffn_down have q6_k in the first and the last eighth of the layers and in every
   /// third between, as in llama.cpp's files of the same name; where q, k and v are one matrix, that
   /// has a bit more everywhere.

@@ -130,6 +130,7 @@ CASES = {
     "gemma3_nested": Case(transformers.Gemma3TextConfig, GEMMA3, edit=nested),
     "gemma3_gated": Case(transformers.Gemma3TextConfig, GEMMA3, gate=("value", "head")),
     "phi3": Case(transformers.Phi3Config, {}),
+    "phi3_window": Case(transformers.Phi3Config, WINDOW | longrope(32, 12)),
     "phi3_partial": Case(transformers.Phi3Config, rope(rope_type="default", partial_rotary_factor=0.5)),
     "phi3_short": Case(transformers.Phi3Config, longrope(100, 12)),
     "phi3_long": Case(transformers.Phi3Config, longrope(32, 12)),

@@ -65,6 +65,8 @@ TEST(Quantization, NamesInAnyCase) {
 TEST(Quantization, MixesGiveMoreBitsWhereErrorsHurt) {
   Config config;
   config.layers.resize(32);
+  config.vocab_size = 64;
+  config.hidden_size = config.ffn_size = 256;
   const auto wanted = [&](std::string_view quantization, Role role,
                           size_t layer = WeightSpec::no_layer) {
     return quantization_from_name(quantization).wanted({"a tensor", role, layer, 64, 256}, config);
@@ -97,6 +99,33 @@ TEST(Quantization, MixesGiveMoreBitsWhereErrorsHurt) {
     EXPECT_EQ(pure_type(Role::norm), DType::f32) << name;
     EXPECT_EQ(pure_type(Role::positions), DType::f32) << name;
   }
+}
+
+TEST(Quantization, AMatrixOfLogitsThatOutweighsAllElseGetsFewerBits) {
+  // Gemma 3 270M.
+  Config config;
+  config.vocab_size = 262144;
+  config.hidden_size = 640;
+  config.ffn_size = 2048;
+  config.n_heads = 4;
+  config.n_kv_heads = 1;
+  config.head_dim = 256;
+  config.layers.resize(18);
+  config.tied_embeddings = true;
+  const auto wanted = [&](std::string_view name) {
+    return quantization_from_name(name).wanted(
+        {"a tensor", Role::embedding, WeightSpec::no_layer, config.vocab_size, config.hidden_size},
+        config);
+  };
+  for (const char* name : {"q4_0", "q4_1", "q4_k", "q4_k_m", "q5_k", "q5_k_m"}) {
+    EXPECT_EQ(wanted(name), DType::q5_k) << name;
+  }
+  EXPECT_EQ(wanted("q5_1"), DType::q5_1);
+  EXPECT_EQ(wanted("q6_k"), DType::q6_k);
+  EXPECT_EQ(wanted("q8_0"), DType::q8_0);
+  // As much again in the layers, and a little more.
+  config.layers.resize(31);
+  EXPECT_EQ(wanted("q4_k_m"), DType::q6_k);
 }
 
 TEST(Quantization, RowsThatAreNoWholeBlocksGetAnotherType) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -56,7 +57,7 @@ class HashIndex {
   static constexpr int32_t none = -1;
 
   /// Room for `n` entries; more must not be added.
-  explicit HashIndex(size_t n = 0) : slots_(std::bit_ceil(2 * n + 2)) {}
+  explicit HashIndex(size_t n = 0) : slots_(std::bit_ceil(std::max<size_t>(2 * n, 2))) {}
 
   /// False, and nothing is changed, if `key` is there already. `index` is not negative.
   template <class Key, class KeyOf>

@@ -50,6 +50,10 @@ void read_windows(const Keys& keys, Config& c, size_t default_window, size_t def
   set_sliding(c, window, slides);
 }
 
+void read_window_of_all(const Keys& keys, Config& c) {
+  read_windows(keys, c, 0, 0);
+}
+
 void write_windows(const Config& c, const KeyWriter& keys) {
   std::vector<bool> slides;
   size_t window = 0;
@@ -245,8 +249,7 @@ void read_smollm3(const Keys&, Config& c) {
 constexpr std::array families = {
     Family{"vga", [](Config&) {}},
     // Mistral's window is in files of this architecture, too.
-    Family{"llama", [](Config& c) { c.half_split = false; },
-           [](const Keys& keys, Config& c) { read_windows(keys, c, 0, 0); }, write_windows},
+    Family{"llama", [](Config& c) { c.half_split = false; }, read_window_of_all, write_windows},
     Family{"smollm3", [](Config& c) { c.half_split = false; }, read_smollm3},
     Family{"qwen2", [](Config& c) { c.biases.qkv = true; }},
     Family{"qwen3", [](Config& c) { c.qk_norm = QkNorm::head; }},
@@ -257,13 +260,13 @@ constexpr std::array families = {
              c.qk_norm = QkNorm::head;
            },
            read_gemma3, write_gemma3},
-    // Files tell a window, which neither llama.cpp nor the published models heed.
+    // Transformers heeds the window that files tell; llama.cpp lets every token see all.
     Family{"phi3",
            [](Config& c) {
              c.fused_qkv = true;
              c.fused_gate_up = true;
            },
-           [](const Keys& keys, Config&) { keys.number("attention.sliding_window"); }},
+           read_window_of_all, write_windows},
     Family{"olmo2",
            [](Config& c) {
              c.norm_before = false;

@@ -41,34 +41,26 @@ bool SentencePieceBpe::fits(const SentencePieceModel& model) {
          !model.remove_extra_whitespaces;
 }
 
-SentencePieceBpe::SentencePieceBpe(const SentencePieceModel& model)
-    : model_(&model), by_text_(model.pieces.size()) {
+SentencePieceBpe::SentencePieceBpe(const SentencePieceModel& model) : model_(&model) {
   assert(fits(model));
   if (model.byte_fallback) byte_tokens_.resize(256);
   for (size_t i = 0; i < model.pieces.size(); ++i) {
     const SentencePieceModel::Piece& entry = model.pieces[i];
     const auto token = static_cast<Token>(i);
-    switch (entry.type) {
-      case PieceType::unknown:
-        unknown_ = token;
-        break;
-      case PieceType::control:
-        break;
-      case PieceType::byte:
-        byte_tokens_[static_cast<unsigned char>(*byte_of_piece(entry.text))] = token;
-        break;
-      case PieceType::normal:
-      case PieceType::user_defined:
-      case PieceType::unused:
-        by_text_.insert(std::string_view(entry.text), token,
-                        [&](Token t) { return std::string_view(piece(t).text); });
-        break;
+    if (entry.type == PieceType::unknown) unknown_ = token;
+    if (entry.type == PieceType::byte) {
+      byte_tokens_[static_cast<unsigned char>(*byte_of_piece(entry.text))] = token;
     }
   }
 }
 
 Token SentencePieceBpe::find(std::string_view text) const {
-  return by_text_.find(text, [&](Token t) { return std::string_view(piece(t).text); });
+  const Token token = model_->find(text);
+  if (token < 0) return -1;
+  const PieceType type = piece(token).type;
+  const bool is_part =
+      type == PieceType::normal || type == PieceType::user_defined || type == PieceType::unused;
+  return is_part ? token : -1;
 }
 
 void SentencePieceBpe::encode(std::string_view text, bool prefix, std::vector<Token>& out) const {

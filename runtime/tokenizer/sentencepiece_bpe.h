@@ -7,7 +7,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/hash_index.h"
 #include "tokenizer/sentencepiece_model.h"
 #include "vga/token.h"
 
@@ -61,7 +60,6 @@ class SentencePieceBpe {
             std::vector<Token>& out) const;
 
   const SentencePieceModel* model_;
-  HashIndex by_text_;
   Token unknown_ = 0;
   std::vector<Token> byte_tokens_;  // (256), empty without byte fallback
 };

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/hash_index.h"
 #include "tokenizer/piece.h"
 #include "vga/token.h"
 
@@ -57,6 +58,13 @@ struct SentencePieceModel {
   size_t max_expansion = 3;
   /// Whether the words of a text are independent of each other, so that it can be cut into parts.
   bool words_are_independent = false;
+  HashIndex by_text;  // of pieces
+
+  /// The piece with this text, of whatever type; -1 if there is none.
+  Token find(std::string_view text) const {
+    return by_text.find(text, [this](int32_t i) { return text_of(i); });
+  }
+  std::string_view text_of(int32_t piece) const { return pieces[static_cast<size_t>(piece)].text; }
 };
 
 /// The byte that "<0x0A>" stands for; nullopt for anything but SentencePiece's exact spelling.

@@ -138,6 +138,8 @@ struct Tokenizer::Impl::SentencePiece final : Impl {
 
 Tokenizer::Impl::SentencePiece::SentencePiece(SentencePieceModel model_, std::string_view where)
     : model(std::move(model_)) {
+  texts.reserve(model.pieces.size());
+  types.reserve(model.pieces.size());
   for (const SentencePieceModel::Piece& piece : model.pieces) {
     texts.push_back(piece.text);
     types.push_back(piece.type);
