@@ -151,7 +151,8 @@ TEST_F(StreamProgram, NeitherMemoryNorPerplexityDrifts) {
     // may give back what it took to compile shaders.
     const auto filled = report.at("process_bytes_filled").get<double>();
     const double grown = report.at("process_bytes").get<double>() - filled;
-    EXPECT_LE(grown, on_device() ? n_tokens : 0);
+    // A page of the heap may be touched late, but once: a million tokens take no second one.
+    EXPECT_LE(grown, on_device() ? n_tokens : 4096);
   }
   for (const auto& policy : report.at("policies")) {
     if (n_tokens < 20000) break;  // there are no two stretches of 10000
