@@ -79,12 +79,12 @@ class Adapters : public testing::Test {
     return name;
   }
   fs::path base(const std::string& name, const std::string& type = "f32") const {
-    const fs::path file = directory_.path() / (name + "-" + type + ".gguf");
+    fs::path file = directory_.path() / (name + "-" + type + ".gguf");
     if (!fs::exists(file)) convert(data / "families" / name, file, type);
     return file;
   }
   fs::path adapter(const std::string& name, const std::string& type = "f32") const {
-    const fs::path file = directory_.path() / (name + "-" + type + "-adapter.gguf");
+    fs::path file = directory_.path() / (name + "-" + type + "-adapter.gguf");
     if (fs::exists(file)) return file;
     succeeds("vga-convert " + quoted(data / "adapters" / name) + " --base " +
              quoted(base(base_name(name))) + " -o " + quoted(file) + " --type " + type);
