@@ -219,9 +219,9 @@ Expression ExpressionParser::comparison() {
   std::vector<std::string_view> operators;
   const size_t line = peek().line;
   while (true) {
-    if (peek().kind == Lexeme::sign && std::ranges::find(signs, peek().text) != signs.end()) {
-      operators.push_back(take().text);
-    } else if (is_word("in")) {
+    const bool is_sign =
+        peek().kind == Lexeme::sign && std::ranges::find(signs, peek().text) != signs.end();
+    if (is_sign || is_word("in")) {
       operators.push_back(take().text);
     } else if (is_word("not") && is_word("in", 1)) {
       take();
