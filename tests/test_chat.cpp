@@ -79,7 +79,9 @@ TEST_F(ChatProgram, NamesOfFilesAreMeantAsInAShell) {
   const std::string home = "env HOME='" + directory_.path().string() + "'";
   for (const std::string& name : {std::string("~/a b.json"), "  " + path("a b.json") + " \t"}) {
     std::filesystem::remove(path("a b.json"));
-    const Outcome outcome = chat("abc\n/save " + name + "\n/load " + name + "\n", "-n 2", home);
+    std::string script = "abc\n/save ";
+    script.append(name).append("\n/load ").append(name).append("\n");
+    const Outcome outcome = chat(script, "-n 2", home);
     EXPECT_EQ(outcome.status, 0) << outcome.errors;
     EXPECT_NE(outcome.errors.find("loaded 1 turns"), std::string::npos) << outcome.errors;
     EXPECT_TRUE(std::filesystem::exists(path("a b.json"))) << name;

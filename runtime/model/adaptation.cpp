@@ -122,6 +122,7 @@ void Adaptation::take_whole(const Adapter& adapter, const GgufTensor& tensor, co
 
 /// Several updates as one: rows of a follow each other, and so do columns of b.
 LowRank Adaptation::joined(std::span<const Part> parts) {
+  const size_t inputs = parts[0].update->a->dims[0];
   const size_t outputs = parts[0].update->b->dims[1];
   size_t rank = 0;
   for (const Part& part : parts) rank += part.update->rank();
@@ -138,12 +139,11 @@ LowRank Adaptation::joined(std::span<const Part> parts) {
     }
     first += n;
   }
-  return {stored(a, rank), stored(b, outputs)};
+  return {stored(a, rank, inputs), stored(b, outputs, rank)};
 }
 
 /// As f16 where that loses nothing: a token reads half as much then.
-Tensor Adaptation::stored(std::span<const float> values, size_t rows) {
-  const size_t cols = values.size() / rows;
+Tensor Adaptation::stored(std::span<const float> values, size_t rows, size_t cols) {
   const DType type = fit_f16(values) ? DType::f16 : DType::f32;
   std::vector<std::byte>& bytes = memory_.emplace_back(rows * row_bytes(type, cols));
   for (size_t r = 0; r < rows; ++r) {

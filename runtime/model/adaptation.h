@@ -55,7 +55,7 @@ class Adaptation {
                     const Specs& specs) const;
   void take_whole(const Adapter& adapter, const GgufTensor& tensor, const Specs& specs);
   LowRank joined(std::span<const Part> parts);
-  Tensor stored(std::span<const float> values, size_t rows);
+  Tensor stored(std::span<const float> values, size_t rows, size_t cols);
 
   Config config_;
   std::string base_file_;

@@ -142,9 +142,8 @@ std::string zsh_completion(const std::vector<Entry>& entries, const std::string&
     } else if (!entry.value.empty()) {
       value = ":" + entry.value + ":" + (entry.takes_file() ? "_files" : "");
     }
-    for (const std::string& option : entry.names) {
-      out += " \\\n  " + in_quotes(option + "[" + zsh_text(entry.text) + "]" + value);
-    }
+    const std::string meaning = "[" + zsh_text(entry.text) + "]" + value;
+    for (const std::string& option : entry.names) out += " \\\n  " + in_quotes(option + meaning);
   }
   return out + " \\\n  '*:file:_files'\n";
 }
