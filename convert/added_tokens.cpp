@@ -68,7 +68,8 @@ void read_added_tokens_decoder(const json& config, const std::string& where, Add
 void read_added_tokens_json(const json& file, const std::string& where, AddedTokens& added) {
   if (!file.is_object()) throw Error(where, "wanted an object, found " + describe_json(file));
   for (const auto& [text, id] : file.items()) {
-    add(added, json_integer(id, where + ": token '" + text + "'"), {text, false}, where);
+    const std::string place = std::string(where).append(": token '").append(text).append("'");
+    add(added, json_integer(id, place), {text, false}, where);
   }
 }
 

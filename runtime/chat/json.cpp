@@ -100,9 +100,7 @@ class JsonWriter {
       const uint32_t c = code_point(character);
       if (known < special.size()) {
         out_.append("\\" + std::string(1, special[known + 1]), marked);
-      } else if (c < 0x20) {
-        escaped(c, marked);
-      } else if (!layout_.ascii || c < 0x7F) {
+      } else if (c >= 0x20 && (!layout_.ascii || c < 0x7F)) {
         out_.append(character, marked);
       } else if (c < 0x10000) {
         escaped(c, marked);
