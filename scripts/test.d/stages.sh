@@ -22,7 +22,8 @@ stage_python() {
   tests/check_install build/vga-stories.gguf
 }
 
-# Chat formats differ in their tokens, of which a device knows nothing: two of twelve stand for all.
+# Chat formats differ in their tokens, of which a device and what is allocated know nothing: three of
+# twelve stand for all. Templates have tests of their own.
 many_formats='*ConversationTest*/llama*:*ConversationTest*/mistral_*:*ConversationTest*/zephyr'
 
 stage_device() {
@@ -61,7 +62,7 @@ stage_asan() {
   # A folder in which this was GCC's is not made clang's by a preset.
   grep -qs '^CMAKE_CXX_COMPILER:.*clang' build/asan/CMakeCache.txt || rm -f build/asan/CMakeCache.txt
   build asan
-  suite asan build/asan/bin/vga-tests "-*Vulkan*:$large"
+  suite asan build/asan/bin/vga-tests "-*Vulkan*:$large:$many_formats"
   # What a driver never frees is not our leak. Shapes of attention are the shaders' affair; those
   # with windows walk all that the host does for them.
   ASAN_OPTIONS=detect_leaks=0 suite asan-vulkan build/asan/bin/vga-tests \
@@ -73,7 +74,7 @@ stage_fuzz() { fuzz_all "${FUZZ_SECONDS:-30}"; }
 
 # Pools, sessions of many threads, what runs on a pool: attention, products, INT8 by simulation,
 # conversion, the bench's measure of memory; and a tokenizer that many threads use.
-has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:AttendTest*:*Quantize*'
+has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:*HowPages*:*Quantize*'
 has_threads+=':ConvertRoundTrip*:Bench.*:*Threads*:Load*'
 
 stage_tsan() {
