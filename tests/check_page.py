@@ -1,0 +1,603 @@
+"""Uses the server's page in a browser: Debian's chromium, driven by selenium.
+
+    python3 tests/check_page.py [PROGRAMS_FOLDER MODEL] [--if-present] [--screenshots FOLDER]
+
+Most of it talks to a server that says what a test wrote, with the policy that vga-server sends; with a folder and a
+model the last part talks to vga-server itself. Needs chromium, chromium-driver and the Python package selenium; without
+them it fails, or with --if-present says so and ends with 0. Prints a line for each thing shown.
+"""
+import argparse
+import json
+import pathlib
+import shutil
+import sys
+import time
+import traceback
+import urllib.parse
+
+import scripted_server
+from scripted_server import hang_up, refuse, say
+from served import Server, wait_for
+
+try:
+    from selenium import webdriver
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+except ImportError:
+    webdriver = None
+
+
+def present():
+    """What is missing, or nothing."""
+    if webdriver is None:
+        return "the Python package selenium"
+    return next((f"{program} (Debian's {package})" for program, package in
+                 (("chromium", "chromium"), ("chromedriver", "chromium-driver")) if not shutil.which(program)), None)
+
+
+class Browser:
+    """A chromium with one page, and what a user does in it."""
+
+    def __init__(self):
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium")
+        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1100,800",
+                     "--disable-background-networking", "--force-color-profile=srgb"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+        self.addresses = []
+
+    def open(self, url):
+        self.driver.get(url)
+
+    def forget(self):
+        """An empty browser."""
+        self.driver.execute_script("try { localStorage.clear(); sessionStorage.clear(); } catch {}")
+
+    def all(self, selector):
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector):
+        return wait_for(lambda: self.all(selector), selector)[0]
+
+    def texts(self, selector):
+        return self.driver.execute_script("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)", selector)
+
+    def text(self, selector):
+        return "\n".join(self.texts(selector))
+
+    def until(self, selector, text, seconds=20):
+        """Waits until what is found holds this text."""
+        try:
+            wait_for(lambda: text in self.text(selector), "", seconds)
+        except AssertionError:
+            raise AssertionError(f"wanted {text!r} in {selector}, found {self.text(selector)!r}") from None
+
+    def click(self, selector, label=None):
+        def found():
+            return next((e for e in self.all(selector) if e.is_displayed() and label in (None, e.text)), None)
+
+        for _ in range(5):
+            try:
+                wait_for(found, f"{selector} {label or ''}").click()
+                return
+            except StaleElementReferenceException:  # it was made anew just now
+                continue
+        raise AssertionError(f"{selector} does not hold still")
+
+    def type(self, *keys):
+        self.driver.switch_to.active_element.send_keys(*keys)
+
+    def ask(self, text):
+        wait_for(lambda: "ok" in self.driver.find_element(By.ID, "state").get_attribute("class"), "the page to be ready")
+        self.one("#draft").send_keys(text, Keys.ENTER)
+
+    def until_answered(self, seconds=20):
+        wait_for(lambda: self.text("#send") == "Send" and self.texts("article.assistant"), "the answer", seconds)
+        return self.texts("article.assistant > .said")[-1]
+
+    def screenshot(self, folder, name):
+        if folder:
+            self.driver.save_screenshot(str(pathlib.Path(folder) / f"{name}.png"))
+
+    def dark(self, on):
+        value = "dark" if on else "light"
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": value}]})
+
+    def phone(self, on):
+        if on:
+            self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                                        {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True})
+        else:
+            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": on})
+
+    def complaints(self):
+        """What the browser has to say about the page: faults of the script, refusals by the policy."""
+        return [entry["message"] for entry in self.driver.get_log("browser")
+                if entry["source"] != "network" and entry["level"] in ("SEVERE", "WARNING")]
+
+    def requested(self):
+        """Every address that was asked for since this was called last."""
+        addresses = []
+        for entry in self.driver.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            if message["method"] == "Network.requestWillBeSent":
+                addresses.append(message["params"]["request"]["url"])
+        return addresses
+
+
+def shows_answers(browser, server, shots):
+    server.answers = [say("Gravity", " pulls.", usage={"prompt_tokens": 12}), say("Less: it pulls.")]
+    browser.ask("What is gravity?")
+    assert browser.until_answered() == "Gravity pulls."
+    browser.ask("Shorter.")
+    assert browser.until_answered() == "Less: it pulls."
+    first, second = server.requests
+    assert first["messages"] == [{"role": "user", "content": "What is gravity?"}], first
+    assert first["stream"] is True and first["stream_options"] == {"include_usage": True} and first["model"] == "a-model", first
+    assert [m["content"] for m in second["messages"]] == ["What is gravity?", "Gravity pulls.", "Shorter."], second
+    assert "2 tokens · 41.5 tokens/s" in browser.texts(".figures")[1], browser.texts(".figures")
+    assert browser.text("#fill") == "context 21 of 2,048 tokens", browser.text("#fill")
+    assert browser.text("#title") == "What is gravity?"
+    assert browser.text("#live") == "Answer: Less: it pulls."
+
+
+def streams_and_stops(browser, server, shots):
+    server.answers = [say("word ", pause=0.05, repeat=400)]
+    browser.ask("Go on for long")
+    browser.until("article.assistant", "word word")
+    early = len(browser.text("article.assistant"))
+    wait_for(lambda: len(browser.text("article.assistant")) > early + 20, "more of the answer")
+    assert browser.text("#send") == "Stop"
+    browser.type(Keys.ESCAPE)
+    assert server.left.wait(5), "the request goes on after Escape"
+    browser.until("article.assistant .figures", "stopped")
+    server.left.clear()
+    server.answers = [say("word ", pause=0.05, repeat=400)]
+    browser.click("article.assistant .foot button", "Regenerate")
+    browser.until("article.assistant", "word word")
+    browser.click("#send", "Stop")
+    assert server.left.wait(5), "the request goes on after Stop"
+    assert len(browser.all("article.assistant")) == 1
+    assert len(server.requests[1]["messages"]) == 1, "a regenerated answer saw the old one"
+
+
+def keeps_conversations(browser, server, shots):
+    server.answers = [say("One."), say("Two.")]
+    browser.ask("First")
+    browser.until_answered()
+    browser.click("#new")
+    browser.ask("Second")
+    browser.until_answered()
+    assert browser.texts("#list .title") == ["Second", "First"]
+    browser.driver.refresh()
+    browser.until("article", "Two.")
+    browser.click("#list .title", "First")
+    browser.until("article", "One.")
+    browser.ask("And on")
+    browser.until_answered()
+    assert [m["content"] for m in server.requests[-1]["messages"]] == ["First", "One.", "And on"]
+    browser.click("#list li.current .quiet[title=Rename]")
+    browser.type(Keys.CONTROL, "a", Keys.NULL, "Renamed", Keys.ENTER)
+    assert browser.texts("#list .title") == ["Renamed", "Second"] and browser.text("#title") == "Renamed"
+    browser.click("#list li.current .quiet[title=Delete]")
+    assert browser.texts("#list .title") == ["Second"]
+    browser.click("#notice button", "Undo")
+    browser.until("#list", "Renamed")
+    browser.until("article", "And on")
+
+
+def keeps_what_had_come_before_a_reload(browser, server, shots):
+    server.answers = [say("half ", pause=0.05, repeat=400), say("The rest.")]
+    browser.ask("Tell")
+    browser.until("article.assistant", "half half")
+    browser.driver.refresh()
+    assert server.left.wait(5), "the request outlives its page"
+    browser.until("article.assistant", "half half")
+    browser.until("article.assistant .figures", "stopped")
+    browser.ask("Go on")
+    assert browser.until_answered() == "The rest."
+
+
+def answers_in_several_conversations(browser, server, shots):
+    server.answers = [say("slow ", pause=0.1, repeat=40), say("Quick.")]
+    browser.ask("Long one")
+    browser.until("article.assistant", "slow slow")
+    browser.click("#new")
+    browser.ask("Short one")
+    browser.until("article.assistant", "Quick.")
+    assert "slow" not in browser.text("#log")
+    browser.click("#list .title.busy")
+    browser.until("article.assistant", "slow slow")
+    browser.click("#send", "Stop")
+    assert server.left.wait(5)
+
+
+def edits(browser, server, shots):
+    server.answers = [say("Three."), say("More."), say("Four.")]
+    browser.ask("1+2?")
+    browser.until_answered()
+    browser.ask("And?")
+    browser.until_answered()
+    browser.driver.execute_script("arguments[0].click()", browser.all("article.user .foot button")[1])
+    browser.until(".editor", "3 messages after it are dropped")
+    browser.type(Keys.CONTROL, "a", Keys.NULL, "2+2?")
+    browser.click(".editor button", "Send")
+    browser.until("article.assistant", "Four.")
+    assert server.requests[-1]["messages"] == [{"role": "user", "content": "2+2?"}], server.requests[-1]
+    assert len(browser.all("article")) == 2
+    browser.click("article.assistant .foot button", "Edit")
+    browser.type(Keys.CONTROL, "a", Keys.NULL, "Five.")
+    browser.click(".editor button", "Save")
+    browser.until("article.assistant", "Five.")
+    browser.ask("Sure?")
+    browser.until_answered()
+    assert server.requests[-1]["messages"][1]["content"] == "Five."
+
+
+def settings_are_sent(browser, server, shots):
+    browser.click("#settings")
+    assert browser.one("#set-temperature").get_attribute("placeholder") == "0.8"
+    browser.one("#system").send_keys("Be brief.")
+    values = {"temperature": 0.5, "top_p": 0.9, "top_k": 20, "min_p": 0.1, "repeat_penalty": 1.1, "max_tokens": 99, "seed": 7}
+    for name, value in values.items():
+        browser.one("#set-" + name).send_keys(str(value))
+    browser.screenshot(shots, "settings")
+    browser.click("#settings-save")
+    browser.ask("Hi")
+    browser.until_answered()
+    [asked] = server.requests
+    assert {name: asked.get(name) for name in values} == values, asked
+    assert asked["messages"][0] == {"role": "system", "content": "Be brief."}
+    browser.click("#settings")
+    for name in values:
+        browser.one("#set-" + name).clear()
+    browser.one("#set-top_p").send_keys("1.5")
+    browser.click("#settings-save")
+    assert browser.one("#settings-dialog").get_attribute("open"), "top_p 1.5 was taken"
+    browser.one("#set-top_p").clear()
+    browser.click("#settings-save")
+    browser.ask("Again")
+    browser.until_answered()
+    assert not values.keys() & server.requests[-1].keys(), server.requests[-1]
+
+
+MARKDOWN = """# Heading
+
+Some *emphasis*, **strong words**, ***both***, ~~gone~~ and `code`, snake_case_name, 2 * 3 * 4.
+A second line, and a [link](https://example.org/a_(b)?c=1&d "title"), https://example.org/bare.
+
+1. First
+   - nested **item**
+   - another
+2. Second
+
+   with a paragraph
+
+> quoted
+> > twice
+
+| a | b |
+|---|:-:|
+| 1 | `2` |
+
+---
+
+```python
+def f(x):  # <b>not bold</b>
+    return x * 2 ** 3
+```
+"""
+
+
+def markdown_becomes_elements(browser, server, shots):
+    server.answers = [say(*(MARKDOWN[i:i + 3] for i in range(0, len(MARKDOWN), 3)))]
+    browser.ask("Show me")
+    browser.until_answered()
+    count = lambda selector: len(browser.all(".assistant > .said " + selector))
+    for selector, wanted in (("h2", 1), ("em", 2), ("strong", 3), ("del", 1), ("p code", 1), ("a", 2), ("ol > li", 2), ("ol ul > li", 2),
+                             ("blockquote blockquote", 1), ("td", 2), ("hr", 1), ("pre", 1), ("b", 0)):
+        assert count(selector) == wanted, f"{selector}: wanted {wanted}, found {count(selector)}"
+    assert "snake_case_name, 2 * 3 * 4" in browser.text(".assistant .said")
+    assert browser.text(".assistant pre") == "def f(x):  # <b>not bold</b>\n    return x * 2 ** 3"
+    links = [(a.get_attribute("href"), a.get_attribute("rel"), a.get_attribute("target")) for a in browser.all(".said a")]
+    assert links == [(href, "noopener noreferrer", "_blank") for href in
+                     ("https://example.org/a_(b)?c=1&d", "https://example.org/bare")], links
+    browser.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+    browser.click(".code button", "Copy")
+    browser.until(".code", "Copied")
+    kept = browser.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0], e => arguments[0](String(e)))")
+    assert kept == "def f(x):  # <b>not bold</b>\n    return x * 2 ** 3", kept
+
+
+HOSTILE = """<img src=x onerror="window.broken=1"><script>window.broken=1</script>
+
+[a](javascript:window.broken=1) [b](data:text/html,x) [c](JaVaScRiPt:window.broken=1) [d](//evil.example/x) [e](/v1/models)
+![i](https://evil.example/x.png) <https://ok.example/"onclick="x> <a href="javascript:window.broken=1">f</a>
+&lt;img src=x&gt; [`g`](https://ok.example/'"><img src=x>)
+
+```html"><img src=x onerror=window.broken=1>
+</code></pre><img src=x onerror="window.broken=1">
+```
+| <img src=x> | b |
+|--|--|
+| <iframe src=https://evil.example> | x |
+"""
+
+
+def what_a_model_writes_is_text(browser, server, shots):
+    server.answers = [say(HOSTILE, thoughts=["<img src=x onerror=window.broken=1>"])]
+    browser.ask("<img src=x onerror=window.broken=1><b>bold</b>")
+    browser.until_answered()
+    browser.driver.refresh()
+    browser.until("article.assistant", "iframe")
+    assert not browser.all("article img, article script, article iframe, article b")
+    assert browser.driver.execute_script("return window.broken") is None
+    for link in browser.all("article a"):
+        assert urllib.parse.urlsplit(link.get_attribute("href")).scheme in ("http", "https"), link.get_attribute("outerHTML")
+        assert not link.get_attribute("onclick")
+    assert len(browser.all("article a")) == 4, [a.get_attribute("href") for a in browser.all("article a")]
+    assert browser.texts("article.user > .said") == ["<img src=x onerror=window.broken=1><b>bold</b>"]
+
+
+def odd_markdown_takes_no_time(browser, server, shots):
+    """What would make a careless parser slow or deep."""
+    texts = ["*" * 20000, "[" * 20000, "> " * 5000 + "x", "`" * 9999 + "a", "_a " * 7000, "**a " * 5000, "- " * 3000 + "x",
+             "|" * 9999 + "\n" + "|-" * 5000, "<" * 20000, "![](" * 5000, "#" * 9999, "~~" * 5000, " " * 20000 + "x", "http://" * 3000]
+    for text in texts:
+        took = browser.driver.execute_script(
+            "const start = performance.now(), box = document.createElement('div'); renderGrowing(box, arguments[0]);"
+            "return performance.now() - start", text)
+        assert took < 1500, f"{text[:20]!r}...: {took:.0f} ms"
+
+
+def thoughts_fold(browser, server, shots):
+    server.answers = [say("Four.", thoughts=["Two ", "and ", "two."], pause=0.3), say("Yes.")]
+    browser.ask("2+2?")
+    browser.until("details.thoughts[open]", "Two and")
+    browser.until_answered()
+    assert not browser.all("details.thoughts[open]"), "thoughts stay open under the answer"
+    assert browser.texts("article.assistant > .said") == ["Four."]
+    browser.click("details.thoughts summary")
+    browser.until("details.thoughts[open]", "Two and two.")
+    browser.ask("Sure?")
+    browser.until_answered()
+    assert "Two and two" not in json.dumps(server.requests[-1]), "thoughts went back to the server"
+
+
+def troubles_are_said_plainly(browser, server, shots):
+    cases = [(refuse(503, "queue full", Retry_After="7"), "busy with others. Try again in 7 seconds"),
+             (refuse(400, "maximum context length is 2048 tokens; the messages have 4012", "context_length_exceeded"), "too long for the model"),
+             (refuse(400, "temperature must be 0 to 2"), "did not take this: temperature must be 0 to 2"),
+             (refuse(500, "no luck"), "The server failed: no luck"),
+             (say("half of", lost=True), "connection was lost in the middle"),
+             (say("half of", error="the device is gone"), "The server failed: the device is gone"),
+             (hang_up, "cannot be reached")]
+    browser.ask("Hi")
+    browser.until_answered()
+    for answer, wanted in cases:
+        server.answers = [answer]
+        browser.click("article.assistant .foot button", "Try again" if browser.all(".trouble") else "Regenerate")
+        browser.until(".trouble", wanted)
+        browser.until("#send", "Send")
+        assert browser.text("#live") == browser.text(".trouble"), "a screen reader does not hear of it"
+    browser.screenshot(shots, "trouble")
+    browser.click("article.assistant .foot button", "Try again")
+    browser.until("article.assistant", "Yes.")
+    assert not browser.all(".trouble")
+
+
+def loading_is_shown(browser, server, shots):
+    server.health = "loading"
+    browser.open(server.url)
+    browser.until("#state", "loading the model")
+    browser.one("#draft").send_keys("Hi", Keys.ENTER)
+    time.sleep(0.3)
+    assert not server.requests and browser.text("#draft") == "" and browser.one("#draft").get_attribute("value") == "Hi"
+    server.health = "ok"
+    browser.until("#state", "a-model")
+    assert browser.text(".welcome") == "Ask something."
+
+
+def a_key_is_asked_for(browser, server, shots):
+    server.key = "secret"
+    browser.open(server.url)
+    browser.until("#key-dialog", "Whoever runs it")
+    browser.type("wrong", Keys.ENTER)
+    browser.until("#key-dialog", "did not accept")
+    browser.screenshot(shots, "key")
+    browser.type("secret", Keys.ENTER)
+    browser.until("#state", "a-model")
+    browser.ask("Hi")
+    browser.until_answered()
+    stored = browser.driver.execute_script("return [JSON.stringify(localStorage), sessionStorage.getItem('vga.key')]")
+    assert "secret" not in stored[0] and stored[1] == "secret", stored
+    browser.driver.refresh()
+    browser.until("#state", "a-model")
+    assert not browser.all("dialog[open]")
+
+
+def the_window_is_shown(browser, server, shots):
+    server.props.update(window=1024, context=1024, keep=16)
+    browser.open(server.url)
+    browser.until(".welcome", "never ends")
+    server.answers = [say("Still here.", usage={"prompt_tokens": 1500, "evicted_tokens": 600})]
+    browser.ask("Do you remember?")
+    browser.until_answered()
+    browser.until("#fill", "window 901 of 1,024 tokens, 600 forgotten")
+    server.props.update(window=None)
+    browser.open(server.url)
+    server.answers = [say("x", usage={"prompt_tokens": 1000}, finish="length")]
+    browser.ask("Long?")
+    browser.until(".figures", "cut at the length allowed")
+    browser.until(".full #fill", "nearly full")
+    assert browser.all("progress")[0].get_attribute("value") == "1001"
+
+
+def keyboard_alone(browser, server, shots):
+    browser.one("#draft").send_keys("one", Keys.SHIFT, Keys.ENTER, Keys.NULL, "two", Keys.ENTER)
+    browser.until_answered()
+    assert server.requests[0]["messages"][0]["content"] == "one\ntwo"
+    assert browser.driver.switch_to.active_element.get_attribute("id") == "draft"
+    browser.driver.execute_script("document.activeElement.blur()")
+    found = []
+    for _ in range(20):
+        browser.type(Keys.TAB)
+        focused = browser.driver.switch_to.active_element
+        found.append(focused.get_attribute("id") or focused.get_attribute("aria-label") or focused.text)
+        if found[-1] == "send" or (len(found) > 1 and found[-1] == found[0]):
+            break
+    order = [name for name in found if name in ("new", "one two", "Rename one two", "settings", "log", "Edit", "Regenerate", "draft")]
+    assert order == ["new", "one two", "Rename one two", "settings", "log", "Edit", "Edit", "Regenerate", "draft"], found
+    nameless = browser.driver.execute_script("""
+        return [...document.querySelectorAll("button, input, textarea, nav, dialog, progress")].filter(e => !e.innerText?.trim() &&
+            !e.textContent.trim() && !e.ariaLabel && !e.labels?.length && !e.getAttribute("aria-labelledby")).map(e => e.outerHTML)""")
+    assert nameless == [], nameless
+
+
+def works_on_a_phone(browser, server, shots):
+    browser.phone(True)
+    try:
+        browser.open(server.url)
+        server.answers = [say(MARKDOWN + "\n" + "unbroken" * 40)]
+        browser.one("#draft").send_keys("A question that is long enough for more than one line of a narrow screen")
+        browser.one("#draft").send_keys(Keys.ENTER)  # here it starts a line
+        assert not server.requests
+        browser.click("#send", "Send")
+        browser.until_answered()
+        width = browser.driver.execute_script("return [document.documentElement.scrollWidth, innerWidth, document.querySelector('#log').scrollWidth]")
+        assert max(width) <= 390, f"wider than the screen: {width}"
+        browser.screenshot(shots, "phone")
+        assert not browser.one("#drawer").is_displayed()
+        browser.click("#menu")
+        assert browser.one("#drawer").is_displayed() and browser.one("#menu").get_attribute("aria-expanded") == "true"
+        browser.screenshot(shots, "phone-drawer")
+        browser.click("#list .title")
+        assert not browser.one("#drawer").is_displayed()
+    finally:
+        browser.phone(False)
+
+
+def looks(browser, server, shots):
+    """Light and dark differ in every colour that matters, and a text can be read in both."""
+    server.answers = [say("It is **a force** between masses.", thoughts=["The user asks about gravity."]), say(MARKDOWN),
+                      say("a long answer that is still being written ", pause=0.03, repeat=200)]
+    for question in ("What is gravity?", "Show me all that Markdown can do, please", "And a long one"):
+        browser.ask(question)
+        if question != "And a long one":
+            browser.until_answered()
+    browser.until("article.assistant .figures", "tokens/s")
+    time.sleep(1)
+    colours = []
+    for dark in (False, True):
+        browser.dark(dark)
+        browser.screenshot(shots, "dark" if dark else "light")
+        colours.append(browser.driver.execute_script("const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"))
+    browser.dark(False)
+    browser.type(Keys.ESCAPE)
+    assert contrast(*colours[0]) > 7 and contrast(*colours[1]) > 7 and colours[0] != colours[1], colours
+
+
+def contrast(one, other):
+    """Of two CSS colours, as WCAG has it."""
+    def luminance(colour):
+        parts = [int(part) / 255 for part in colour[colour.index("(") + 1:-1].split(",")[:3]]
+        return sum(w * (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4) for w, p in zip((0.2126, 0.7152, 0.0722), parts))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+SCRIPTED = [shows_answers, streams_and_stops, keeps_conversations, keeps_what_had_come_before_a_reload, answers_in_several_conversations,
+            edits, settings_are_sent, markdown_becomes_elements, what_a_model_writes_is_text, odd_markdown_takes_no_time, thoughts_fold,
+            troubles_are_said_plainly, loading_is_shown, a_key_is_asked_for, the_window_is_shown, keyboard_alone, works_on_a_phone, looks]
+
+
+def a_chat_with_vga_server(browser, server, shots):
+    """Row 41 of what must be observable: streams, the place is free after a stop, nothing is asked for elsewhere."""
+    browser.open(server.url)
+    browser.ask("Once upon a time there was a little fox")
+    wait_for(lambda: len(browser.text("article.assistant .said")) > 20, "the answer to begin")
+    browser.until_answered(60)
+    before = browser.texts("article.assistant > .said")[-1]
+    browser.until("#fill", "tokens")
+    browser.driver.refresh()
+    browser.until("article.assistant", before[:40])
+    browser.click("#settings")
+    browser.one("#set-max_tokens").send_keys("100000")
+    browser.click("#settings-save")
+    browser.ask("And then")
+    wait_for(lambda: len(browser.texts("article.assistant > .said")[-1]) > 20, "the second answer to begin")
+    assert server.metrics()["vga_requests_running"] == 1
+    browser.click("#send", "Stop")
+    wait_for(lambda: server.metrics()["vga_requests_running"] == 0, "the place to be free", 2)
+    browser.until("article.assistant .figures", "stopped")
+    browser.ask("Go on")
+    wait_for(lambda: len(browser.texts("article.assistant > .said")) == 3 and len(browser.texts("article.assistant > .said")[-1]) > 5,
+             "an answer after the stop")
+    browser.type(Keys.ESCAPE)
+    browser.screenshot(shots, "real")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("programs", nargs="?", metavar="PROGRAMS_FOLDER")
+    parser.add_argument("model", nargs="?", metavar="MODEL")
+    parser.add_argument("--if-present", action="store_true", help="end with 0 where there is no chromium")
+    parser.add_argument("--screenshots", metavar="FOLDER")
+    parser.add_argument("--only", metavar="NAME", help="the one test whose name holds this")
+    flags = parser.parse_args()
+    if missing := present():
+        if flags.if_present:
+            print(f"check_page: nothing was tried: {missing} is not here")
+            return 0
+        sys.exit(f"check_page: error: {missing} is not here")
+    if flags.screenshots:
+        pathlib.Path(flags.screenshots).mkdir(parents=True, exist_ok=True)
+
+    browser, scripted, failed = Browser(), scripted_server.ScriptedServer(), []
+
+    def attempt(test, server):
+        try:
+            browser.requested()
+            test(browser, server, flags.screenshots)
+            elsewhere = [address for address in browser.requested() if not address.startswith((server.url + "/", "data:", "chrome:"))]
+            assert not elsewhere, f"asked elsewhere: {elsewhere}"
+            complaints = browser.complaints()
+            assert not complaints, f"the browser says: {complaints}"
+            print(f"ok    {test.__name__.replace('_', ' ')}", flush=True)
+        except Exception as error:  # whatever goes wrong in a browser, the next test is tried
+            failed.append(test.__name__)
+            print(f"WRONG {test.__name__.replace('_', ' ')}: {error}", flush=True)
+            traceback.print_exc()
+            browser.screenshot(flags.screenshots, "wrong-" + test.__name__)
+
+    chosen = lambda test: not flags.only or flags.only in test.__name__
+    try:
+        for test in filter(chosen, SCRIPTED):
+            scripted.reset()
+            browser.open(scripted.url)
+            browser.forget()
+            browser.open(scripted.url)
+            browser.complaints()
+            attempt(test, scripted)
+            if scripted.unexpected:
+                failed.append(test.__name__)
+                print(f"WRONG the page asked for {scripted.unexpected}")
+        tried = len(list(filter(chosen, SCRIPTED)))
+        if flags.programs and flags.model and chosen(a_chat_with_vga_server):
+            tried += 1
+            with Server(flags.programs, flags.model, "--parallel", "2", "--window", "256") as server:
+                attempt(a_chat_with_vga_server, server)
+    finally:
+        browser.driver.quit()
+    print(f"check_page: {tried - len(failed)} of {tried} as they should be")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
