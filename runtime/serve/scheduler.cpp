@@ -303,7 +303,7 @@ void Scheduler::Impl::take(Slot& slot, AnswerToken token) {
   if (!request.request.on_token(token)) {
     finish(slot, AnswerEnd::stop);
   } else if (request.report.tokens >= request.request.max_tokens ||
-             session.room(sequence_of(slot)) == 0) {
+             session.room(sequence_of(slot)) <= 1) {  // this token takes it
     finish(slot, AnswerEnd::length);
   }
 }
@@ -373,12 +373,17 @@ Scheduler::Scheduler(const Model& model, const SchedulerOptions& options)
     : impl_(std::make_unique<Impl>(model, options)) {}
 
 Scheduler::~Scheduler() {
+  stop();
+  impl_->thread.join();
+}
+
+void Scheduler::stop() {
   {
     const std::lock_guard lock(impl_->mutex);
+    impl_->draining = true;
     impl_->stopping = true;
   }
   impl_->bell->ring();
-  impl_->thread.join();
 }
 
 std::vector<std::shared_ptr<Scheduler::Job>> Scheduler::submit(

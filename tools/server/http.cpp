@@ -140,6 +140,9 @@ awaitable<bool> Server::Impl::serve_one(beast::tcp_stream& stream, beast::flat_b
   if (!error && std::distance(fields.begin(), fields.end()) > max_header_lines) {
     error = wire::error::header_limit;
   }
+  if (!error && fields.count(wire::field::content_length) > 1) {
+    error = wire::error::multiple_content_length;
+  }
   if (!error && beast::iequals(fields[wire::field::expect], "100-continue")) {
     wire::response<wire::empty_body> go_on(wire::status::continue_, 11);
     stream.expires_after(limits.write);

@@ -133,6 +133,7 @@ class Server {
   void load();
   void on_signal();
   asio::awaitable<void> drain();
+  asio::awaitable<void> all_answered(std::chrono::duration<double> limit);
 
   const Flags& flags_;
   vga::Metrics metrics_;
@@ -176,18 +177,24 @@ void Server::on_signal() {
   });
 }
 
-/// Lets what runs come to its end, for a while.
+/// Lets what runs come to its end, for a while; what does not is told so.
 asio::awaitable<void> Server::drain() {
   http_->stop();
   if (loaded_) loaded_->scheduler.drain();
-  const auto deadline =
-      std::chrono::steady_clock::now() + std::chrono::duration<double>(flags_.drain_seconds);
+  co_await all_answered(std::chrono::duration<double>(flags_.drain_seconds));
+  if (loaded_) loaded_->scheduler.stop();
+  co_await all_answered(std::chrono::seconds(1));
+  io_.stop();
+}
+
+/// Waits for that, up to `limit`.
+asio::awaitable<void> Server::all_answered(std::chrono::duration<double> limit) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
   asio::steady_timer timer(io_);
   while (http_->active() > 0 && std::chrono::steady_clock::now() < deadline) {
     timer.expires_after(std::chrono::milliseconds(20));
     co_await timer.async_wait(asio::use_awaitable);
   }
-  io_.stop();
 }
 
 int Server::run() {

@@ -82,7 +82,7 @@ class Scheduler {
   Scheduler(const Model& model, const SchedulerOptions& options);
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
-  /// Cancels what runs and waits.
+  /// stop(), and waits for it.
   ~Scheduler();
 
   /// One request in it.
@@ -101,6 +101,8 @@ class Scheduler {
 
   /// From now on takes no more requests and cancels those that wait; what runs goes on.
   void drain();
+  /// Cancels what runs, too. Does not wait.
+  void stop();
 
   struct State {
     size_t running = 0;
