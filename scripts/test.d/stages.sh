@@ -75,7 +75,7 @@ stage_fuzz() { fuzz_all "${FUZZ_SECONDS:-30}"; }
 # Pools, sessions of many threads, what runs on a pool: attention, products, INT8 by simulation,
 # conversion, the bench's measure of memory; and a tokenizer that many threads use.
 has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:*HowPages*:*Quantize*'
-has_threads+=':ConvertRoundTrip*:Bench.*:*Threads*:Load*'
+has_threads+=':Scheduler*:ConvertRoundTrip*:Bench.*:*Threads*:Load*'
 
 stage_tsan() {
   build tsan
