@@ -243,7 +243,7 @@ def row_32_broken_http():
         "length of no digits": post + b"Content-Length: abc\r\n\r\n" + good,
         "length beyond 64 bits": post + b"Content-Length: 99999999999999999999999\r\n\r\n" + good,
         "negative chunk": coded + b"-2\r\n" + good + b"\r\n0\r\n\r\n",
-        "chunk of 17 digits": coded + b"0000000000000001e\r\n" + good + b"\r\n0\r\n\r\n",
+        "chunk of 2^64 bytes": coded + b"10000000000000000\r\n\r\n" + chunk + b"0\r\n\r\n",
         "chunk of 16 digits": coded + b"ffffffffffffffff\r\n" + good + b"\r\n0\r\n\r\n",
         "chunk without end": coded + b"%x\r\n" % len(good) + good + b"XX0\r\n\r\n",
         "bare line feeds": (post + size + b"\r\n").replace(b"\r\n", b"\n") + good,
