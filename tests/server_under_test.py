@@ -23,7 +23,7 @@ class Answer:
         self.headers = response.headers
         self.body = response.read()
         self.json = None
-        if "json" in self.headers.get("Content-Type", ""):
+        if self.body and "json" in self.headers.get("Content-Type", ""):
             self.json = json.loads(self.body.decode("utf-8", "strict"))
 
     @property
