@@ -19,6 +19,7 @@ stage_python() {
     "$(scripts/try-model smollm2 --get)" tests/corpus/template/*
   build/python/bin/python tests/test_scripts.py
   build/release/bin/vga-convert models/vga-stories -o build/vga-stories.gguf --type f16 >/dev/null
+  build/python/bin/python tests/check_server.py build/release/bin build/vga-stories.gguf
   tests/check_install build/vga-stories.gguf
 }
 
