@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cassert>
 #include <cmath>
 #include <condition_variable>
 #include <deque>
@@ -122,8 +123,8 @@ struct Scheduler::Impl {
   std::thread thread;
 };
 
-/// The free slot that holds the longest beginning of the prompt, if it is worth it and most of what
-/// is there; else the one used least recently.
+/// Of the free slots, of which there is one: that with the longest beginning of the prompt, if that
+/// is worth it and most of what is there; else the one used least recently.
 Slot& Scheduler::Impl::choose_slot(const std::vector<Token>& prompt) {
   Slot* best = nullptr;
   size_t most = 0;
