@@ -20,6 +20,13 @@ void validate(const SamplerOptions& o) {
   check(o.min_p >= 0 && o.min_p <= 1, "min-p", "0 to 1", o.min_p);
   check(o.repeat_penalty > 0 && o.repeat_penalty <= 100, "repeat-penalty", "above 0, up to 100",
         o.repeat_penalty);
+  for (const auto& [option, value] : {std::pair("presence-penalty", o.presence_penalty),
+                                      std::pair("frequency-penalty", o.frequency_penalty)}) {
+    check(value >= -2 && value <= 2, option, "-2 to 2", value);
+  }
+  for (const LogitBias& bias : o.logit_bias) {
+    check(bias.bias >= -100 && bias.bias <= 100, "logit-bias", "-100 to 100", bias.bias);
+  }
 }
 
 Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(options.seed) {
@@ -27,28 +34,47 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(opt
 }
 
 void Sampler::accept(Token token) {
+  ++seen_[token];
   recent_.push_back(token);
   if (recent_.size() > options_.repeat_last) recent_.pop_front();
 }
 
+bool Sampler::changes_logits() const {
+  return options_.repeat_penalty != 1 || options_.presence_penalty != 0 ||
+         options_.frequency_penalty != 0 || !options_.logit_bias.empty();
+}
+
 size_t Sampler::n_candidates() const {
-  return options_.repeat_penalty != 1 ? 0 : n_kept();
+  return changes_logits() ? 0 : n_kept();
+}
+
+/// The logits with biases and penalties.
+std::span<const float> Sampler::changed(std::span<const float> logits) {
+  changed_.assign(logits.begin(), logits.end());
+  const auto at = [&](Token token) -> float& {
+    const auto i = static_cast<size_t>(token);
+    if (i < changed_.size()) return changed_[i];
+    throw Error("token to penalize", "wanted 0 to " + std::to_string(changed_.size() - 1) +
+                                         ", found " + std::to_string(token));
+  };
+  for (const LogitBias& bias : options_.logit_bias) at(bias.token) += bias.bias;
+  if (options_.repeat_penalty != 1) {
+    for (const Token token : std::set(recent_.begin(), recent_.end())) {
+      float& logit = at(token);
+      logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+    }
+  }
+  if (options_.presence_penalty != 0 || options_.frequency_penalty != 0) {
+    for (const auto& [token, times] : seen_) {
+      at(token) -=
+          options_.presence_penalty + options_.frequency_penalty * static_cast<float>(times);
+    }
+  }
+  return changed_;
 }
 
 Token Sampler::sample(std::span<const float> logits) {
-  if (options_.repeat_penalty != 1) {
-    penalized_.assign(logits.begin(), logits.end());
-    for (const Token token : std::set(recent_.begin(), recent_.end())) {
-      const auto i = static_cast<size_t>(token);
-      if (i >= penalized_.size()) {
-        throw Error("token to penalize", "wanted 0 to " + std::to_string(penalized_.size() - 1) +
-                                             ", found " + std::to_string(token));
-      }
-      float& logit = penalized_[i];
-      logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
-    }
-    logits = penalized_;
-  }
+  if (changes_logits()) logits = changed(logits);
   const size_t n = n_kept();
   candidates_.resize(n == 0 ? logits.size() : std::min(n, logits.size()));
   find_likeliest(logits, candidates_);

@@ -195,6 +195,7 @@ struct Session::Impl {
   void take(std::span<const Row> rows);
   template <class Take>
   void each_logits(Take&& take);
+  Token sample_row(Session& session, size_t row, Sampler& sampler);
 
   const Config& config;
   const Weights& weights;
@@ -217,9 +218,11 @@ struct Session::Impl {
   std::unique_ptr<Buffer> logits_;    // (up to logits_rows, vocab_size), grown when asked for more
   std::optional<size_t> in_logits_;   // the wanted row whose logits come first in there
   std::vector<float> host_logits_;    // (n_wanted, vocab_size)
-  std::vector<Candidate> likeliest_;  // (n_wanted, k)
-  std::vector<Candidate> usable_;     // of the last row, those that are not unused
-  std::vector<float> usable_logits_;  // (vocab_size) of the last row, unused ones out of reach
+  bool has_host_logits_ = false;      // of this batch
+  std::vector<Candidate> likeliest_;  // (n_wanted, n_likeliest)
+  size_t n_likeliest_ = 0;            // of this batch; 0: not asked for yet
+  std::vector<Candidate> usable_;     // of a row, those that are not unused
+  std::vector<float> usable_logits_;  // (vocab_size) of a row, unused ones out of reach
 };
 
 Session::Impl::Sequence& Session::Impl::sequence(uint32_t index) {
@@ -382,6 +385,8 @@ void Session::append(std::span<const Row> rows) {
   Impl& s = *impl_;
   s.n_wanted_ = 0;
   s.in_logits_.reset();
+  s.has_host_logits_ = false;
+  s.n_likeliest_ = 0;
   s.take(rows);
   s.probe.n_rows = rows.size();
   s.probe.n_wanted = s.wanted_.size();
@@ -416,6 +421,7 @@ std::span<const float> Session::logits() {
       check_finite(likeliest.logit);
     }
   });
+  s.has_host_logits_ = true;
   return s.host_logits_;
 }
 
@@ -432,34 +438,60 @@ std::span<const Candidate> Session::likeliest(size_t k) {
                                    std::span(s.likeliest_).subspan(first * k, n * k));
   });
   for (size_t row = 0; row < s.n_wanted_; ++row) check_finite(s.likeliest_[row * k].logit);
+  s.n_likeliest_ = k;
   return s.likeliest_;
 }
 
-Token Session::sample(Sampler& sampler) {
-  Impl& s = *impl_;
-  const size_t vocab = s.config.vocab_size;
-  if (s.n_wanted_ == 0) throw Error("sample", "wanted a row with logits before it");
-  const size_t n = std::min(sampler.n_candidates(), vocab - s.unused.size());
+/// Brings what a sampler asks for from the device once for all rows.
+Token Session::Impl::sample_row(Session& session, size_t row, Sampler& sampler) {
+  const size_t vocab = config.vocab_size;
+  const size_t n = std::min(sampler.n_candidates(), vocab - unused.size());
   if (n == 0) {
-    logits();
-    const std::span<float> last = std::span(s.host_logits_).last(vocab);
-    if (s.unused.empty()) return sampler.sample(last);
-    s.usable_logits_.assign(last.begin(), last.end());
-    for (const Token token : s.unused) {
-      s.usable_logits_[static_cast<size_t>(token)] = -std::numeric_limits<float>::infinity();
+    if (!has_host_logits_) session.logits();
+    const auto logits = std::span<const float>(host_logits_).subspan(row * vocab, vocab);
+    if (unused.empty()) return sampler.sample(logits);
+    usable_logits_.assign(logits.begin(), logits.end());
+    for (const Token token : unused) {
+      usable_logits_[static_cast<size_t>(token)] = -std::numeric_limits<float>::infinity();
     }
-    return sampler.sample(s.usable_logits_);
+    return sampler.sample(usable_logits_);
   }
   // An unused token is hardly ever among the likeliest. Where one is, a look at more of them is all
   // that it costs.
   for (size_t k = n;; k = std::min(2 * k, vocab)) {
-    s.usable_.clear();
-    for (const Candidate& candidate : likeliest(k).last(k)) {
-      const bool is_usable = !std::ranges::binary_search(s.unused, candidate.token);
-      if (is_usable && s.usable_.size() < n) s.usable_.push_back(candidate);
+    if (n_likeliest_ < k) session.likeliest(k);
+    usable_.clear();
+    for (const Candidate& candidate :
+         std::span(likeliest_).subspan(row * n_likeliest_, n_likeliest_)) {
+      const bool is_usable = !std::ranges::binary_search(unused, candidate.token);
+      if (is_usable && usable_.size() < n) usable_.push_back(candidate);
     }
-    if (s.usable_.size() == n) return sampler.sample(s.usable_);
+    if (usable_.size() == n) return sampler.sample(usable_);
   }
+}
+
+Token Session::sample(Sampler& sampler) {
+  Impl& s = *impl_;
+  if (s.n_wanted_ == 0) throw Error("sample", "wanted a row with logits before it");
+  return s.sample_row(*this, s.n_wanted_ - 1, sampler);
+}
+
+std::vector<Token> Session::sample(std::span<Sampler* const> samplers) {
+  Impl& s = *impl_;
+  if (samplers.size() != s.n_wanted_) {
+    throw Error("samplers", "wanted one for each of " + std::to_string(s.n_wanted_) +
+                                " rows, found " + std::to_string(samplers.size()));
+  }
+  size_t n = 0;
+  for (const Sampler* sampler : samplers) {
+    n = std::max(n, std::min(sampler->n_candidates(), s.config.vocab_size));
+  }
+  if (n > 0) likeliest(n);  // at once what the most demanding needs
+  std::vector<Token> tokens;
+  for (size_t row = 0; row < samplers.size(); ++row) {
+    tokens.push_back(s.sample_row(*this, row, *samplers[row]));
+  }
+  return tokens;
 }
 
 std::span<const float> Session::decode(std::span<const Row> rows) {

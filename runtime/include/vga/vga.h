@@ -215,6 +215,9 @@ class Session {
   std::span<const Candidate> likeliest(size_t k);
   /// Chooses the token that follows the last of those rows; never one of Tokenizer::unused().
   Token sample(Sampler& sampler);
+  /// The same for each of them by a sampler of its own, (n_wanted). An Error unless there are as
+  /// many samplers.
+  std::vector<Token> sample(std::span<Sampler* const> samplers);
 
   /// append() of tokens, which must not be none, in chunks of max_batch(); the last one wants
   /// logits. `progress`, if given, is called after each chunk with the tokens done; when it returns

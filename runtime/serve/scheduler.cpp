@@ -1,0 +1,455 @@
+#include "vga/scheduler.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+namespace vga {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+/// Fewer tokens in common than that are not worth the rest of a sequence that somebody may go on
+/// with.
+constexpr size_t worth_keeping = 16;
+
+/// Wakes the scheduler's thread. Requests may outlive the scheduler, so it is shared.
+struct Bell {
+  std::mutex mutex;
+  std::condition_variable condition;
+  bool rung = false;  // under the mutex
+
+  void ring() {
+    const std::lock_guard lock(mutex);
+    rung = true;
+    condition.notify_all();
+  }
+};
+
+/// A request on its way. All but the flag belongs to the scheduler's thread.
+struct Request final : Scheduler::Job {
+  Request(AnswerRequest&& asked, std::shared_ptr<Bell> of)
+      : request(std::move(asked)), sampler(request.sampler), bell(std::move(of)) {}
+
+  void cancel() override {
+    cancelled = true;
+    bell->ring();
+  }
+  void nudge() override { bell->ring(); }
+
+  AnswerRequest request;
+  Sampler sampler;
+  std::shared_ptr<Bell> bell;
+  std::atomic<bool> cancelled = false;
+
+  AnswerReport report;
+  size_t read = 0;            // tokens of the prompt that the sequence has
+  std::optional<Token> next;  // what it goes on with, once the prompt is read
+  Clock::time_point queued = Clock::now();
+  Clock::time_point begun;
+  Clock::time_point first_token;
+};
+
+using RequestPtr = std::shared_ptr<Request>;
+
+/// A sequence of the session and what it holds.
+struct Slot {
+  std::vector<Token> tokens;  // of the sequence
+  RequestPtr request;         // null: free
+  uint64_t last_used = 0;
+};
+
+size_t common_prefix(std::span<const Token> a, std::span<const Token> b) {
+  return static_cast<size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
+}
+
+/// log of the sum of exp() of a row of logits.
+float log_sum(std::span<const float> logits) {
+  const float most = *std::ranges::max_element(logits);
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(double{logit} - most);
+  return most + static_cast<float>(std::log(sum));
+}
+
+}  // namespace
+
+struct Scheduler::Impl {
+  Impl(const Model& of, const SchedulerOptions& with)
+      : model(of), options(with), session(of, with.session), slots(with.session.n_sequences) {
+    thread = std::thread([this] { run(); });
+  }
+
+  void run();
+  void admit();
+  Slot& choose_slot(const std::vector<Token>& prompt);
+  void begin(Slot& slot, const RequestPtr& request);
+  void finish(Slot& slot, AnswerEnd end, const std::string& error = {});
+  void drop_cancelled();
+  std::vector<Row> next_rows();
+  void step(const std::vector<Row>& rows);
+  void take(Slot& slot, AnswerToken token);
+  void report_state(bool has_rows);
+  void cancel_all();
+
+  uint32_t sequence_of(const Slot& slot) const {
+    return static_cast<uint32_t>(&slot - slots.data());
+  }
+  const Model& model;
+  SchedulerOptions options;
+  Session session;
+  std::vector<Slot> slots;  // (n_sequences)
+  uint64_t uses = 0;
+
+  std::shared_ptr<Bell> bell = std::make_shared<Bell>();
+  std::mutex& mutex = bell->mutex;
+  // Under the mutex:
+  std::deque<RequestPtr> waiting;
+  bool working = false;  // there are rows to compute
+  bool draining = false;
+  bool stopping = false;
+  State last_state;
+  Clock::time_point last_step = Clock::now();
+
+  std::thread thread;
+};
+
+/// The free slot that holds the longest beginning of the prompt, if it is worth it and most of what
+/// is there; else the one used least recently.
+Slot& Scheduler::Impl::choose_slot(const std::vector<Token>& prompt) {
+  Slot* best = nullptr;
+  size_t most = 0;
+  Slot* oldest = nullptr;
+  for (Slot& slot : slots) {
+    if (slot.request) continue;
+    const size_t n = common_prefix(slot.tokens, prompt);
+    if (n > most || best == nullptr) {
+      best = &slot;
+      most = n;
+    }
+    if (oldest == nullptr || slot.last_used < oldest->last_used) oldest = &slot;
+  }
+  const bool worth_it =
+      most >= worth_keeping && (2 * most >= best->tokens.size() || best == oldest);
+  return worth_it ? *best : *oldest;
+}
+
+/// Keeps of a sequence what the prompt begins with. Where a window has slid too far for that, it
+/// begins anew. The last token is read in any case: an answer needs its logits.
+void Scheduler::Impl::begin(Slot& slot, const RequestPtr& request) {
+  const std::vector<Token>& prompt = request->request.prompt;
+  const uint32_t sequence = sequence_of(slot);
+  size_t known = std::min(common_prefix(slot.tokens, prompt), prompt.size() - 1);
+  try {
+    session.truncate(static_cast<int64_t>(known), sequence);
+  } catch (const Error&) {
+    known = 0;
+    session.truncate(0, sequence);
+  }
+  slot.tokens.resize(known);
+  slot.request = request;
+  slot.last_used = ++uses;
+  request->begun = Clock::now();
+  request->read = known;
+  request->report.prompt_tokens = prompt.size();
+  request->report.cached_tokens = known;
+  request->report.queue_seconds = seconds_between(request->queued, request->begun);
+}
+
+void Scheduler::Impl::finish(Slot& slot, AnswerEnd end, const std::string& error) {
+  const RequestPtr request = std::move(slot.request);
+  slot.request.reset();
+  slot.last_used = ++uses;
+  AnswerReport& report = request->report;
+  report.end = end;
+  report.error = error;
+  const auto now = Clock::now();
+  if (report.tokens > 0) {
+    report.prefill_seconds = seconds_between(request->begun, request->first_token);
+    report.decode_seconds = seconds_between(request->first_token, now);
+  } else {
+    report.prefill_seconds = seconds_between(request->begun, now);
+  }
+  if (session.slides()) {
+    const int64_t unseen =
+        session.length(sequence_of(slot)) + 1 - static_cast<int64_t>(session.context());
+    report.evicted_tokens = static_cast<size_t>(std::max<int64_t>(0, unseen));
+  }
+  request->request.on_end(report);
+}
+
+void Scheduler::Impl::drop_cancelled() {
+  for (Slot& slot : slots) {
+    if (slot.request && slot.request->cancelled) finish(slot, AnswerEnd::cancelled);
+  }
+}
+
+/// Gives free slots to those that wait, the oldest first; who is cancelled leaves.
+void Scheduler::Impl::admit() {
+  std::vector<RequestPtr> gone;
+  {
+    const std::lock_guard lock(mutex);
+    std::erase_if(waiting, [&](const RequestPtr& request) {
+      if (!request->cancelled && !draining && !stopping) return false;
+      gone.push_back(request);
+      return true;
+    });
+  }
+  for (const RequestPtr& request : gone) {
+    request->report.end = AnswerEnd::cancelled;
+    request->report.prompt_tokens = request->request.prompt.size();
+    request->report.queue_seconds = seconds_between(request->queued, Clock::now());
+    request->request.on_end(request->report);
+  }
+  while (std::ranges::any_of(slots, [](const Slot& slot) { return slot.request == nullptr; })) {
+    RequestPtr request;
+    {
+      const std::lock_guard lock(mutex);
+      if (waiting.empty()) return;
+      request = waiting.front();
+      waiting.pop_front();
+    }
+    begin(choose_slot(request->request.prompt), request);
+  }
+}
+
+/// One row for each sequence that decodes, then prompts as far as the budget goes.
+std::vector<Row> Scheduler::Impl::next_rows() {
+  std::vector<Row> rows;
+  std::vector<Slot*> reading;
+  for (Slot& slot : slots) {
+    if (!slot.request) continue;
+    const auto& can_take = slot.request->request.can_take;
+    if (can_take && !can_take()) continue;
+    if (slot.request->read < slot.request->request.prompt.size()) {
+      reading.push_back(&slot);
+    } else {
+      const uint32_t sequence = sequence_of(slot);
+      rows.push_back({*slot.request->next, session.length(sequence), sequence, true});
+    }
+  }
+  std::ranges::sort(reading, {}, [](const Slot* slot) { return slot->request->begun; });
+  size_t budget = session.max_batch();
+  if (!rows.empty()) budget = std::min(budget, std::max(options.step_rows, rows.size() + 1));
+  for (Slot* slot : reading) {
+    const uint32_t sequence = sequence_of(*slot);
+    const std::vector<Token>& prompt = slot->request->request.prompt;
+    const size_t n = std::min(budget - rows.size(), prompt.size() - slot->request->read);
+    for (size_t i = 0; i < n; ++i) {
+      const size_t at = slot->request->read + i;
+      const auto position = session.length(sequence) + static_cast<int64_t>(i);
+      rows.push_back({prompt[at], position, sequence, at + 1 == prompt.size()});
+    }
+  }
+  return rows;
+}
+
+/// Computes rows, and chooses the next token of each sequence that wants one.
+void Scheduler::Impl::step(const std::vector<Row>& rows) {
+  const auto start = Clock::now();
+  std::vector<Sampler*> samplers;
+  std::vector<Slot*> choosing;
+  bool wants_probabilities = false;
+  session.append(rows);
+  for (const Row& row : rows) {
+    Slot& slot = slots[row.sequence];
+    slot.tokens.push_back(row.token);
+    if (slot.request->read < slot.request->request.prompt.size()) ++slot.request->read;
+    if (!row.wants_logits) continue;
+    samplers.push_back(&slot.request->sampler);
+    choosing.push_back(&slot);
+    wants_probabilities |= slot.request->request.wants_probabilities;
+  }
+  if (!choosing.empty()) {
+    const std::vector<Token> tokens = session.sample(samplers);
+    std::span<const float> logits;  // (n_wanted, vocab_size)
+    if (wants_probabilities) logits = session.logits();
+    const size_t vocab = model.config().vocab_size;
+    for (size_t i = 0; i < choosing.size(); ++i) {
+      AnswerToken token{tokens[i]};
+      const AnswerRequest& request = choosing[i]->request->request;
+      if (request.wants_probabilities) {
+        const auto row = logits.subspan(i * vocab, vocab);
+        const float all = log_sum(row);
+        token.log_probability = row[static_cast<size_t>(token.token)] - all;
+        token.likeliest.resize(std::min(request.n_likeliest, vocab));
+        if (!token.likeliest.empty()) find_likeliest(row, token.likeliest);
+        for (Candidate& candidate : token.likeliest) candidate.logit -= all;
+      }
+      take(*choosing[i], std::move(token));
+    }
+  }
+  if (options.on_step) options.on_step(rows.size(), seconds_between(start, Clock::now()));
+}
+
+/// Hands a token out and decides whether it was the last one.
+void Scheduler::Impl::take(Slot& slot, AnswerToken token) {
+  Request& request = *slot.request;
+  if (request.report.tokens++ == 0) request.first_token = Clock::now();
+  if (!request.request.ignore_end && model.tokenizer().is_end(token.token)) {
+    finish(slot, AnswerEnd::stop);
+    return;
+  }
+  request.sampler.accept(token.token);
+  request.next = token.token;
+  if (!request.request.on_token(token)) {
+    finish(slot, AnswerEnd::stop);
+  } else if (request.report.tokens >= request.request.max_tokens ||
+             session.room(sequence_of(slot)) <= 1) {  // this token takes it
+    finish(slot, AnswerEnd::length);
+  }
+}
+
+void Scheduler::Impl::report_state(bool has_rows) {
+  State state;
+  for (const Slot& slot : slots) {
+    State::Sequence sequence{slot.request != nullptr, session.length(sequence_of(slot))};
+    if (slot.request) {
+      ++state.running;
+      sequence.prompt_left = slot.request->request.prompt.size() - slot.request->read;
+      sequence.tokens = slot.request->report.tokens;
+    }
+    state.sequences.push_back(sequence);
+  }
+  const std::lock_guard lock(mutex);
+  state.steps = last_state.steps;
+  last_state = std::move(state);
+  working = has_rows;
+}
+
+void Scheduler::Impl::cancel_all() {
+  for (Slot& slot : slots) {
+    if (slot.request) slot.request->cancelled = true;
+  }
+}
+
+void Scheduler::Impl::run() {
+  while (true) {
+    drop_cancelled();
+    admit();
+    const std::vector<Row> rows = next_rows();
+    report_state(!rows.empty());
+    if (rows.empty()) {
+      std::unique_lock lock(mutex);
+      bell->condition.wait(lock, [&] { return bell->rung || stopping; });
+      bell->rung = false;
+      last_step = Clock::now();  // what begins now has not waited
+      if (!stopping) continue;
+      lock.unlock();
+      if (std::ranges::none_of(slots, [](const Slot& slot) { return slot.request != nullptr; })) {
+        admit();  // tells those that wait
+        return;
+      }
+      cancel_all();
+      continue;
+    }
+    try {
+      step(rows);
+    } catch (const std::exception& error) {
+      // Whose rows were to blame is not known; what they left in the session is of no use.
+      for (Slot& slot : slots) {
+        if (!slot.request) continue;
+        session.truncate(0, sequence_of(slot));
+        slot.tokens.clear();
+        finish(slot, AnswerEnd::failed, error.what());
+      }
+    }
+    const std::lock_guard lock(mutex);
+    ++last_state.steps;
+    last_step = Clock::now();
+    if (stopping) cancel_all();
+  }
+}
+
+Scheduler::Scheduler(const Model& model, const SchedulerOptions& options)
+    : impl_(std::make_unique<Impl>(model, options)) {}
+
+Scheduler::~Scheduler() {
+  stop();
+  impl_->thread.join();
+}
+
+void Scheduler::stop() {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->draining = true;
+    impl_->stopping = true;
+  }
+  impl_->bell->ring();
+}
+
+std::vector<std::shared_ptr<Scheduler::Job>> Scheduler::submit(
+    std::vector<AnswerRequest> requests) {
+  Impl& s = *impl_;
+  const auto vocab = static_cast<Token>(s.model.config().vocab_size);
+  std::vector<RequestPtr> jobs;
+  for (AnswerRequest& request : requests) {
+    if (request.prompt.empty()) throw Error("prompt", "is empty, wanted at least one token");
+    for (const Token token : request.prompt) {
+      if (token >= 0 && token < vocab) continue;
+      throw Error("prompt", "wanted tokens from 0 to " + std::to_string(vocab - 1) + ", found " +
+                                std::to_string(token));
+    }
+    if (!slides() && request.prompt.size() >= context()) {
+      throw ContextFull("the context has " + std::to_string(context()) + " tokens, the prompt " +
+                        std::to_string(request.prompt.size()));
+    }
+    jobs.push_back(std::make_shared<Request>(std::move(request), s.bell));
+  }
+  {
+    const std::lock_guard lock(s.mutex);
+    const size_t free = s.slots.size() - std::min(s.slots.size(), s.last_state.running);
+    if (s.draining || s.waiting.size() + jobs.size() > free + s.options.max_waiting) return {};
+    s.waiting.insert(s.waiting.end(), jobs.begin(), jobs.end());
+  }
+  s.bell->ring();
+  return {jobs.begin(), jobs.end()};
+}
+
+void Scheduler::drain() {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->draining = true;
+  }
+  impl_->bell->ring();
+}
+
+Scheduler::State Scheduler::state() const {
+  const std::lock_guard lock(impl_->mutex);
+  State state = impl_->last_state;
+  state.waiting = impl_->waiting.size();
+  state.draining = impl_->draining;
+  if (impl_->working) {
+    state.idle_seconds = seconds_between(impl_->last_step, Clock::now());
+  }
+  return state;
+}
+
+size_t Scheduler::context() const {
+  return impl_->session.context();
+}
+bool Scheduler::slides() const {
+  return impl_->session.slides();
+}
+size_t Scheduler::keep() const {
+  return impl_->session.keep();
+}
+size_t Scheduler::n_sequences() const {
+  return impl_->slots.size();
+}
+std::string Scheduler::description() const {
+  return impl_->session.description();
+}
+uint64_t Scheduler::cache_bytes() const {
+  return impl_->session.cache_bytes();
+}
+
+}  // namespace vga
