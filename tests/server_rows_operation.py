@@ -250,6 +250,8 @@ def row_32_broken_http():
         "gibberish": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         "no version": b"GET /health\r\n\r\n",
         "other version": b"GET /health HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        "two hosts": b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        "no host": b"GET /health HTTP/1.1\r\n\r\n",
         "no colon": b"GET /health HTTP/1.1\r\nHost: localhost\r\nrubbish\r\n\r\n",
         "blank before colon": b"GET /health HTTP/1.1\r\nHost : localhost\r\n\r\n",
         "NUL in a header": b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n",
@@ -264,6 +266,10 @@ def row_32_broken_http():
     check(not taken, f"answered well: {taken}")
     for name in ("101 header lines", "20 KiB of header"):
         equal(statuses[name], 431, name)
+    older = post.replace(b"1.1", b"1.0") + b"Content-Length: %d\r\n\r\n"
+    for body in (good, good[:-1] + b',"stream":true}'):  # HTTP/1.0 knows no chunks.
+        reply = s.raw(older % len(body) + body)
+        check(status_of(reply) == 200 and b"chunked" not in reply.lower(), f"a client of HTTP/1.0: {reply[:300]!r}")
     ok(s.get("/health"))
 
 

@@ -1,4 +1,5 @@
 """vga-servers under test, clients that see what goes over the wire, and what is checked of it."""
+import atexit
 import contextlib
 import http.client
 import json
@@ -23,7 +24,7 @@ class Answer:
         self.headers = response.headers
         self.body = response.read()
         self.json = None
-        if "json" in self.headers.get("Content-Type", ""):
+        if self.body and "json" in self.headers.get("Content-Type", ""):
             self.json = json.loads(self.body.decode("utf-8", "strict"))
 
     @property
@@ -113,6 +114,7 @@ class Server:
         self.process = subprocess.Popen(
             [program, "-m", model, "--port", str(port), *options],
             stdout=subprocess.PIPE, stderr=self.log_file, stdin=subprocess.DEVNULL)
+        atexit.register(self.stop)  # An interrupted run leaves none behind.
         self.key = None
         self.address_line = ""
         self.port = port
