@@ -254,7 +254,7 @@ def schemathesis(server, client):
                    "--url", f"http://127.0.0.1:{server.port}", "--header", f"Authorization: Bearer {KEY}", "--phases", "examples,coverage,fuzzing",
                    # A request that fits may be refused still: its tokens are not of the vocabulary, its prompt is too long.
                    "--checks", "all", "--exclude-checks", "positive_data_acceptance,missing_required_header",
-                   "--max-examples", "25", "--max-failures", "8", "--continue-on-failure", "--seed", "1", "--workers", "2", "--request-timeout", "30",
+                   "--max-examples", "25", "--max-failures", "8", "--continue-on-failure", "--seed", "1", "--request-timeout", "30",
                    "--generation-database", "none", "--suppress-health-check", "all", "--warnings", "off", "--no-color"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300,
                               env={**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(ROOT / "tests")})
