@@ -19,6 +19,7 @@ stage_python() {
     "$(scripts/try-model smollm2 --get)" tests/corpus/template/*
   build/python/bin/python tests/test_scripts.py
   build/release/bin/vga-convert models/vga-stories -o build/vga-stories.gguf --type f16 >/dev/null
+  build/python/bin/python tests/check_server.py build/release/bin build/vga-stories.gguf
   tests/check_install build/vga-stories.gguf
 }
 
@@ -75,7 +76,7 @@ stage_fuzz() { fuzz_all "${FUZZ_SECONDS:-30}"; }
 # Pools, sessions of many threads, what runs on a pool: attention, products, INT8 by simulation,
 # conversion, the bench's measure of memory; and a tokenizer that many threads use.
 has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:*HowPages*:*Quantize*'
-has_threads+=':ConvertRoundTrip*:Bench.*:*Threads*:Load*'
+has_threads+=':Scheduler*:ConvertRoundTrip*:Bench.*:*Threads*:Load*'
 
 stage_tsan() {
   build tsan

@@ -58,6 +58,13 @@ Request take(wire::request<wire::string_body>&& message) {
 
 }  // namespace
 
+/// How an answer is to be sent.
+struct Form {
+  unsigned version = 11;  // of HTTP; 10 knows no chunks
+  bool keep_alive = false;
+  bool head_alone = false;
+};
+
 struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   Impl(tcp::acceptor listening, const Limits& with, Handler handle, Refusal refuse)
       : acceptor(std::move(listening)),
@@ -68,9 +75,9 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   awaitable<void> accept();
   awaitable<void> serve(tcp::socket socket);
   awaitable<bool> serve_one(beast::tcp_stream& stream, beast::flat_buffer& buffer);
-  awaitable<bool> send(beast::tcp_stream& stream, Response response, bool keep_alive);
+  awaitable<bool> send(beast::tcp_stream& stream, Response response, const Form& form);
   awaitable<bool> send_pieces(beast::tcp_stream& stream, wire::response<wire::empty_body> head,
-                              Response& response);
+                              Response& response, const Form& form);
   awaitable<void> refuse(beast::tcp_stream& stream, unsigned status, std::string why);
   awaitable<void> close(beast::tcp_stream& stream);
 
@@ -140,8 +147,9 @@ awaitable<bool> Server::Impl::serve_one(beast::tcp_stream& stream, beast::flat_b
   if (!error && std::distance(fields.begin(), fields.end()) > max_header_lines) {
     error = wire::error::header_limit;
   }
-  if (!error && fields.count(wire::field::content_length) > 1) {
-    error = wire::error::multiple_content_length;
+  // Of two each might be meant, by us and by a proxy before us.
+  for (const wire::field once : {wire::field::content_length, wire::field::host}) {
+    if (!error && fields.count(once) > 1) error = wire::error::bad_field;
   }
   if (!error && beast::iequals(fields[wire::field::expect], "100-continue")) {
     wire::response<wire::empty_body> go_on(wire::status::continue_, 11);
@@ -167,60 +175,74 @@ awaitable<bool> Server::Impl::serve_one(beast::tcp_stream& stream, beast::flat_b
   if (error) co_return false;
 
   const Counted counted(active);
-  const bool keep_alive = fields.keep_alive();
-  const Request request = take(parser.release());
+  Form form{fields.version(), fields.keep_alive()};
+  Request request = take(parser.release());
+  if (request.method == "HEAD") {  // what GET would be answered, without the body
+    request.method = "GET";
+    form.head_alone = true;
+  }
   stream.expires_never();
   // The first one to end cancels the other.
   auto first = co_await (handler(request) || client_left(stream.socket()));
   if (first.index() == 1) co_return false;
-  co_return co_await send(stream, std::move(std::get<0>(first)), keep_alive && !stopping);
+  form.keep_alive &= !stopping;
+  co_return co_await send(stream, std::move(std::get<0>(first)), form);
 }
 
-awaitable<bool> Server::Impl::send(beast::tcp_stream& stream, Response response, bool keep_alive) {
-  wire::response<wire::empty_body> head(static_cast<wire::status>(response.status), 11);
+awaitable<bool> Server::Impl::send(beast::tcp_stream& stream, Response response, const Form& form) {
+  wire::response<wire::empty_body> head(static_cast<wire::status>(response.status), form.version);
   if (response.status != 204) head.set(wire::field::content_type, response.type);
   for (const auto& [name, value] : response.headers) head.set(name, value);
-  head.keep_alive(keep_alive);
-  if (response.pieces) {
-    co_return co_await send_pieces(stream, std::move(head), response) && keep_alive;
-  }
+  if (response.pieces) co_return co_await send_pieces(stream, std::move(head), response, form);
+  head.keep_alive(form.keep_alive);
   wire::response<wire::string_body> message(std::move(head.base()));
   message.body() = std::move(response.body);
   message.prepare_payload();
+  if (form.head_alone) message.body().clear();
   stream.expires_after(limits.write);
   const auto [error, n] = co_await wire::async_write(stream, message, as_result);
-  if (!error && !keep_alive) co_await close(stream);
-  co_return !error && keep_alive;
+  if (!error && !form.keep_alive) co_await close(stream);
+  co_return !error && form.keep_alive;
 }
 
-/// False if the client is gone or did not take the bytes.
+/// False if the connection is at its end: the client is gone, did not take the bytes, or knows of
+/// no other end of a body.
 awaitable<bool> Server::Impl::send_pieces(beast::tcp_stream& stream,
-                                          wire::response<wire::empty_body> head,
-                                          Response& response) {
-  head.chunked(true);
+                                          wire::response<wire::empty_body> head, Response& response,
+                                          const Form& form) {
+  const bool in_chunks = form.version >= 11;
+  const bool keep_alive = form.keep_alive && in_chunks;
+  head.chunked(in_chunks);
+  head.keep_alive(keep_alive);
   wire::response_serializer<wire::empty_body> serializer(head);
   stream.expires_after(limits.write);
   const auto [error, n] = co_await wire::async_write_header(stream, serializer, as_result);
-  if (error) co_return false;
+  if (error || form.head_alone) co_return false;
   while (true) {
     stream.expires_never();
     auto first = co_await (response.pieces() || client_left(stream.socket()));
     if (first.index() == 1) co_return false;
-    const std::optional<std::string>& piece = std::get<0>(first);
+    std::optional<std::string>& piece = std::get<0>(first);
+    if (!piece) break;
     stream.expires_after(limits.write);
-    if (!piece) {
-      const auto [failed, sent] =
-          co_await asio::async_write(stream, wire::make_chunk_last(), as_result);
-      co_return !failed;
-    }
     const auto [failed, sent] =
-        co_await asio::async_write(stream, wire::make_chunk(asio::buffer(*piece)), as_result);
+        in_chunks
+            ? co_await asio::async_write(stream, wire::make_chunk(asio::buffer(*piece)), as_result)
+            : co_await asio::async_write(stream, asio::buffer(*piece), as_result);
     if (failed) co_return false;
   }
+  if (!in_chunks) {
+    co_await close(stream);
+    co_return false;
+  }
+  stream.expires_after(limits.write);
+  const auto [failed, sent] =
+      co_await asio::async_write(stream, wire::make_chunk_last(), as_result);
+  co_return !failed && keep_alive;
 }
 
 awaitable<void> Server::Impl::refuse(beast::tcp_stream& stream, unsigned status, std::string why) {
-  co_await send(stream, refusal(status, why), false);
+  co_await send(stream, refusal(status, why), {});
 }
 
 /// Says that nothing follows, and takes for a moment what still comes: closing at once would have

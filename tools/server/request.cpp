@@ -141,7 +141,8 @@ CompletionRequest read_common(const Fields& fields, const SamplerOptions& defaul
     fields.wanted("model", "a text", *model);
   }
   fields.read("temperature", s.temperature, 0, 2);
-  fields.read("top_p", s.top_p, 0, 1, true);
+  fields.read("top_p", s.top_p, 0, 1);
+  s.top_p = std::max(s.top_p, std::numeric_limits<float>::min());  // 0 is the likeliest alone
   fields.read("min_p", s.min_p, 0, 1);
   fields.read("repeat_penalty", s.repeat_penalty, 0, 100, true);
   fields.read("presence_penalty", s.presence_penalty, -2, 2);

@@ -277,8 +277,13 @@ http::Response Router::tokenize(const http::Request& request) const {
 
 http::Response Router::detokenize(const http::Request& request) const {
   check_loaded();
-  return json_response(
-      {{"content", model_->tokenizer().decode(read_detokenize_request(request.body))}});
+  const std::vector<Token> tokens = read_detokenize_request(request.body);
+  for (const Token token : tokens) {
+    if (static_cast<size_t>(token) < model_->tokenizer().vocab_size()) continue;
+    throw ApiError(400, "'tokens': " + std::to_string(token) + " is not of the vocabulary",
+                   "tokens");
+  }
+  return json_response({{"content", model_->tokenizer().decode(tokens)}});
 }
 
 }  // namespace vga
