@@ -133,6 +133,6 @@ class ScriptedServer(http.server.ThreadingHTTPServer):
     def reset(self):
         self.health, self.key = "ok", None
         self.props = {"model": "a-model", "context": 2048, "window": None, "keep": None, "sequences": 4, "vocabulary": 100,
-                      "chat_template": "x", "temperature": 0.8}
+                      "chat_template": True, "defaults": {"temperature": 0.800000011920929}}
         self.answers, self.requests, self.unexpected = [], [], []
         self.left = threading.Event()  # somebody left before the answer ended

@@ -1,8 +1,9 @@
-"""Tests of scripts/race, scripts/plot-race, scripts/measure and, where numpy is there, scripts/compare-outputs and backcopy.
+"""Tests of scripts/race, scripts/plot-race, scripts/measure, scripts/load and, where numpy is there, scripts/compare-outputs and backcopy.
 
     python3 tests/test_scripts.py
 """
 import csv
+import http.server
 import importlib.machinery
 import importlib.util
 import json
@@ -11,6 +12,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import unittest
 import xml.etree.ElementTree as xml
 
@@ -242,6 +245,109 @@ class Backcopy(unittest.TestCase):
         row = self.module.table(self.results, ["vanilla"]).splitlines()[-1]
         self.assertTrue(row.startswith("| vanilla | 0.2 (0.2 to 0.2) | 0.1 (0.1 to 0.1) | 0.75 (0.5 to 1) |"), row)
         self.assertIn("| – | 2.5 (2.5 to 2.5) | 2.25", row)
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """A server that answers token by token, each after the server's pause; a prompt of over 100 tokens takes longer."""
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((self.path, asked))
+        if self.server.fails:
+            self.send_response(503)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"busy")
+            return
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        prompt = asked.get("prompt") or asked["messages"][0]["content"].split()
+        if len(prompt) > 100:
+            time.sleep(0.3)
+        for _ in range(asked["max_tokens"]):
+            time.sleep(self.server.pause)
+            choice = {"text": "x"} if "prompt" in asked else {"delta": {"content": "x"}}
+            self.event(json.dumps({"choices": [choice]}))
+        self.event(json.dumps({"choices": [], "usage": {"prompt_tokens": len(prompt), "completion_tokens": asked["max_tokens"]}}))
+        self.event("[DONE]")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def event(self, data):
+        text = f"data: {data}\n\n".encode()
+        # In two pieces, as a network may do it.
+        for part in (text[:9], text[9:]):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+
+
+class Load(Folder):
+    def serve(self, pause=0.001, fails=False):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        server.daemon_threads = True
+        server.pause, server.fails, server.asked = pause, fails, []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        return server, f"http://127.0.0.1:{server.server_port}"
+
+    def test_streams_are_timed(self):
+        server, url = self.serve(pause=0.02)
+        out = self.folder / "load.json"
+        done = self.run_script("load", url, "-c", "1,3", "-p", "7", "-n", "9", "--rounds", "2", "--warm-up", "0", "--json", out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(server.asked), 2 * (1 + 3))
+        prompts = [tuple(asked["prompt"]) for _, asked in server.asked]
+        self.assertEqual({len(prompt) for prompt in prompts}, {7})
+        self.assertEqual(len(set(prompts)), 8, "prompts are alike")
+        results = json.loads(out.read_text())["results"]
+        for streams in (1, 3):
+            [row] = results[str(streams)].values()
+            self.assertEqual((row["prompt_tokens"], row["tokens"]), (7, 9))
+            self.assertGreater(row["gap"]["50"], 19)
+            self.assertGreater(row["first"]["50"], 19)
+            self.assertGreater(row["total"]["50"], 9 * 20 - 1)
+            self.assertLess(row["tokens_per_second"], streams * 50)
+            self.assertGreater(row["tokens_per_second"], streams * 15)
+
+    def test_a_race_takes_turns(self):
+        (one, url), (other, against) = self.serve(pause=0.01), self.serve(pause=0.03)
+        done = self.run_script("load", url, "--against", against, "-c", "2", "-p", "5", "-n", "10", "--rounds", "1", "--chat", "--same")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual([path for path, _ in one.asked], 4 * ["/v1/chat/completions"])
+        self.assertEqual([asked["messages"] for _, asked in one.asked], [asked["messages"] for _, asked in other.asked])
+        ratio = float(next(line for line in done.stdout.splitlines() if "ratio" in line).split()[2])
+        self.assertGreater(ratio, 1.5)
+        self.assertLess(ratio, 4)
+
+    def test_a_long_prompt_comes_in_between(self):
+        server, url = self.serve(pause=0.02)
+        out = self.folder / "load.json"
+        done = self.run_script("load", url, "-c", "2", "-p", "5", "-n", "30", "--rounds", "1", "--warm-up", "0", "--long", "101", "--json", out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        [row] = json.loads(out.read_text())["results"]["2"].values()
+        self.assertGreater(row["long"]["first"], 300)
+        self.assertLess(row["long"]["gap"], 250)  # here nobody waits for it
+        self.assertEqual(sorted(len(asked["prompt"]) for _, asked in server.asked), [5, 5, 101])
+
+    def test_what_fails_is_one_line(self):
+        _, busy = self.serve(fails=True)
+        for arguments, said in (([busy, "-c", "2"], "2 streams: status 503: busy"), (["http://127.0.0.1:1"], "127.0.0.1:1, 1 stream: .*failed"),
+                                (["nonsense"], "wanted an address"), ([busy, "--against", busy], "another server")):
+            done = self.run_script("load", *arguments)
+            self.assertEqual(done.returncode, 1, arguments)
+            self.assertRegex(done.stderr.splitlines()[-1], f"^load: error: .*{said}")
+            self.assertNotIn("Traceback", done.stderr)
+        for arguments in (["-c", "0"], ["-p", "x"], ["--ids", "5-4"]):
+            self.assertEqual(self.run_script("load", busy, *arguments).returncode, 2, arguments)
+
+    def test_percentiles(self):
+        percentile = load("load").percentile
+        self.assertEqual([percentile(range(1, 101), share) for share in (50, 95, 99)], [50, 95, 99])
+        self.assertEqual([percentile([3, 1], share) for share in (50, 95)], [1, 3])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ stage_release() {
 stage_python() {
   build release
   [[ -x build/python/bin/python ]] || python3 -m venv build/python
-  build/python/bin/pip install -q gguf jinja2 numpy tokenizers
+  build/python/bin/pip install -q gguf jinja2 numpy tokenizers \
+    openai langchain-openai litellm prometheus-client schemathesis selenium
   build/python/bin/python tests/check_gguf.py build/release/bin tests/data/cases/* models/vga-stories
   build/python/bin/python tests/check_tokenizer.py build/release/bin \
     "$(scripts/try-model smollm2 --get)"
@@ -20,6 +21,8 @@ stage_python() {
   build/python/bin/python tests/test_scripts.py
   build/release/bin/vga-convert models/vga-stories -o build/vga-stories.gguf --type f16 >/dev/null
   build/python/bin/python tests/check_server.py build/release/bin build/vga-stories.gguf
+  build/python/bin/python tests/check_clients.py build/release/bin build/vga-stories.gguf
+  build/python/bin/python tests/check_page.py build/release/bin build/vga-stories.gguf --if-present
   tests/check_install build/vga-stories.gguf
 }
 
