@@ -11,8 +11,7 @@ stage_release() {
 stage_python() {
   build release
   [[ -x build/python/bin/python ]] || python3 -m venv build/python
-  build/python/bin/pip install -q gguf jinja2 numpy tokenizers \
-    openai langchain-openai litellm prometheus-client schemathesis selenium
+  build/python/bin/pip install -q -r tests/requirements.txt
   build/python/bin/python tests/check_gguf.py build/release/bin tests/data/cases/* models/vga-stories
   build/python/bin/python tests/check_tokenizer.py build/release/bin \
     "$(scripts/try-model smollm2 --get)"
