@@ -100,7 +100,8 @@ def openai_completions(server, client):
     assert [c.index for c in both.choices] == [0, 1] and both.choices[0].text == choice.text
     ids = server.post("/tokenize", {"content": PROMPT}).json["tokens"]
     assert client.completions.create(model="any", prompt=ids, max_tokens=2).usage.prompt_tokens == len(ids)
-    assert client.completions.create(model="any", prompt=PROMPT, max_tokens=10, temperature=0, stop=choice.text[4:8]).choices[0].text == choice.text[:4]
+    stopped = client.completions.create(model="any", prompt=PROMPT, max_tokens=10, temperature=0, stop=choice.text[4:8])
+    assert stopped.choices[0].text == choice.text[:4]
 
 
 def openai_logprobs(server, client):
@@ -200,9 +201,9 @@ def langchain(server, client):
     assert longer.content and longer.usage_metadata["input_tokens"] > whole.usage_metadata["input_tokens"]
     assert len(chat.batch([messages] * 3)) == 3
     assert OpenAI(max_tokens=5, **where).invoke(PROMPT)
+    tool = {"type": "function", "function": {"name": "f", "description": "x", "parameters": {"type": "object", "properties": {}}}}
     try:
-        chat.bind_tools([{"type": "function", "function": {"name": "f", "description": "x", "parameters": {"type": "object", "properties": {}}}}]
-                        ).invoke(messages)
+        chat.bind_tools([tool]).invoke(messages)
     except openai.BadRequestError as error:
         assert error.param == "tools"
     else:
@@ -222,7 +223,8 @@ def litellm(server, client):
     rebuilt = lite.stream_chunk_builder(pieces, messages=CHAT)
     assert rebuilt.usage.completion_tokens == whole.usage.completion_tokens
     assert lite.text_completion(prompt=PROMPT, max_tokens=4, **{**where, "model": "text-completion-openai/any"}).choices[0].text
-    for call, kind in ((lambda: lite.completion(messages=[{"role": "user", "content": "fox " * 5000}], **where), lite.ContextWindowExceededError),
+    long = [{"role": "user", "content": "fox " * 5000}]
+    for call, kind in ((lambda: lite.completion(messages=long, **where), lite.ContextWindowExceededError),
                        (lambda: lite.completion(messages=CHAT, top_p=3, **where), lite.BadRequestError),
                        (lambda: lite.completion(messages=CHAT, **{**where, "api_key": "nonsense"}), lite.AuthenticationError)):
         try:
@@ -239,8 +241,8 @@ def prometheus(server, client):
     answer = server.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4"), answer.headers["Content-Type"]
     families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
-    kinds = {"vga_prompt_tokens": "counter", "vga_cached_tokens": "counter", "vga_generation_tokens": "counter", "vga_evicted_tokens": "counter",
-             "vga_requests": "counter", "vga_steps": "counter", "vga_requests_running": "gauge", "vga_requests_waiting": "gauge",
+    kinds = {"vga_prompt_tokens": "counter", "vga_cached_tokens": "counter", "vga_generation_tokens": "counter",
+             "vga_evicted_tokens": "counter", "vga_requests": "counter", "vga_steps": "counter", "vga_requests_running": "gauge", "vga_requests_waiting": "gauge",
              "vga_sequences": "gauge", "vga_time_to_first_token_seconds": "histogram", "vga_inter_token_seconds": "histogram",
              "vga_queue_time_seconds": "histogram", "vga_request_seconds": "histogram", "vga_step_rows": "histogram"}
     assert kinds.items() <= {name: family.type for name, family in families.items()}.items(), families.keys()
@@ -251,7 +253,8 @@ def schemathesis(server, client):
     """What docs/openapi.yaml says holds for requests that fit it and for those that do not: none is answered otherwise."""
     with tempfile.TemporaryDirectory() as folder:
         command = [pathlib.Path(sys.executable).parent / "schemathesis", "run", ROOT / "docs" / "openapi.yaml",
-                   "--url", f"http://127.0.0.1:{server.port}", "--header", f"Authorization: Bearer {KEY}", "--phases", "examples,coverage,fuzzing",
+                   "--url", f"http://127.0.0.1:{server.port}", "--header", f"Authorization: Bearer {KEY}",
+                   "--phases", "examples,coverage,fuzzing",
                    # A request that fits may be refused still: its tokens are not of the vocabulary, its prompt is too long.
                    "--checks", "all", "--exclude-checks", "positive_data_acceptance,missing_required_header",
                    "--max-examples", "25", "--max-failures", "8", "--continue-on-failure", "--seed", "1", "--request-timeout", "30",
@@ -269,7 +272,8 @@ TESTS = [openai_chat, openai_stream, openai_leaves_a_stream, openai_completions,
 
 @contextlib.contextmanager
 def vga_server(program, model, *options):
-    server = Server(program, model, "--api-key", KEY, "--alias", "a-model", "--chat-template", "vicuna", "--context", "256", *options, wait=False)
+    server = Server(program, model, "--api-key", KEY, "--alias", "a-model", "--chat-template", "vicuna", "--context", "256",
+                    *options, wait=False)
     server.key, server.program, server.model = KEY, program, model
     try:
         server.wait_ready()

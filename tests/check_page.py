@@ -2,7 +2,7 @@
 
     python3 tests/check_page.py [PROGRAMS_FOLDER MODEL] [--if-present] [--screenshots FOLDER]
 
-Most of it talks to a server that says what a test wrote, with the policy that vga-server sends; with a folder and a
+Most of it talks to a server that says what a test wrote, with a policy as strict as vga-server's; with a folder and a
 model the last part talks to vga-server itself. Needs chromium, chromium-driver and the Python package selenium; without
 them it fails, or with --if-present says so and ends with 0. Prints a line for each thing shown.
 """
@@ -357,7 +357,8 @@ def what_a_model_writes_is_text(browser, server, shots):
 def odd_markdown_takes_no_time(browser, server, shots):
     """What would make a careless parser slow or deep."""
     texts = ["*" * 20000, "[" * 20000, "> " * 5000 + "x", "`" * 9999 + "a", "_a " * 7000, "**a " * 5000, "- " * 3000 + "x",
-             "|" * 9999 + "\n" + "|-" * 5000, "<" * 20000, "![](" * 5000, "#" * 9999, "~~" * 5000, "`a``b" * 4000, "[a](b" * 4000, "*a **b " * 3000, " " * 20000 + "x", "http://" * 3000]
+             "|" * 9999 + "\n" + "|-" * 5000, "<" * 20000, "![](" * 5000, "#" * 9999, "~~" * 5000,
+             "`a``b" * 4000, "[a](b" * 4000, "*a **b " * 3000, " " * 20000 + "x", "http://" * 3000]
     for text in texts:
         took = browser.driver.execute_script(
             "const start = performance.now(), box = document.createElement('div'); showMarkdown(box, arguments[0]);"
@@ -451,6 +452,12 @@ def the_window_is_shown(browser, server, shots):
     assert browser.all("progress")[0].get_attribute("value") == "1001"
 
 
+def a_model_without_a_template_is_said_to_be_one(browser, server, shots):
+    server.props["chat_template"] = False
+    browser.open(server.url)
+    browser.until(".notice", "no chat template")
+
+
 def keyboard_alone(browser, server, shots):
     browser.one("#input").send_keys("one", Keys.SHIFT, Keys.ENTER, Keys.NULL, "two", Keys.ENTER)
     browser.until_answered()
@@ -481,7 +488,8 @@ def works_on_a_phone(browser, server, shots):
         assert not server.requests
         browser.click("#send")
         browser.until_answered()
-        width = browser.driver.execute_script("return [document.documentElement.scrollWidth, innerWidth, document.querySelector('#log').scrollWidth]")
+        width = browser.driver.execute_script(
+            "return [document.documentElement.scrollWidth, innerWidth, document.querySelector('#log').scrollWidth]")
         assert max(width) <= 390, f"wider than the screen: {width}"
         browser.screenshot(shots, "phone")
         assert not browser.one("#side").is_displayed()
@@ -526,7 +534,8 @@ def contrast(one, other):
 
 SCRIPTED = [shows_answers, streams_and_stops, keeps_conversations, keeps_what_had_come_before_a_reload, answers_in_several_conversations,
             edits, settings_are_sent, markdown_becomes_elements, what_a_model_writes_is_text, odd_markdown_takes_no_time, thoughts_fold,
-            troubles_are_said_plainly, loading_is_shown, a_key_is_asked_for, the_window_is_shown, keyboard_alone, works_on_a_phone, looks]
+            troubles_are_said_plainly, loading_is_shown, a_key_is_asked_for, the_window_is_shown,
+            a_model_without_a_template_is_said_to_be_one, keyboard_alone, works_on_a_phone, looks]
 
 
 def set_numbers(browser, **values):
@@ -540,6 +549,9 @@ def set_numbers(browser, **values):
 
 def a_chat_with_vga_server(browser, server, shots):
     """Row 41 of what must be observable: streams, the place is free after a stop, nothing is asked for elsewhere."""
+    policy = server.get("/").headers["Content-Security-Policy"].split("; ")
+    assert {"default-src 'none'", "connect-src 'self'", "base-uri 'none'", "form-action 'none'"} <= set(policy), policy
+    assert not any("unsafe" in rule or "*" in rule for rule in policy), policy
     last = lambda: (browser.texts("article.assistant > .body") or [""])[-1]
     browser.open(f"http://127.0.0.1:{server.port}")
     set_numbers(browser, max_tokens=60)

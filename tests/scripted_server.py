@@ -13,7 +13,7 @@ PAGE = pathlib.Path(__file__).resolve().parent.parent / "tools" / "server" / "pa
 
 
 def policy(page):
-    """The Content-Security-Policy that vga-server sends with the page."""
+    """A Content-Security-Policy as strict as vga-server's."""
     def digest(tag):
         [inside] = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.S)
         return base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
