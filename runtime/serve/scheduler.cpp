@@ -446,6 +446,9 @@ size_t Scheduler::keep() const {
 size_t Scheduler::n_sequences() const {
   return impl_->slots.size();
 }
+size_t Scheduler::max_waiting() const {
+  return impl_->options.max_waiting;
+}
 std::string Scheduler::description() const {
   return impl_->session.description();
 }

@@ -47,6 +47,7 @@ Json text_logprobs(const std::vector<ScoredToken>& tokens, const Tokenizer& toke
     for (const Candidate& candidate : scored.token.likeliest) {
       top.emplace(text_of(tokenizer, candidate.token), candidate.logit);  // the likelier of equals
     }
+    if (!top.empty()) top.emplace(scored.text, scored.token.log_probability);
     out["tokens"].push_back(scored.text);
     out["token_logprobs"].push_back(scored.token.log_probability);
     out["top_logprobs"].push_back(top);

@@ -133,6 +133,7 @@ class Usage {
     }
     evicted_ += report.evicted_tokens;
     tokens_ += report.tokens;
+    if (report.tokens > 0) ++choices_;
     read_ += report.prompt_tokens - report.cached_tokens;
     prefill_seconds_ = std::max(prefill_seconds_, report.prefill_seconds);
     decode_seconds_ = std::max(decode_seconds_, report.decode_seconds);
@@ -146,7 +147,9 @@ class Usage {
             {"evicted_tokens", evicted_}};
   }
   Json timings() const {
-    const double rate = decode_seconds_ > 0 ? static_cast<double>(tokens_) / decode_seconds_ : 0;
+    // The first token came with the prompt.
+    const double rate =
+        decode_seconds_ > 0 ? static_cast<double>(tokens_ - choices_) / decode_seconds_ : 0;
     return {{"prompt_n", read_},
             {"prompt_ms", 1000 * prefill_seconds_},
             {"predicted_n", tokens_},
@@ -158,6 +161,7 @@ class Usage {
   size_t per_prompt_;
   std::vector<size_t> forgotten_;  // (prompts)
   size_t prompt_ = 0, cached_ = 0, tokens_ = 0, evicted_ = 0, read_ = 0;
+  size_t choices_ = 0;  // that have a token
   double prefill_seconds_ = 0, decode_seconds_ = 0;
 };
 
@@ -412,6 +416,12 @@ awaitable<http::Response> Completions::answer(CompletionRequest request,
     }
   }
   const size_t n_choices = answers.size();
+  if (const size_t most = scheduler_.n_sequences() + scheduler_.max_waiting(); n_choices > most) {
+    throw ApiError(400,
+                   "wanted up to " + std::to_string(most) + " answers, as many as the server has " +
+                       "places, found " + std::to_string(n_choices),
+                   prompts.size() > 1 ? "prompt" : "n");
+  }
   const auto exchange = std::make_shared<Exchange>(box);
   auto jobs = scheduler_.submit(std::move(answers));
   if (jobs.empty()) throw busy();

@@ -1,5 +1,7 @@
 #include "server/http.h"
 
+#include <charconv>
+
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -44,11 +46,28 @@ std::string text_of(const auto& fields, wire::field name) {
   return std::string(fields[name]);
 }
 
+/// With %XX as the characters that they stand for.
+std::string decoded(std::string_view path) {
+  std::string text;
+  for (size_t i = 0; i < path.size(); ++i) {
+    unsigned value = 0;
+    const char* begin = path.data() + i + 1;
+    if (path[i] == '%' && path.size() - i > 2 &&
+        std::from_chars(begin, begin + 2, value, 16).ptr == begin + 2) {
+      text += static_cast<char>(value);
+      i += 2;
+    } else {
+      text += path[i];
+    }
+  }
+  return text;
+}
+
 Request take(wire::request<wire::string_body>&& message) {
   Request request;
   request.method = std::string(message.method_string());
-  request.path = std::string(message.target());
-  request.path = request.path.substr(0, request.path.find('?'));
+  const std::string_view target(message.target().data(), message.target().size());
+  request.path = decoded(target.substr(0, target.find('?')));
   request.host = text_of(message, wire::field::host);
   request.origin = text_of(message, wire::field::origin);
   request.authorization = text_of(message, wire::field::authorization);

@@ -26,7 +26,7 @@ struct Limits {
 
 struct Request {
   std::string method;
-  std::string path;  // without what follows a '?'
+  std::string path;  // without what follows a '?', %XX decoded
   std::string body;
   std::string host;
   std::string origin;

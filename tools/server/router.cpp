@@ -1,9 +1,12 @@
 #include "server/router.h"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <ctime>
 #include <iostream>
 
+#include <boost/beast/core/string.hpp>
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
@@ -27,6 +30,15 @@ bool same_secret(const std::string& a, const std::string& b) {
                   static_cast<unsigned char>(b[i % std::max<size_t>(1, b.size())]);
   }
   return difference == 0;
+}
+
+/// The double that is written as shortly as the float: 0.8, not 0.800000011920929.
+double decimal(float value) {
+  std::array<char, 32> text{};
+  const auto [end, error] = std::to_chars(text.begin(), text.end(), value);
+  double number = value;
+  std::from_chars(text.begin(), end, number);
+  return number;
 }
 
 http::Response json_response(const Json& json) {
@@ -115,8 +127,19 @@ void Router::check_host(const http::Request& request) const {
   std::string host = request.host;
   const size_t colon = host.rfind(':');
   if (colon != std::string::npos && host.find(']', colon) == std::string::npos) host.resize(colon);
-  if (std::ranges::find(hosts_, host) != hosts_.end()) return;
+  for (const std::string& known : hosts_) {
+    if (boost::beast::iequals(host, known)) return;
+  }
   throw ApiError(403, "host '" + printable(host) + "' is not served here");
+}
+
+/// A page elsewhere may send what needs no leave of ours, and would have this machine work.
+void Router::check_origin(const http::Request& request) const {
+  if (request.origin.empty() || allows_origin(request.origin)) return;
+  const size_t scheme = request.origin.find("://");
+  const bool is_ours = scheme != std::string::npos &&
+                       boost::beast::iequals(request.origin.substr(scheme + 3), request.host);
+  if (!is_ours) throw ApiError(403, "pages of this origin may not ask; --cors-origin lets them");
 }
 
 void Router::check_key(const http::Request& request) const {
@@ -151,6 +174,7 @@ http::Response Router::preflight(const Route& route) const {
 
 awaitable<http::Response> Router::find(const http::Request& request) {
   check_host(request);
+  if (request.method == "POST") check_origin(request);
   const std::string models = "/v1/models/";
   const Route* route = nullptr;
   for (const Route& known : routes_) {
@@ -247,11 +271,11 @@ http::Response Router::props() const {
                         {"vocabulary", model_->config().vocab_size},
                         {"chat_template", completions_->has_chat_template()},
                         {"defaults",
-                         {{"temperature", s.temperature},
+                         {{"temperature", decimal(s.temperature)},
                           {"top_k", s.top_k},
-                          {"top_p", s.top_p},
-                          {"min_p", s.min_p},
-                          {"repeat_penalty", s.repeat_penalty}}}});
+                          {"top_p", decimal(s.top_p)},
+                          {"min_p", decimal(s.min_p)},
+                          {"repeat_penalty", decimal(s.repeat_penalty)}}}});
 }
 
 http::Response Router::slots() const {

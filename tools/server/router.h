@@ -50,6 +50,7 @@ class Router {
            std::function<http::Response(const http::Request&)> answer, bool is_open = false);
   boost::asio::awaitable<http::Response> find(const http::Request& request);
   void check_host(const http::Request& request) const;
+  void check_origin(const http::Request& request) const;
   void check_key(const http::Request& request) const;
   bool allows_origin(const std::string& origin) const;
   http::Response preflight(const Route& route) const;

@@ -125,6 +125,7 @@ class Scheduler {
   bool slides() const;
   size_t keep() const;
   size_t n_sequences() const;
+  size_t max_waiting() const;
   /// As Session has them.
   std::string description() const;
   uint64_t cache_bytes() const;
