@@ -2,7 +2,7 @@
 
     python3 tests/make_seeds.py FOLDER
 
-Templates are texts, so theirs are written by hand and lie in tests/corpus/template.
+Templates and requests are texts, so theirs are written by hand: tests/corpus/template, tests/corpus/request.
 
 What a fuzz target makes of them is then reduced to what adds a branch, and that is kept:
 
