@@ -126,18 +126,15 @@ struct Scheduler::Impl {
 /// Of the free slots, of which there is one: that with the longest beginning of the prompt, if that
 /// is worth it and most of what is there; else the one used least recently.
 Slot& Scheduler::Impl::choose_slot(const std::vector<Token>& prompt) {
-  Slot* best = nullptr;
-  size_t most = 0;
-  Slot* oldest = nullptr;
+  const auto in_common = [&](const Slot* slot) { return common_prefix(slot->tokens, prompt); };
+  std::vector<Slot*> free;
   for (Slot& slot : slots) {
-    if (slot.request) continue;
-    const size_t n = common_prefix(slot.tokens, prompt);
-    if (n > most || best == nullptr) {
-      best = &slot;
-      most = n;
-    }
-    if (oldest == nullptr || slot.last_used < oldest->last_used) oldest = &slot;
+    if (!slot.request) free.push_back(&slot);
   }
+  assert(!free.empty());
+  Slot* oldest = *std::ranges::min_element(free, {}, &Slot::last_used);
+  Slot* best = *std::ranges::max_element(free, {}, in_common);
+  const size_t most = in_common(best);
   const bool worth_it =
       most >= worth_keeping && (2 * most >= best->tokens.size() || best == oldest);
   return worth_it ? *best : *oldest;
