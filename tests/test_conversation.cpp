@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "chat/conversation.h"
-#include "chat/thoughts.h"
+#include "common/thoughts.h"
 #include "gguf_image.h"
 #include "logits.h"
 #include "run_program.h"

@@ -34,14 +34,17 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(opt
 }
 
 void Sampler::accept(Token token) {
-  ++seen_[token];
+  if (counts_tokens()) ++seen_[token];
   recent_.push_back(token);
   if (recent_.size() > options_.repeat_last) recent_.pop_front();
 }
 
+bool Sampler::counts_tokens() const {
+  return options_.presence_penalty != 0 || options_.frequency_penalty != 0;
+}
+
 bool Sampler::changes_logits() const {
-  return options_.repeat_penalty != 1 || options_.presence_penalty != 0 ||
-         options_.frequency_penalty != 0 || !options_.logit_bias.empty();
+  return options_.repeat_penalty != 1 || counts_tokens() || !options_.logit_bias.empty();
 }
 
 size_t Sampler::n_candidates() const {
@@ -64,7 +67,7 @@ std::span<const float> Sampler::changed(std::span<const float> logits) {
       logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
     }
   }
-  if (options_.presence_penalty != 0 || options_.frequency_penalty != 0) {
+  if (counts_tokens()) {
     for (const auto& [token, times] : seen_) {
       at(token) -=
           options_.presence_penalty + options_.frequency_penalty * static_cast<float>(times);

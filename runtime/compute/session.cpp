@@ -410,6 +410,7 @@ void Session::append(Token token, uint32_t sequence) {
 
 std::span<const float> Session::logits() {
   Impl& s = *impl_;
+  if (s.has_host_logits_) return s.host_logits_;
   const size_t vocab = s.config.vocab_size;
   s.host_logits_.resize(s.n_wanted_ * vocab);
   s.each_logits([&](size_t first, size_t n) {
@@ -447,8 +448,7 @@ Token Session::Impl::sample_row(Session& session, size_t row, Sampler& sampler) 
   const size_t vocab = config.vocab_size;
   const size_t n = std::min(sampler.n_candidates(), vocab - unused.size());
   if (n == 0) {
-    if (!has_host_logits_) session.logits();
-    const auto logits = std::span<const float>(host_logits_).subspan(row * vocab, vocab);
+    const auto logits = session.logits().subspan(row * vocab, vocab);
     if (unused.empty()) return sampler.sample(logits);
     usable_logits_.assign(logits.begin(), logits.end());
     for (const Token token : unused) {

@@ -10,6 +10,8 @@
 #include <optional>
 #include <thread>
 
+#include "base/prefix.h"
+
 namespace vga {
 namespace {
 
@@ -69,10 +71,6 @@ struct Slot {
   uint64_t last_used = 0;
 };
 
-size_t common_prefix(std::span<const Token> a, std::span<const Token> b) {
-  return static_cast<size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
-}
-
 /// log of the sum of exp() of a row of logits.
 float log_sum(std::span<const float> logits) {
   const float most = *std::ranges::max_element(logits);
@@ -110,6 +108,7 @@ struct Scheduler::Impl {
   std::vector<Slot> slots;  // (n_sequences)
   uint64_t uses = 0;
 
+  std::atomic<uint64_t> steps = 0;
   std::shared_ptr<Bell> bell = std::make_shared<Bell>();
   std::mutex& mutex = bell->mutex;
   // Under the mutex:
@@ -252,7 +251,6 @@ std::vector<Row> Scheduler::Impl::next_rows() {
 
 /// Computes rows, and chooses the next token of each sequence that wants one.
 void Scheduler::Impl::step(const std::vector<Row>& rows) {
-  const auto start = Clock::now();
   std::vector<Sampler*> samplers;
   std::vector<Slot*> choosing;
   bool wants_probabilities = false;
@@ -285,7 +283,7 @@ void Scheduler::Impl::step(const std::vector<Row>& rows) {
       take(*choosing[i], std::move(token));
     }
   }
-  if (options.on_step) options.on_step(rows.size(), seconds_between(start, Clock::now()));
+  if (options.on_step) options.on_step(rows.size());
 }
 
 /// Hands a token out and decides whether it was the last one.
@@ -318,7 +316,6 @@ void Scheduler::Impl::report_state(bool has_rows) {
     state.sequences.push_back(sequence);
   }
   const std::lock_guard lock(mutex);
-  state.steps = last_state.steps;
   last_state = std::move(state);
   working = has_rows;
 }
@@ -360,8 +357,8 @@ void Scheduler::Impl::run() {
         finish(slot, AnswerEnd::failed, error.what());
       }
     }
+    ++steps;
     const std::lock_guard lock(mutex);
-    ++last_state.steps;
     last_step = Clock::now();
     if (stopping) cancel_all();
   }
@@ -429,6 +426,10 @@ Scheduler::State Scheduler::state() const {
     state.idle_seconds = seconds_between(impl_->last_step, Clock::now());
   }
   return state;
+}
+
+uint64_t Scheduler::steps() const {
+  return impl_->steps;
 }
 
 size_t Scheduler::context() const {

@@ -12,10 +12,10 @@
 #include "base/text.h"
 #include "chat/conversation.h"
 #include "chat/line_editor.h"
-#include "chat/thoughts.h"
 #include "common/chat_flags.h"
 #include "common/program.h"
 #include "common/terminal.h"
+#include "common/thoughts.h"
 
 namespace {
 
@@ -311,15 +311,6 @@ class Chat {
   Stats stats_;
 };
 
-/// The template asked for, else the one that the file has, else none.
-std::optional<vga::ChatTemplate> choose_template(const vga::Model& model,
-                                                 const std::optional<std::string>& asked) {
-  if (asked == "none") return std::nullopt;
-  if (asked) return vga::named_chat_template(*asked);
-  if (model.chat_template().empty()) return std::nullopt;
-  return vga::chat_template_in(model.chat_template(), model.file_name());
-}
-
 /// What the file's template says as the system prompt, where another one is used instead.
 std::string system_prompt_in(const vga::Model& model) {
   if (model.chat_template().empty()) return {};
@@ -335,7 +326,7 @@ std::string system_prompt_in(const vga::Model& model) {
 /// The conversation with the system prompt asked for, else the model's own.
 vga::Conversation start(const Flags& flags, const vga::Model& model) {
   vga::Conversation conversation(model, flags.model.session, flags.sampler.resolve(),
-                                 choose_template(model, flags.chat_template),
+                                 vga::choose_chat_template(model, flags.chat_template),
                                  !flags.model.keep_given);
   const vga::ChatTemplate* chat = conversation.chat_template();
   const bool replaced = chat != nullptr && flags.chat_template;

@@ -2,18 +2,11 @@
 
 #include <algorithm>
 
+#include "base/prefix.h"
 #include "common/clock.h"
+#include "common/thoughts.h"
 
 namespace vga {
-namespace {
-
-/// Length of the longest common beginning.
-size_t common_prefix(const auto& a, const auto& b) {
-  return static_cast<size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
-}
-
-}  // namespace
-
 Conversation::Conversation(const Model& model, const SessionOptions& session,
                            const SamplerOptions& sampler, std::optional<ChatTemplate> chat_template,
                            bool keeps_opening)
@@ -29,10 +22,7 @@ Conversation::Conversation(const Model& model, const SessionOptions& session,
 
 bool Conversation::begins_with_thought() const {
   if (!chat_) return false;
-  const auto parts = chat_->render(messages(system_, {}, "y"), {.now = start_});
-  std::string_view end = parts.empty() ? std::string_view() : parts.back().text;
-  while (end.ends_with('\n')) end.remove_suffix(1);
-  return end.ends_with("<think>");
+  return opens_thought(chat_->render(messages(system_, {}, "y"), {.now = start_}));
 }
 
 /// These turns, and `user` as the next.

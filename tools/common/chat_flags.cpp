@@ -26,4 +26,12 @@ ChatTemplate chat_template_in(std::string_view jinja, const std::string& file) {
   }
 }
 
+std::optional<ChatTemplate> choose_chat_template(const Model& model,
+                                                 const std::optional<std::string>& asked) {
+  if (asked == "none") return std::nullopt;
+  if (asked) return named_chat_template(*asked);
+  if (model.chat_template().empty()) return std::nullopt;
+  return chat_template_in(model.chat_template(), model.file_name());
+}
+
 }  // namespace vga

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/prefix.h"
+
 namespace vga {
 
 std::string StopStrings::add(std::string_view text) {
@@ -16,11 +18,7 @@ std::string StopStrings::add(std::string_view text) {
     return std::exchange(held_, {});
   }
   size_t tail = 0;  // that may become one
-  for (const std::string& stop : stops_) {
-    size_t n = std::min(stop.size() - 1, held_.size());
-    while (n > tail && !std::string_view(held_).ends_with(std::string_view(stop).substr(0, n))) --n;
-    tail = std::max(tail, n);
-  }
+  for (const std::string& stop : stops_) tail = std::max(tail, begun(held_, stop));
   std::string out = held_.substr(0, held_.size() - tail);
   held_.erase(0, out.size());
   return out;
@@ -39,9 +37,8 @@ AnswerText::AnswerText(const Tokenizer& tokenizer, std::vector<std::string> stop
       piece_.text += text;
       return;
     }
-    // Each mark comes in one piece.
-    if (text.starts_with("<think>")) text.remove_prefix(7);
-    if (text.ends_with("</think>")) text.remove_suffix(8);
+    if (text.starts_with(thought_opening)) text.remove_prefix(thought_opening.size());
+    if (text.ends_with(thought_closing)) text.remove_suffix(thought_closing.size());
     piece_.thought += text;
   });
 }

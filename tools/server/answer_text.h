@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "chat/thoughts.h"
+#include "common/thoughts.h"
 #include "vga/tokenizer.h"
 
 namespace vga {

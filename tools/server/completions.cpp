@@ -56,7 +56,9 @@ class Exchange {
     for (const Piece& piece : pieces) {
       if (piece.report) --left_;
     }
-    for (const auto& job : jobs_) job->nudge();  // there is room again
+    if (pieces.size() >= max_pieces) {  // it was full, and there is room again
+      for (const auto& job : jobs_) job->nudge();
+    }
     co_return pieces;
   }
 
@@ -200,7 +202,7 @@ class Stream {
     if (ended_) co_return std::nullopt;
     std::string out;
     while (out.empty()) {
-      const uint64_t steps = scheduler_.state().steps;
+      const uint64_t steps = scheduler_.steps();
       for (const Piece& piece : co_await exchange_->take()) {
         out += say(piece);
         if (ended_) co_return out;
@@ -209,7 +211,7 @@ class Stream {
         ended_ = true;
         if (include_usage_) out += event(usage_chunk());
         out += event("[DONE]");
-      } else if (out.empty() && scheduler_.state().steps != steps) {
+      } else if (out.empty() && scheduler_.steps() != steps) {
         out = ": ping\n\n";
       }
     }
@@ -300,18 +302,16 @@ awaitable<http::Response> collect(Exchange& exchange, const AnswerJson& json, Us
 
 Completions::Completions(const Model& model, Scheduler& scheduler, Metrics& metrics,
                          std::optional<ChatTemplate> chat_template, std::string model_name)
-    : model_(model),
+    : vocab_size_(model.config().vocab_size),
+      tokenizer_(model.tokenizer()),
       scheduler_(scheduler),
       metrics_(metrics),
       chat_template_(std::move(chat_template)),
       model_name_(std::move(model_name)) {
   if (!chat_template_) return;
-  const auto parts =
+  begins_with_thought_ = opens_thought(
       chat_template_->render(std::array{ChatMessage{"user", "y"}},
-                             {.ends = text_ends(model.tokenizer()), .now = std::time(nullptr)});
-  std::string_view end = parts.empty() ? std::string_view() : parts.back().text;
-  while (end.ends_with('\n')) end.remove_suffix(1);
-  begins_with_thought_ = end.ends_with("<think>");
+                             {.ends = text_ends(tokenizer_), .now = std::time(nullptr)}));
 }
 
 ApiError Completions::busy() const {
@@ -345,13 +345,12 @@ awaitable<http::Response> Completions::chat(CompletionRequest request) {
   ChatPrompt prompt;
   try {
     const auto window = scheduler_.slides() ? std::optional(scheduler_.context()) : std::nullopt;
-    prompt = make_chat_prompt(*chat_template_, request.messages, model_.tokenizer(),
-                              std::time(nullptr), window);
+    prompt =
+        make_chat_prompt(*chat_template_, request.messages, tokenizer_, std::time(nullptr), window);
   } catch (const Error& error) {
     throw ApiError(400, error.what(), "messages");
   }
   if (prompt.tokens.empty()) throw ApiError(400, "the conversation has no tokens", "messages");
-  metrics_.evicted(prompt.forgotten);
   std::vector<Prompt> prompts;
   prompts.push_back({std::move(prompt.tokens), prompt.forgotten});
   co_return co_await answer(std::move(request), std::move(prompts), true);
@@ -362,16 +361,15 @@ awaitable<http::Response> Completions::text(CompletionRequest request) {
   for (auto& prompt : request.prompts) {
     if (auto* tokens = std::get_if<std::vector<Token>>(&prompt)) {
       for (const Token token : *tokens) {
-        if (static_cast<size_t>(token) < model_.config().vocab_size) continue;
+        if (static_cast<size_t>(token) < vocab_size_) continue;
         throw ApiError(400,
-                       "'prompt': wanted tokens below " +
-                           std::to_string(model_.config().vocab_size) + ", found " +
+                       "'prompt': wanted tokens below " + std::to_string(vocab_size_) + ", found " +
                            std::to_string(token),
                        "prompt");
       }
       prompts.push_back({std::move(*tokens)});
     } else {
-      prompts.push_back({model_.tokenizer().encode_prompt(std::get<std::string>(prompt))});
+      prompts.push_back({tokenizer_.encode_prompt(std::get<std::string>(prompt))});
     }
     if (prompts.back().tokens.empty()) {
       throw ApiError(400, "'prompt': is empty, wanted at least one token", "prompt");
@@ -384,7 +382,7 @@ awaitable<http::Response> Completions::answer(CompletionRequest request,
                                               std::vector<Prompt> prompts, bool is_chat) {
   check_room(prompts, is_chat);
   for (const LogitBias& bias : request.sampler.logit_bias) {
-    if (static_cast<size_t>(bias.token) < model_.config().vocab_size) continue;
+    if (static_cast<size_t>(bias.token) < vocab_size_) continue;
     throw ApiError(
         400, "'logit_bias': token " + std::to_string(bias.token) + " is not of the vocabulary",
         "logit_bias");
@@ -397,7 +395,7 @@ awaitable<http::Response> Completions::answer(CompletionRequest request,
   for (const Prompt& prompt : prompts) {
     forgotten.push_back(prompt.forgotten);
     for (size_t i = 0; i < request.n; ++i) {
-      auto text = std::make_unique<AnswerText>(model_.tokenizer(), request.stop, is_chat,
+      auto text = std::make_unique<AnswerText>(tokenizer_, request.stop, is_chat,
                                                begins_with_thought_, !is_chat);
       const auto choice = std::make_shared<Choice>(answers.size(), box, metrics_, request.logprobs,
                                                    std::move(text));
@@ -426,15 +424,16 @@ awaitable<http::Response> Completions::answer(CompletionRequest request,
   auto jobs = scheduler_.submit(std::move(answers));
   if (jobs.empty()) throw busy();
   exchange->run(std::move(jobs));
+  for (const size_t tokens : forgotten) metrics_.evicted(tokens);
 
   AnswerJson json(is_chat, model_name_);
   Usage usage(request.n, std::move(forgotten));
   if (!request.stream) {
-    co_return co_await collect(*exchange, json, std::move(usage), model_.tokenizer(), n_choices);
+    co_return co_await collect(*exchange, json, std::move(usage), tokenizer_, n_choices);
   }
   const auto stream =
-      std::make_shared<Stream>(exchange, std::move(json), std::move(usage), model_.tokenizer(),
-                               scheduler_, n_choices, is_chat, request.include_usage);
+      std::make_shared<Stream>(exchange, std::move(json), std::move(usage), tokenizer_, scheduler_,
+                               n_choices, is_chat, request.include_usage);
   http::Response response{.type = "text/event-stream"};
   response.headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
   response.pieces = [stream] { return stream->next(); };

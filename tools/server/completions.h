@@ -18,7 +18,8 @@ namespace vga {
 /// Answers requests for text in OpenAI's form, whole or as a stream of events.
 class Completions {
  public:
-  /// All of these must live longer. Without a `chat_template` conversations are refused.
+  /// All of these must live longer. An Error if the model has no tokenizer. Without a
+  /// `chat_template` conversations are refused.
   Completions(const Model& model, Scheduler& scheduler, Metrics& metrics,
               std::optional<ChatTemplate> chat_template, std::string model_name);
 
@@ -39,7 +40,8 @@ class Completions {
   void check_room(const std::vector<Prompt>& prompts, bool is_chat) const;
   ApiError busy() const;
 
-  const Model& model_;
+  size_t vocab_size_;
+  const Tokenizer& tokenizer_;
   Scheduler& scheduler_;
   Metrics& metrics_;
   std::optional<ChatTemplate> chat_template_;

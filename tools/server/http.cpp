@@ -30,16 +30,14 @@ constexpr long max_header_lines = 100;
 
 /// Ends when the client has closed its side or is gone.
 awaitable<void> client_left(tcp::socket& socket) {
-  while (true) {
-    const auto [error] = co_await socket.async_wait(tcp::socket::wait_read, as_result);
-    if (error) co_return;
-    char byte = 0;
-    if (::recv(socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) co_return;
-    // It has sent its next request already, which can wait. Whether it leaves is then seen when
-    // something is sent to it.
-    asio::steady_timer never(socket.get_executor(), asio::steady_timer::time_point::max());
-    co_await never.async_wait(as_result);
-  }
+  const auto [error] = co_await socket.async_wait(tcp::socket::wait_read, as_result);
+  if (error) co_return;
+  char byte = 0;
+  if (::recv(socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) co_return;
+  // It has sent its next request already, which can wait. Whether it leaves is then seen when
+  // something is sent to it.
+  asio::steady_timer never(socket.get_executor(), asio::steady_timer::time_point::max());
+  co_await never.async_wait(as_result);
 }
 
 std::string text_of(const auto& fields, wire::field name) {

@@ -209,24 +209,26 @@ void read_messages(const Fields& fields, std::vector<ChatMessage>& messages) {
   }
 }
 
+/// A list of token ids; whether a vocabulary has them is not known here.
+std::vector<Token> read_tokens(const Fields& fields, const std::string& name, const json& list) {
+  std::vector<Token> tokens;
+  for (const json& token : list) {
+    if (!token.is_number_unsigned() || token.get<uint64_t>() > INT32_MAX) {
+      fields.wanted(name, "token ids", token);
+    }
+    tokens.push_back(token.get<Token>());
+  }
+  return tokens;
+}
+
 void read_prompts(const Fields& fields, CompletionRequest& request) {
   const json* found = fields.find("prompt");
   if (found == nullptr) refuse("prompt", "is missing, wanted a text, tokens or a list of them");
-  const auto tokens_of = [&](const json& list) {
-    std::vector<Token> tokens;
-    for (const json& token : list) {
-      if (!token.is_number_unsigned() || token.get<uint64_t>() > INT32_MAX) {
-        fields.wanted("prompt", "token ids", token);
-      }
-      tokens.push_back(token.get<Token>());
-    }
-    return tokens;
-  };
   const auto add = [&](const json& prompt) {
     if (prompt.is_string()) {
       request.prompts.emplace_back(prompt.get<std::string>());
     } else if (prompt.is_array() && !prompt.empty()) {
-      request.prompts.emplace_back(tokens_of(prompt));
+      request.prompts.emplace_back(read_tokens(fields, "prompt", prompt));
     } else {
       fields.wanted("prompt", "texts or lists of tokens", prompt);
     }
@@ -308,14 +310,7 @@ std::vector<Token> read_detokenize_request(std::string_view body) {
   if (list == nullptr || !list->is_array()) {
     fields.wanted("tokens", "a list of token ids", list == nullptr ? json() : *list);
   }
-  std::vector<Token> tokens;
-  for (const json& token : *list) {
-    if (!token.is_number_unsigned() || token.get<uint64_t>() > INT32_MAX) {
-      fields.wanted("tokens", "token ids", token);
-    }
-    tokens.push_back(token.get<Token>());
-  }
-  return tokens;
+  return read_tokens(fields, "tokens", *list);
 }
 
 }  // namespace vga

@@ -91,15 +91,6 @@ std::string url_of(const tcp::endpoint& endpoint) {
   return "http://" + host + ":" + std::to_string(endpoint.port());
 }
 
-/// The template asked for, else the file's, else none.
-std::optional<vga::ChatTemplate> choose_template(const vga::Model& model,
-                                                 const std::optional<std::string>& asked) {
-  if (asked == "none") return std::nullopt;
-  if (asked) return vga::named_chat_template(*asked);
-  if (model.chat_template().empty()) return std::nullopt;
-  return vga::chat_template_in(model.chat_template(), model.file_name());
-}
-
 /// Everything that there is once the model is.
 struct Loaded {
   Loaded(const Flags& flags, vga::Metrics& metrics)
@@ -107,9 +98,9 @@ struct Loaded {
         scheduler(model, {.session = flags.model.session,
                           .max_waiting = flags.queue,
                           .step_rows = flags.step_rows,
-                          .on_step = [&metrics](size_t rows, double) { metrics.step(rows); }}),
-        completions((model.tokenizer(), model), scheduler, metrics,
-                    choose_template(model, flags.chat_template), model_name(flags)) {}
+                          .on_step = [&metrics](size_t rows) { metrics.step(rows); }}),
+        completions(model, scheduler, metrics,
+                    vga::choose_chat_template(model, flags.chat_template), model_name(flags)) {}
 
   vga::Model model;
   vga::Scheduler scheduler;

@@ -55,6 +55,7 @@ class Sampler {
 
  private:
   size_t n_kept() const { return options_.temperature == 0 ? 1 : options_.top_k; }
+  bool counts_tokens() const;
   bool changes_logits() const;
   std::span<const float> changed(std::span<const float> logits);
 

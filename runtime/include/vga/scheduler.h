@@ -64,7 +64,7 @@ struct SchedulerOptions {
   /// tokens of the others. Where none does, a step has session.max_batch rows.
   size_t step_rows = 128;
   /// Heard after each step, in the scheduler's thread.
-  std::function<void(size_t rows, double seconds)> on_step = {};
+  std::function<void(size_t rows)> on_step = {};
 };
 
 /// Generates many answers at once: a thread of its own owns a Session and runs steps, each a batch
@@ -107,7 +107,6 @@ class Scheduler {
   struct State {
     size_t running = 0;
     size_t waiting = 0;
-    uint64_t steps = 0;
     double idle_seconds = 0;  // since the last step ended; 0 where there is nothing to do
     bool draining = false;
     struct Sequence {
@@ -119,6 +118,8 @@ class Scheduler {
     std::vector<Sequence> sequences = {};
   };
   State state() const;
+  /// Steps computed so far.
+  uint64_t steps() const;
 
   /// Tokens of a sequence or, with a window, that one token sees.
   size_t context() const;

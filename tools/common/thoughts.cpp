@@ -1,21 +1,16 @@
-#include "chat/thoughts.h"
+#include "common/thoughts.h"
 
 #include <algorithm>
 
+#include "base/prefix.h"
+
 namespace vga {
-namespace {
 
-constexpr std::string_view opening = "<think>";
-constexpr std::string_view closing = "</think>";
-
-/// How many bytes at the end of `text` could be the beginning of `mark`.
-size_t begun(std::string_view text, std::string_view mark) {
-  size_t n = std::min(text.size(), mark.size() - 1);
-  while (!text.ends_with(mark.substr(0, n))) --n;
-  return n;
+bool opens_thought(std::span<const Tokenizer::Part> prompt) {
+  std::string_view end = prompt.empty() ? std::string_view() : prompt.back().text;
+  while (end.ends_with('\n')) end.remove_suffix(1);
+  return end.ends_with(thought_opening);
 }
-
-}  // namespace
 
 Thoughts::Thoughts(bool begins_inside, std::function<void(std::string_view, bool)> on_text)
     : state_(begins_inside ? State::inside : State::before), on_text_(std::move(on_text)) {}
@@ -31,10 +26,10 @@ void Thoughts::add(std::string_view text) {
     // Only spaces may stand before a thought.
     const std::string_view words =
         std::string_view(held_).substr(std::min(held_.find_first_not_of(" \t\r\n"), held_.size()));
-    if (words.starts_with(opening)) {
+    if (words.starts_with(thought_opening)) {
       emit(held_.size() - words.size());
       state_ = State::inside;
-    } else if (!opening.starts_with(words)) {
+    } else if (!thought_opening.starts_with(words)) {
       state_ = State::behind;
     } else {
       emit(held_.size() - words.size());
@@ -42,12 +37,12 @@ void Thoughts::add(std::string_view text) {
     }
   }
   if (state_ == State::inside) {
-    const size_t end = held_.find(closing);
+    const size_t end = held_.find(thought_closing);
     if (end == std::string::npos) {
-      emit(held_.size() - begun(held_, closing));
+      emit(held_.size() - begun(held_, thought_closing));
       return;
     }
-    emit(end + closing.size());
+    emit(end + thought_closing.size());
     state_ = State::behind;
   }
   emit(held_.size());
