@@ -239,8 +239,7 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
 
 void plan_tensor(Conversion& conversion, PlannedTensor tensor) {
   const WeightSpec& spec = tensor.spec;
-  conversion.writer.add_tensor(spec.name, tensor.type, spec.rows, spec.cols,
-                               spec.is_vector() ? 1 : 2);
+  conversion.writer.add_tensor(spec.name, tensor.type, spec.shape());
   conversion.tensors.push_back(std::move(tensor));
 }
 

@@ -184,8 +184,7 @@ class Planner {
     for (const std::string& name : order_) {
       const WeightSpec& spec = specs_.at(name);
       const auto at = changes_.find(name);
-      const bool is_gate = spec.role == Role::attn_gate || spec.role == Role::attn_gate_bias;
-      if (is_gate && adapter_.gate && (at == changes_.end() || at->second.whole == nullptr)) {
+      if (spec.is_gate() && adapter_.gate && (at == changes_.end() || at->second.whole == nullptr)) {
         throw Error(adapter_.path, "tensor '" + map.source_of(name) + "' is missing, wanted " +
                                        bracketed(spec.shape()));
       }
@@ -267,8 +266,7 @@ class Planner {
 
   void take_whole(const Named& named, const WeightSpec& spec, Change& change) {
     const bool is_vector = spec.role == Role::norm || spec.role == Role::bias;
-    const bool is_gate = spec.role == Role::attn_gate || spec.role == Role::attn_gate_bias;
-    if (is_vector || (is_gate && adapter_.gate)) {
+    if (is_vector || (spec.is_gate() && adapter_.gate)) {
       change.whole = &named;
     } else if (named.source_name->find(".base_layer.") != std::string::npos &&
                named.tensor->shape == spec.shape()) {

@@ -319,7 +319,7 @@ TEST_P(Families, ConfigsComeBackFromTheirKeys) {
   write_config(config, writer);
   const auto specs = weight_specs(config);
   for (const WeightSpec& spec : specs) {
-    writer.add_tensor(spec.name, DType::f32, spec.rows, spec.cols, spec.is_vector() ? 1 : 2);
+    writer.add_tensor(spec.name, DType::f32, spec.shape());
   }
   const auto path = directory_.path() / "again.gguf";
   OutputFile out(path);

@@ -118,7 +118,7 @@ TEST_P(KernelsTest, ProjectIsBitIdenticalHoweverItIsSplit) {
             const auto prepared = prepare(fast, type, part, cols);
             for (size_t r = 0; r < n_rows; r += step) {
               fast.project(w.tensor(), r, std::min(r + step, n_rows), prepared.data(), n,
-                           &got[t * n_rows], n_rows, false);
+                           &got[t * n_rows + r], n_rows, false);
             }
           }
           ASSERT_EQ(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)), 0)

@@ -85,6 +85,37 @@ class Cache {
   CacheShape shape_;
 };
 
+/// The shape of what delta nets remember instead of keys and values, whatever a sequence's length:
+/// of each slot and layer the last inputs of the convolution, and the states of all value heads.
+struct StateShape {
+  size_t n_layers;
+  size_t n_slots;
+  DeltaNet net;
+
+  /// Floats of one layer of one slot: (conv_size - 1, conv_cols) inputs, the oldest first, then
+  /// (n_value_heads, keys of head_dim, values of head_dim).
+  size_t n_inputs() const { return (net.conv_size - 1) * net.conv_cols(); }
+  size_t n_floats() const { return n_inputs() + net.value_size() * net.head_dim; }
+  /// nullopt if no number holds them; no Session has such states.
+  std::optional<uint64_t> checked_bytes() const {
+    return checked_product(std::array<uint64_t, 4>{n_layers, n_slots, n_floats(), sizeof(float)});
+  }
+  size_t bytes() const { return checked_bytes().value(); }
+};
+
+class State {
+ public:
+  explicit State(const StateShape& shape) : shape_(shape) {}
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  virtual ~State() = default;
+
+  const StateShape& shape() const { return shape_; }
+
+ private:
+  StateShape shape_;
+};
+
 /// What the backend needs to know of one row of a batch. Rows of a slot stand in the order of their
 /// positions, which follow each other.
 struct BatchRow {
@@ -136,6 +167,12 @@ struct AttendSpec {
   float cap = 0;
 };
 
+/// One matrix of each expert, and the buffer that takes the products.
+struct ExpertProjection {
+  const Tensor& weight;  // (experts * outputs, inputs)
+  Buffer& out;           // (rows, n_used * outputs)
+};
+
 /// The ops a transformer is made of; forward.cpp composes them, a backend only knows them one by
 /// one. Every op works on all rows of the current batch at once. One Backend serves one session at
 /// a time; weights are read in place and never changed, so any number of Backends share them.
@@ -148,6 +185,9 @@ class Backend {
 
   virtual std::unique_ptr<Buffer> new_buffer(size_t rows, size_t cols) = 0;
   virtual std::unique_ptr<Cache> new_cache(const CacheShape& shape) = 0;
+  virtual std::unique_ptr<State> new_state(const StateShape& shape) = 0;
+  /// Copies a slot of all layers, from one state to another or within one.
+  virtual void copy_state(const State& from, size_t from_slot, State& to, size_t to_slot) = 0;
 
   /// Starts a batch; `batch` stays valid until the next begin().
   virtual void begin(const Batch& batch) = 0;
@@ -180,6 +220,31 @@ class Backend {
   virtual void activate(Buffer& x, const Buffer* up, Activation kind) = 0;
   /// x += y * factor.
   virtual void add(Buffer& x, const Buffer& y, float factor) = 0;
+  /// x = silu of the causal convolution of each column of x with its taps, (columns, conv_size): a
+  /// row meets its own input by the last tap and those of the rows before it in its sequence by the
+  /// others; they are zeros before position 0. `layer` counts those of the state, here and below.
+  virtual void convolve(Buffer& x, const Tensor& taps, State& state, size_t layer) = 0;
+  /// x = exp(scale * log(1 + exp(x + bias))), with a scale and a bias for each column: how much of
+  /// its state a delta net's head keeps.
+  virtual void decay(Buffer& x, const Tensor& bias, const Tensor& scale) = 0;
+  /// The delta rule; see DeltaNet. qkv is (rows, conv_cols), decay and strength are (rows,
+  /// n_value_heads), out is (rows, value_size). Queries and keys are brought to length 1 first,
+  /// x / sqrt(|x|^2 + 1e-6), and queries divided by sqrt(head_dim); qkv may be used up for it.
+  /// States are zeros before position 0.
+  virtual void delta_rule(Buffer& qkv, const Buffer& decay, const Buffer& strength, State& state,
+                          size_t layer, Buffer& out) = 0;
+  /// Chooses experts by the router's logits, (rows, n): `out` is (rows, 2 * n_used), the numbers of
+  /// those chosen, ascending, and then what each weighs; see Experts. `choice_bias` may be empty.
+  virtual void route(const Buffer& logits, const Tensor& choice_bias, const Experts& experts,
+                     Buffer& out) = 0;
+  /// Of each row and each of its experts in `routed` the product with its part of x, which is
+  /// (rows, inputs) or (rows, n_used * inputs).
+  virtual void project_experts(const Buffer& x, const Buffer& routed,
+                               std::span<const ExpertProjection> projections) = 0;
+  /// out = the sum of what a row's experts gave, y of (rows, n_used * out.cols()), as they weigh.
+  virtual void mix_experts(const Buffer& y, const Buffer& routed, Buffer& out) = 0;
+  /// Multiplies each row of x by its factor, (rows, 1).
+  virtual void scale_rows(Buffer& x, const Buffer& factors) = 0;
   /// Keeps only the wanted rows of x, in order, in `out`; ops that follow work on those alone.
   virtual void keep_wanted(const Buffer& x, Buffer& out) = 0;
   /// The same for rows [first, first + n) of x.

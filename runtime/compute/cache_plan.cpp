@@ -20,9 +20,15 @@ KvWindow layer_window(const LayerConfig& layer, const KvWindow& session) {
 }  // namespace
 
 CachePlan::CachePlan(const Config& config, const SessionOptions& options)
-    : session(session_window(config, options)) {
+    : session(session_window(config, options)),
+      state{.n_layers = 0, .n_slots = options.n_sequences, .net = config.delta} {
   const bool session_slides = options.window > 0;
   for (const LayerConfig& layer : config.layers) {
+    if (layer.mixer == Mixer::delta) {
+      kind_of_layer.push_back(no_kind);
+      ++state.n_layers;
+      continue;
+    }
     const KvWindow window = layer_window(layer, session);
     const auto found = std::ranges::find(windows, window);
     kind_of_layer.push_back(static_cast<size_t>(found - windows.begin()));
@@ -48,9 +54,18 @@ CachePlan::CachePlan(const Config& config, const SessionOptions& options)
 std::vector<CacheShape> CachePlan::shapes_of(const LayerRange& layers) const {
   std::vector<CacheShape> parts = shapes;
   for (CacheShape& part : parts) part.n_layers = 0;
-  for (size_t layer = layers.first; layer < layers.end; ++layer)
-    ++parts[kind_of_layer[layer]].n_layers;
+  for (size_t layer = layers.first; layer < layers.end; ++layer) {
+    if (kind_of_layer[layer] != no_kind) ++parts[kind_of_layer[layer]].n_layers;
+  }
   return parts;
+}
+
+StateShape CachePlan::state_of(const LayerRange& layers) const {
+  StateShape part = state;
+  part.n_layers = static_cast<size_t>(
+      std::count(kind_of_layer.begin() + static_cast<std::ptrdiff_t>(layers.first),
+                 kind_of_layer.begin() + static_cast<std::ptrdiff_t>(layers.end), no_kind));
+  return part;
 }
 
 }  // namespace vga

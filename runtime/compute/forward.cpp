@@ -1,5 +1,6 @@
 #include "compute/forward.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 #include <vector>
@@ -99,12 +100,90 @@ void attention(const Config& c, const BlockWeights& w, size_t layer, Stage& stag
   watch(Site::attn_residual, *a.x);
 }
 
-/// x += down(activation(gate(in)) * up(in)), or without a gate x += down(activation(up(in))).
-void feed_forward(const Config& c, const BlockWeights& w, Stage& stage, Buffer& in,
-                  const Watch& watch) {
+/// x += delta_net(norm(x)), see DeltaNet. What the states give is normalised head by head and
+/// passes a gate: W_o (norm(o) * silu(W_g in)).
+void delta_net(const Config& c, const BlockWeights& block, size_t layer, Stage& stage,
+               const Watch& watch) {
   Backend& ops = *stage.ops;
   const Activations& a = stage.activations;
-  watch(Site::ffn_norm, in);
+  const DeltaWeights& w = block.delta;
+  Buffer& in = branch_input(c, block.attn_norm, a, ops, *a.h);
+  watch(Site::attn_norm, in);
+  const std::array inputs = {Projection{w.qkv, *a.delta_qkv}, Projection{w.gate, *a.delta_gate},
+                             Projection{w.decay, *a.decay}, Projection{w.strength, *a.strength}};
+  ops.project(in, inputs);
+  ops.decay(*a.decay, w.decay_bias, w.decay_scale);
+  ops.activate(*a.strength, nullptr, Activation::sigmoid);
+  watch(Site::delta_decay, *a.decay);
+  watch(Site::delta_strength, *a.strength);
+
+  const size_t of_state = stage.layer_caches[layer - stage.layers.first].layer;
+  ops.convolve(*a.delta_qkv, w.conv, *stage.state, of_state);
+  ops.delta_rule(*a.delta_qkv, *a.decay, *a.strength, *stage.state, of_state, *a.delta_mixed);
+  ops.norm(*a.delta_mixed, w.norm, NormKind::rms, c.norm_eps, *a.delta_mixed);
+  ops.activate(*a.delta_gate, a.delta_mixed.get(), Activation::silu);
+  watch(Site::delta_mixed, *a.delta_gate);
+
+  const std::array output = {Projection{w.output, *a.h}};
+  ops.project(*a.delta_gate, output);
+  watch(Site::delta_output, *a.h);
+  add_branch(c, block.attn_post_norm, a, ops, *a.h);
+  watch(Site::attn_residual, *a.x);
+}
+
+/// What mixes tokens: x += attention or delta net of norm(x).
+void mix(const Config& c, const BlockWeights& w, size_t layer, Stage& stage, const Watch& watch) {
+  if (c.layers[layer].mixer == Mixer::delta) {
+    delta_net(c, w, layer, stage, watch);
+  } else {
+    attention(c, w, layer, stage, watch);
+  }
+}
+
+/// h = the sum of what a token's experts give, each as the router weighs it, and of the network
+/// that all tokens share: the same as an FFN that each of them is.
+void mix_of_experts(const Config& c, const ExpertWeights& w, Stage& stage, const Buffer& in,
+                    const Watch& watch) {
+  Backend& ops = *stage.ops;
+  const Activations& a = stage.activations;
+  const std::array router = {Projection{w.router, *a.router}};
+  ops.project(in, router);
+  ops.route(*a.router, w.choice_bias, c.experts, *a.routed);
+  watch(Site::experts, *a.routed);
+
+  const bool is_shared = c.experts.shared_ffn_size > 0;
+  if (is_shared) {
+    const std::array gate_up = {Projection{w.shared_gate, *a.shared},
+                                Projection{w.shared_up, *a.shared_up}};
+    ops.project(in, gate_up);
+    ops.activate(*a.shared, a.shared_up.get(), c.activation);
+    const std::array down = {Projection{w.shared_down, *a.shared_out}};
+    ops.project(*a.shared, down);
+  }
+  if (c.experts.shared_gate) {
+    const std::array weight = {Projection{w.shared_weight, *a.shared_weight}};
+    ops.project(in, weight);
+    ops.activate(*a.shared_weight, nullptr, Activation::sigmoid);
+    ops.scale_rows(*a.shared_out, *a.shared_weight);
+  }
+
+  const std::array gate_up = {ExpertProjection{w.gate.weight, *a.expert},
+                              ExpertProjection{w.up.weight, *a.expert_up}};
+  ops.project_experts(in, *a.routed, gate_up);
+  watch(Site::ffn_up, *a.expert_up);
+  ops.activate(*a.expert, a.expert_up.get(), c.activation);
+  watch(Site::ffn_mixed, *a.expert);
+  const std::array down = {ExpertProjection{w.down.weight, *a.expert_out}};
+  ops.project_experts(*a.expert, *a.routed, down);
+  ops.mix_experts(*a.expert_out, *a.routed, *a.h);
+  if (is_shared) ops.add(*a.h, *a.shared_out, 1);
+}
+
+/// h = down(activation(gate(in)) * up(in)), or without a gate down(activation(up(in))).
+void one_network(const Config& c, const BlockWeights& w, Stage& stage, const Buffer& in,
+                 const Watch& watch) {
+  Backend& ops = *stage.ops;
+  const Activations& a = stage.activations;
   if (c.ffn_gated) {
     const std::array gate_up = {Projection{w.ffn_gate, *a.ffn}, Projection{w.ffn_up, *a.ffn_up}};
     ops.project(in, gate_up);
@@ -118,8 +197,20 @@ void feed_forward(const Config& c, const BlockWeights& w, Stage& stage, Buffer& 
   watch(Site::ffn_mixed, *a.ffn);
   const std::array down = {Projection{w.ffn_down, *a.h}};
   ops.project(*a.ffn, down);
+}
+
+/// x += FFN(in).
+void feed_forward(const Config& c, const BlockWeights& w, size_t layer, Stage& stage, Buffer& in,
+                  const Watch& watch) {
+  const Activations& a = stage.activations;
+  watch(Site::ffn_norm, in);
+  if (c.layers[layer].experts) {
+    mix_of_experts(c, w.experts, stage, in, watch);
+  } else {
+    one_network(c, w, stage, in, watch);
+  }
   watch(Site::ffn_down, *a.h);
-  add_branch(c, w.ffn_post_norm, a, ops, *a.h);
+  add_branch(c, w.ffn_post_norm, a, *stage.ops, *a.h);
   watch(Site::block, *a.x);
 }
 
@@ -127,11 +218,12 @@ void block(const Config& c, const BlockWeights& w, size_t layer, Stage& stage, c
   const Activations& a = stage.activations;
   if (c.parallel_residual) {  // both branches read x as it is now
     Buffer& in = branch_input(c, w.ffn_norm, a, *stage.ops, *a.h_ffn);
-    attention(c, w, layer, stage, watch);
-    feed_forward(c, w, stage, in, watch);
+    mix(c, w, layer, stage, watch);
+    feed_forward(c, w, layer, stage, in, watch);
   } else {
-    attention(c, w, layer, stage, watch);
-    feed_forward(c, w, stage, branch_input(c, w.ffn_norm, a, *stage.ops, *a.h), watch);
+    mix(c, w, layer, stage, watch);
+    Buffer& in = branch_input(c, w.ffn_norm, a, *stage.ops, *a.h);
+    feed_forward(c, w, layer, stage, in, watch);
   }
 }
 
@@ -155,8 +247,30 @@ void visit_activations(Activations& a, const Config& c, bool keeps_tokens,
   visit(a.v, c.kv_size());
   visit(a.mixed, c.q_size());
   if (c.gate) visit(a.gate, c.n_gates());
-  visit(a.ffn, c.ffn_size);
-  if (c.ffn_gated) visit(a.ffn_up, c.ffn_size);
+  if (!std::ranges::all_of(c.layers, &LayerConfig::experts)) {
+    visit(a.ffn, c.ffn_size);
+    if (c.ffn_gated) visit(a.ffn_up, c.ffn_size);
+  }
+  if (c.has(Mixer::delta)) {
+    const DeltaNet& d = c.delta;
+    visit(a.delta_qkv, d.conv_cols());
+    visit(a.delta_gate, d.value_size());
+    visit(a.delta_mixed, d.value_size());
+    visit(a.decay, d.n_value_heads);
+    visit(a.strength, d.n_value_heads);
+  }
+  if (!c.has_experts()) return;
+  const Experts& e = c.experts;
+  visit(a.router, e.n);
+  visit(a.routed, 2 * e.n_used);
+  visit(a.expert, e.n_used * e.ffn_size);
+  visit(a.expert_up, e.n_used * e.ffn_size);
+  visit(a.expert_out, e.n_used * c.hidden_size);
+  if (e.shared_ffn_size == 0) return;
+  visit(a.shared, e.shared_ffn_size);
+  visit(a.shared_up, e.shared_ffn_size);
+  visit(a.shared_out, c.hidden_size);
+  if (e.shared_gate) visit(a.shared_weight, 1);
 }
 
 Stage::Stage(const Config& config, std::unique_ptr<Backend> backend, const LayerRange& range,
@@ -168,8 +282,15 @@ Stage::Stage(const Config& config, std::unique_ptr<Backend> backend, const Layer
     if (shape.n_layers > 0) caches[shape.kind] = ops->new_cache(shape);
   }
   std::vector<size_t> n_placed(shapes.size());
+  const StateShape state_shape = plan.state_of(layers);
+  if (state_shape.n_layers > 0) state = ops->new_state(state_shape);
+  size_t n_states = 0;
   for (size_t layer = layers.first; layer < layers.end; ++layer) {
     const size_t kind = plan.kind_of_layer[layer];
+    if (kind == CachePlan::no_kind) {
+      layer_caches.push_back({nullptr, n_states++});
+      continue;
+    }
     layer_caches.push_back({caches[kind].get(), n_placed[kind]++});
   }
   visit_activations(activations, config, plan.session.keep > 0,

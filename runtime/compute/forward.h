@@ -26,6 +26,24 @@ struct Activations {
   std::unique_ptr<Buffer> gate;    // (rows, n_gates)
   std::unique_ptr<Buffer> ffn;     // (rows, ffn_size)
   std::unique_ptr<Buffer> ffn_up;  // (rows, ffn_size), of a gated FFN
+
+  // Delta nets.
+  std::unique_ptr<Buffer> delta_qkv;    // (rows, conv_cols)
+  std::unique_ptr<Buffer> delta_gate;   // (rows, value_size)
+  std::unique_ptr<Buffer> delta_mixed;  // (rows, value_size) what the states give
+  std::unique_ptr<Buffer> decay;        // (rows, n_value_heads)
+  std::unique_ptr<Buffer> strength;     // (rows, n_value_heads)
+
+  // Experts; ffn_size and so on are those of Config::experts.
+  std::unique_ptr<Buffer> router;         // (rows, n)
+  std::unique_ptr<Buffer> routed;         // (rows, 2 * n_used) those chosen, and what they weigh
+  std::unique_ptr<Buffer> expert;         // (rows, n_used * ffn_size)
+  std::unique_ptr<Buffer> expert_up;      // (rows, n_used * ffn_size)
+  std::unique_ptr<Buffer> expert_out;     // (rows, n_used * hidden_size)
+  std::unique_ptr<Buffer> shared;         // (rows, shared_ffn_size)
+  std::unique_ptr<Buffer> shared_up;      // (rows, shared_ffn_size)
+  std::unique_ptr<Buffer> shared_out;     // (rows, hidden_size)
+  std::unique_ptr<Buffer> shared_weight;  // (rows, 1)
 };
 
 /// Lists the buffers that a model needs: visit(buffer, columns). `keeps_tokens`: a cache has kept
@@ -39,16 +57,17 @@ struct Stage {
   Stage(const Config& config, std::unique_ptr<Backend> ops, const LayerRange& layers,
         const CachePlan& plan, size_t max_rows);
 
-  /// Where a layer keeps its keys and values.
+  /// Where a layer keeps its keys and values; a delta net has no cache but the state.
   struct LayerCache {
     Cache* cache;
-    size_t layer;  // of the cache
+    size_t layer;  // of the cache, or of the state
   };
 
   std::unique_ptr<Backend> ops;
   LayerRange layers;
   std::vector<std::unique_ptr<Cache>>
       caches;                            // of these layers, one for each kind that they are of
+  std::unique_ptr<State> state;          // of those that are delta nets, null if none is
   std::vector<LayerCache> layer_caches;  // (layers)
   Activations activations;
 };

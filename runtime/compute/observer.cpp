@@ -22,10 +22,20 @@ std::string_view name(Site site) {
       return "attn_mixed";
     case Site::attn_output:
       return "attn_output";
+    case Site::delta_decay:
+      return "delta_decay";
+    case Site::delta_strength:
+      return "delta_strength";
+    case Site::delta_mixed:
+      return "delta_mixed";
+    case Site::delta_output:
+      return "delta_output";
     case Site::attn_residual:
       return "attn_residual";
     case Site::ffn_norm:
       return "ffn_norm";
+    case Site::experts:
+      return "experts";
     case Site::ffn_up:
       return "ffn_up";
     case Site::ffn_mixed:

@@ -120,8 +120,11 @@ std::optional<uint64_t> checked_bytes(std::span<const CacheShape> shapes) {
   return sum;
 }
 
-uint64_t cache_bytes(const CachePlan& plan, size_t n_layers) {
-  const std::optional<uint64_t> bytes = checked_bytes(plan.shapes_of({0, n_layers}));
+/// Bytes of keys, values and states of the first layers.
+uint64_t plan_bytes(const CachePlan& plan, size_t n_layers) {
+  std::optional<uint64_t> bytes = checked_bytes(plan.shapes_of({0, n_layers}));
+  const auto of_states = plan.state_of({0, n_layers}).checked_bytes();
+  bytes = bytes && of_states ? checked_add(*bytes, *of_states) : std::nullopt;
   if (!bytes) {
     throw Error("cache", "wanted less than 2^64 bytes, found " +
                              std::to_string(plan.shapes[0].n_slots) + " sequences of " +
@@ -134,13 +137,13 @@ uint64_t cache_bytes(const CachePlan& plan, size_t n_layers) {
 
 uint64_t cache_bytes(const Config& config, const SessionOptions& options) {
   validate_sizes(options, config);
-  return cache_bytes(CachePlan(config, options), config.n_layers());
+  return plan_bytes(CachePlan(config, options), config.n_layers());
 }
 
 uint64_t session_bytes(const Config& c, const SessionOptions& options, size_t n_layers) {
   validate_sizes(options, c);
   const CachePlan plan(c, options);
-  uint64_t bytes = cache_bytes(plan, n_layers);
+  uint64_t bytes = plan_bytes(plan, n_layers);
   const auto add_buffer = [&](size_t rows, size_t cols) {
     bytes += rows * padded_cols(cols) * sizeof(float);
   };
@@ -150,6 +153,22 @@ uint64_t session_bytes(const Config& c, const SessionOptions& options, size_t n_
   });
   if (n_layers == c.n_layers()) add_buffer(std::min(options.max_batch, logits_rows), c.vocab_size);
   return bytes;
+}
+
+struct Snapshot::Impl {
+  const void* session;
+  uint32_t sequence;
+  int64_t length;
+  int64_t forgotten;
+  bool is_valid = true;
+  std::vector<std::unique_ptr<State>> states;  // (stages), of one slot; null where there are none
+};
+
+Snapshot::operator bool() const {
+  return impl_ != nullptr && impl_->is_valid;
+}
+int64_t Snapshot::length() const {
+  return impl_ == nullptr ? 0 : impl_->length;
 }
 
 struct Session::Impl {
@@ -174,6 +193,10 @@ struct Session::Impl {
     int64_t forgotten = 0;  // positions before it are out of sight unless they are kept
     int64_t written = 0;    // one more than the highest position the cache has seen
   };
+
+  bool has_states() const { return plan.state.n_layers > 0; }
+  void go_back(Sequence& held, int64_t length, int64_t forgotten);
+  void end_snapshots(uint32_t sequence, int64_t length);
 
   bool slides() const { return options.window > 0; }
   /// Tokens that every layer keeps for good.
@@ -202,9 +225,10 @@ struct Session::Impl {
   std::span<const Token> unused;  // tokens that are never chosen
   SessionOptions options;
   CachePlan plan;
-  std::vector<Rope> ropes;          // of each table
-  std::vector<Stage> stages;        // one after the other
-  std::vector<Sequence> sequences;  // (n_sequences)
+  std::vector<Rope> ropes;                               // of each table
+  std::vector<Stage> stages;                             // one after the other
+  std::vector<Sequence> sequences;                       // (n_sequences)
+  std::vector<std::weak_ptr<Snapshot::Impl>> snapshots;  // those that may still be restored
   Probe probe;
 
   // The batch in progress.
@@ -326,7 +350,7 @@ std::string Session::description() const {
   return text;
 }
 uint64_t Session::cache_bytes() const {
-  return checked_bytes(impl_->plan.shapes).value();
+  return plan_bytes(impl_->plan, impl_->config.n_layers());
 }
 
 double Session::device_wait_seconds() const {
@@ -344,6 +368,33 @@ int64_t Session::room(uint32_t sequence) const {
   return impl_->plan.session.size - length(sequence);
 }
 
+/// Cuts a sequence. What lies behind its end is simply written again.
+void Session::Impl::go_back(Sequence& held, int64_t length, int64_t forgotten) {
+  for (size_t kind = 0; kind < plan.windows.size(); ++kind) {
+    const KvWindow& window = plan.windows[kind];
+    const auto n_ring = static_cast<int64_t>(plan.shapes[kind].n_ring);
+    if (window.holds(length, forgotten, n_ring, held.written)) continue;
+    throw Error("length", "a window has slid over what a token at position " +
+                              std::to_string(length) + " would see; wanted 0 to " +
+                              std::to_string(kept_everywhere()) + ", or at least " +
+                              std::to_string(shortest_length(held)));
+  }
+  held.length = length;
+  held.forgotten = forgotten;
+  if (length <= kept_everywhere()) held.written = length;  // all of the rings before it is seen
+}
+
+/// Snapshots behind `length` are no more: other tokens will stand there.
+void Session::Impl::end_snapshots(uint32_t sequence, int64_t length) {
+  std::erase_if(snapshots, [&](const std::weak_ptr<Snapshot::Impl>& weak) {
+    const auto snapshot = weak.lock();
+    if (snapshot == nullptr) return true;
+    if (snapshot->sequence != sequence || snapshot->length <= length) return false;
+    snapshot->is_valid = false;
+    return true;
+  });
+}
+
 void Session::truncate(int64_t length, uint32_t sequence) {
   Impl& s = *impl_;
   Impl::Sequence& held = s.sequence(sequence);
@@ -351,24 +402,68 @@ void Session::truncate(int64_t length, uint32_t sequence) {
     throw Error("length",
                 "wanted 0 to " + std::to_string(held.length) + ", found " + std::to_string(length));
   }
-  const int64_t forgotten = std::min(held.forgotten, length);
-  for (size_t kind = 0; kind < s.plan.windows.size(); ++kind) {
-    const KvWindow& window = s.plan.windows[kind];
-    const auto n_ring = static_cast<int64_t>(s.plan.shapes[kind].n_ring);
-    if (window.holds(length, forgotten, n_ring, held.written)) continue;
-    throw Error("length", "a window has slid over what a token at position " +
-                              std::to_string(length) + " would see; wanted 0 to " +
-                              std::to_string(s.kept_everywhere()) + ", or at least " +
-                              std::to_string(s.shortest_length(held)));
+  if (s.has_states() && length != 0 && length != held.length) {
+    throw CannotRewind("this model's delta nets cannot go back from position " +
+                       std::to_string(held.length) + " to " + std::to_string(length) +
+                       "; wanted 0, or a snapshot");
   }
-  // What lies behind the end is simply written again.
-  held.length = length;
-  held.forgotten = forgotten;
-  if (length <= s.kept_everywhere()) held.written = length;  // all of the rings before it is seen
+  s.go_back(held, length, std::min(held.forgotten, length));
+  s.end_snapshots(sequence, length);
+}
+
+bool Session::rewinds() const {
+  return !impl_->has_states();
+}
+
+Snapshot Session::snapshot(uint32_t sequence) {
+  Impl& s = *impl_;
+  const Impl::Sequence& held = s.sequence(sequence);
+  Snapshot snapshot;
+  snapshot.impl_ = std::make_shared<Snapshot::Impl>(Snapshot::Impl{.session = impl_.get(),
+                                                                   .sequence = sequence,
+                                                                   .length = held.length,
+                                                                   .forgotten = held.forgotten,
+                                                                   .states = {}});
+  for (const Stage& stage : s.stages) {
+    auto& copy = snapshot.impl_->states.emplace_back();
+    if (stage.state == nullptr) continue;
+    StateShape shape = stage.state->shape();
+    shape.n_slots = 1;
+    copy = stage.ops->new_state(shape);
+    stage.ops->copy_state(*stage.state, sequence, *copy, 0);
+  }
+  std::erase_if(s.snapshots, [](const auto& weak) { return weak.expired(); });
+  s.snapshots.push_back(snapshot.impl_);
+  return snapshot;
+}
+
+uint64_t Session::snapshot_bytes() const {
+  StateShape shape = impl_->plan.state;
+  shape.n_slots = 1;
+  return shape.bytes();
+}
+
+void Session::restore(const Snapshot& snapshot, uint32_t sequence) {
+  Impl& s = *impl_;
+  Impl::Sequence& held = s.sequence(sequence);
+  const Snapshot::Impl* from = snapshot.impl_.get();
+  if (!snapshot || from->session != impl_.get() || from->sequence != sequence) {
+    throw Error("snapshot", "wanted one of sequence " + std::to_string(sequence) +
+                                " that has not gone back behind it");
+  }
+  s.go_back(held, from->length, from->forgotten);
+  for (size_t i = 0; i < s.stages.size(); ++i) {
+    Stage& stage = s.stages[i];
+    if (stage.state != nullptr) {
+      stage.ops->copy_state(*from->states[i], 0, *stage.state, sequence);
+    }
+  }
+  s.end_snapshots(sequence, from->length);
 }
 
 int64_t Session::shortest_length(uint32_t sequence) const {
-  return impl_->shortest_length(impl_->sequence(sequence));
+  const Impl::Sequence& held = impl_->sequence(sequence);
+  return impl_->has_states() ? held.length : impl_->shortest_length(held);
 }
 
 void Session::forget(int64_t position, uint32_t sequence) {

@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
+#include <cmath>
 #include <vector>
 
 #include "cpu/attention.h"
+#include "cpu/delta_net.h"
+#include "cpu/experts.h"
+#include "cpu/share_outputs.h"
 #include "cpu/threads.h"
 #include "gguf/decode.h"
 
@@ -35,7 +39,11 @@ const float* floats(const Tensor& vector) {
 class CpuBackend : public Backend {
  public:
   CpuBackend(size_t n_threads, const Kernels& kernels)
-      : kernels_(kernels), threads_(n_threads), attention_(kernels, threads_) {}
+      : kernels_(kernels),
+        threads_(n_threads),
+        attention_(kernels, threads_),
+        delta_net_(kernels, threads_),
+        experts_(kernels, threads_) {}
 
   std::string description() const override {
     return std::string("cpu ") + kernels_.name + ", " + std::to_string(threads_.size()) +
@@ -49,9 +57,20 @@ class CpuBackend : public Backend {
     return std::make_unique<CpuCache>(shape);
   }
 
+  std::unique_ptr<State> new_state(const StateShape& shape) override {
+    return std::make_unique<CpuState>(shape);
+  }
+  void copy_state(const State& from, size_t from_slot, State& to, size_t to_slot) override {
+    const StateShape& shape = from.shape();
+    const float* source = static_cast<const CpuState&>(from).slot(from_slot);
+    std::copy_n(source, shape.n_layers * shape.n_floats(),
+                static_cast<const CpuState&>(to).slot(to_slot));
+  }
+
   void begin(const Batch& batch) override {
     batch_ = batch;
     n_rows_ = batch.rows.size();
+    delta_net_.begin(batch);
   }
 
   void embed(const Tensor& table, float scale, const Tensor* positions, Buffer& x) override {
@@ -86,8 +105,9 @@ class CpuBackend : public Backend {
     for (Prepared& form : prepared_) form.valid = false;
     for (const Projection& p : projections) prepare(host(x), p.linear.weight.type);
     reduce(host(x), projections);
-    each_output(
-        projections.size(), x.cols(), [&](size_t i) { return projections[i].linear.weight.rows; },
+    share_outputs(
+        threads_, projections.size(), x.cols() * n_rows_,
+        [&](size_t i) { return projections[i].linear.weight.rows; },
         [&](size_t i, size_t first, size_t last) {
           project_rows(projections[i], changes_[i], first, last);
         });
@@ -150,6 +170,65 @@ class CpuBackend : public Backend {
   void add(Buffer& x, const Buffer& y, float factor) override {
     each_row(x.cols(),
              [&](size_t r) { kernels_.add(host(x).row(r), host(y).row(r), factor, x.cols()); });
+  }
+
+  void convolve(Buffer& x, const Tensor& taps, State& state, size_t layer) override {
+    delta_net_.convolve(host(x).row(0), taps, static_cast<CpuState&>(state), layer);
+  }
+
+  void decay(Buffer& x, const Tensor& bias, const Tensor& scale) override {
+    each_row(64 * x.cols(), [&](size_t r) {
+      float* row = host(x).row(r);
+      for (size_t i = 0; i < x.cols(); ++i) {
+        const double shifted = double{row[i]} + double{floats(bias)[i]};
+        // log(1 + e^x), in a form that no x is too large for.
+        const double softplus = std::max(shifted, 0.0) + std::log1p(std::exp(-std::fabs(shifted)));
+        row[i] = static_cast<float>(std::exp(double{floats(scale)[i]} * softplus));
+      }
+    });
+  }
+
+  void delta_rule(Buffer& qkv, const Buffer& decay, const Buffer& strength, State& state,
+                  size_t layer, Buffer& out) override {
+    delta_net_.run(host(qkv).row(0), host(decay).row(0), host(strength).row(0),
+                   static_cast<CpuState&>(state), layer, host(out).row(0));
+  }
+
+  void route(const Buffer& logits, const Tensor& choice_bias, const Experts& experts,
+             Buffer& out) override {
+    each_row(16 * logits.cols() * experts.n_used, [&](size_t r) {
+      ExpertOps::route(host(logits).row(r), choice_bias ? floats(choice_bias) : nullptr, experts,
+                       host(out).row(r));
+    });
+  }
+
+  void project_experts(const Buffer& x, const Buffer& routed,
+                       std::span<const ExpertProjection> projections) override {
+    const size_t n_used = routed.cols() / 2;
+    std::vector<ExpertOps::Product> products;
+    for (const auto& [weight, out] : projections) {
+      products.push_back({weight, host(out).row(0), out.cols() / n_used});
+    }
+    experts_.project({host(x).row(0), n_rows_, x.cols()},
+                     {host(routed).row(0), n_rows_, routed.cols()}, projections[0].weight.cols,
+                     products);
+  }
+
+  void mix_experts(const Buffer& y, const Buffer& routed, Buffer& out) override {
+    const size_t n_used = routed.cols() / 2;
+    each_row(n_used * out.cols(), [&](size_t r) {
+      float* sum = host(out).row(r);
+      std::fill_n(sum, out.cols(), 0.f);
+      for (size_t i = 0; i < n_used; ++i) {
+        kernels_.add(sum, host(y).row(r) + i * out.cols(), host(routed).row(r)[n_used + i],
+                     out.cols());
+      }
+    });
+  }
+
+  void scale_rows(Buffer& x, const Buffer& factors) override {
+    each_row(x.cols(),
+             [&](size_t r) { kernels_.scale(host(x).row(r), *host(factors).row(r), 0, x.cols()); });
   }
 
   void keep_wanted(const Buffer& x, Buffer& out) override {
@@ -225,11 +304,12 @@ class CpuBackend : public Backend {
       reduced.x.resize(std::max(reduced.x.size(), n_rows_ * rank(i)));
       reduced.prepared.resize(std::max(reduced.prepared.size(), prepared_size(n_rows_, rank(i))));
     }
-    each_output(projections.size(), x.cols(), rank, [&](size_t i, size_t first, size_t last) {
-      const Tensor& a = projections[i].linear.change.a;
-      kernels_.project(a, first, last, prepared(a.type).x.data(), n_rows_, changes_[i].x.data(),
-                       rank(i), false);
-    });
+    share_outputs(threads_, projections.size(), x.cols() * n_rows_, rank,
+                  [&](size_t i, size_t first, size_t last) {
+                    const Tensor& a = projections[i].linear.change.a;
+                    kernels_.project(a, first, last, prepared(a.type).x.data(), n_rows_,
+                                     changes_[i].x.data() + first, rank(i), false);
+                  });
     for (size_t i = 0; i < projections.size(); ++i) {
       if (rank(i) == 0) continue;
       kernels_.prepare(projections[i].linear.change.b.type, changes_[i].x.data(), 0, n_rows_,
@@ -240,10 +320,11 @@ class CpuBackend : public Backend {
   /// Outputs [first, last) of one projection for all rows, while they are in the cache.
   void project_rows(const Projection& p, const Reduced& reduced, size_t first, size_t last) {
     const auto& [w, bias, change] = p.linear;
-    kernels_.project(w, first, last, prepared(w.type).x.data(), n_rows_, host(p.out).row(0),
-                     p.out.cols(), false);
+    float* products = host(p.out).row(0) + first;
+    kernels_.project(w, first, last, prepared(w.type).x.data(), n_rows_, products, p.out.cols(),
+                     false);
     if (change) {
-      kernels_.project(change.b, first, last, reduced.prepared.data(), n_rows_, host(p.out).row(0),
+      kernels_.project(change.b, first, last, reduced.prepared.data(), n_rows_, products,
                        p.out.cols(), true);
     }
     const bool scales = p.scale != 1 || p.cap != 0;
@@ -253,28 +334,6 @@ class CpuBackend : public Backend {
       if (bias) kernels_.add(out, floats(bias) + first, 1, last - first);
       if (scales) kernels_.scale(out, p.scale, p.cap, last - first);
     }
-  }
-
-  /// Shares the outputs of n matrices, which have so many rows each, out among threads:
-  /// body(matrix, first, last). Each matrix begins with a group.
-  template <class RowsOf, class Body>
-  void each_output(size_t n, size_t cols, RowsOf&& rows_of, Body&& body) {
-    const auto padded = [&](size_t i) {
-      return (rows_of(i) + project_group - 1) / project_group * project_group;
-    };
-    size_t n_outputs = 0;
-    for (size_t i = 0; i < n; ++i) n_outputs += padded(i);
-    const size_t groups = grain_for(cols * n_rows_ * project_group);
-    threads_.run(n_outputs, groups * project_group, [&](size_t begin, size_t end, size_t) {
-      // [begin, end) counts the outputs of all matrices in a row.
-      for (size_t i = 0; i < n; ++i) {
-        const size_t first = std::min(begin, padded(i));
-        const size_t last = std::min(end, padded(i));
-        if (first < last) body(i, first, std::min(last, rows_of(i)));
-        begin -= first;
-        end -= last;
-      }
-    });
   }
 
   void rotate(CpuBuffer& x, std::span<const float> angles, const RopeSpec& spec) {
@@ -290,6 +349,8 @@ class CpuBackend : public Backend {
   const Kernels& kernels_;
   ThreadPool threads_;
   Attention attention_;
+  DeltaNetOps delta_net_;
+  ExpertOps experts_;
   std::array<Prepared, 2> prepared_;  // for plain and for quantized weights
   std::vector<Reduced> changes_;      // of the projections in progress
   std::vector<float> gated_;          // (rows, n_kv_heads * head_dim) values times their gates

@@ -27,6 +27,19 @@ struct AttendPage {
   float* out;      // (n_queries, head_dim) values times weights
 };
 
+/// One token of one head of a delta net, see DeltaNet, for some columns of its state.
+struct DeltaStep {
+  const float* query;  // (dim) as it is used: of its length, divided by sqrt(dim)
+  const float* key;    // (dim)
+  const float* value;  // (n_cols)
+  float decay;
+  float strength;
+  float* state;  // (dim, n_cols), dim apart
+  size_t dim;
+  size_t n_cols;
+  float* out;  // (n_cols)
+};
+
 /// The arithmetic of the CPU backend for one instruction set. A table of plain functions so that
 /// each set lives in its own source file, compiled with its own flags. The scalar table is the
 /// reference: every other one is tested against it.
@@ -47,8 +60,8 @@ struct Kernels {
   /// part of tokens [begin, end). Parts begin at multiples of prepare_group.
   void (*prepare)(DType type, const float* x, size_t begin, size_t end, size_t cols, float* out);
 
-  /// out[t * out_stride + r] = sum_c w(r, c) * x(t, c) for first_row <= r < end_row, t < n_tokens;
-  /// += if it `adds`. x was prepared for w.type. first_row is a multiple of lanes.
+  /// out[t * out_stride + r] = sum_c w(first_row + r, c) * x(t, c) for r < end_row - first_row, t <
+  /// n_tokens; += if it `adds`. x was prepared for w.type. first_row is a multiple of lanes.
   void (*project)(const Tensor& w, size_t first_row, size_t end_row, const float* x,
                   size_t n_tokens, float* out, size_t out_stride, bool adds);
 
@@ -78,6 +91,13 @@ struct Kernels {
   void (*add)(float* x, const float* y, float factor, size_t n);
   /// x[i] *= scale, then bent to cap * tanh(x[i] / cap) unless cap is 0.
   void (*scale)(float* x, float scale, float cap, size_t n);
+
+  /// x = silu of a causal convolution of n columns, for one token. `inputs` (n_taps - 1, stride)
+  /// are those of the tokens before it, the oldest first; they move up, and x becomes the last of
+  /// them. taps is (n_taps, n), its last row for x.
+  void (*convolve)(float* x, float* inputs, size_t stride, const float* taps, size_t n_taps,
+                   size_t n);
+  void (*delta_step)(const DeltaStep& step);
 };
 
 /// 127 / x must be a float.

@@ -56,7 +56,7 @@ void project(const Tensor& w, size_t first_row, size_t end_row, const float* x, 
         }
       }
       for (size_t t = 0; t < n; ++t) {
-        float& y = out[(first + t) * out_stride + r];
+        float& y = out[(first + t) * out_stride + r - first_row];
         y = static_cast<float>(sums[t]) + (adds ? y : 0);
       }
     }
@@ -166,6 +166,34 @@ void add(float* x, const float* y, float factor, size_t n) {
   for (size_t i = 0; i < n; ++i) x[i] += y[i] * factor;
 }
 
+void convolve(float* x, float* inputs, size_t stride, const float* taps, size_t n_taps, size_t n) {
+  for (size_t i = 0; i < n; ++i) {
+    float sum = 0;
+    for (size_t tap = 0; tap + 1 < n_taps; ++tap) {
+      float& input = inputs[tap * stride + i];
+      sum += input * taps[tap * n + i];
+      input = tap + 2 < n_taps ? inputs[(tap + 1) * stride + i] : x[i];
+    }
+    sum += x[i] * taps[(n_taps - 1) * n + i];
+    x[i] = activation(Activation::silu, sum);
+  }
+}
+
+void delta_step(const DeltaStep& s) {
+  for (size_t j = 0; j < s.n_cols; ++j) {
+    float* column = s.state + j;  // strides by dim
+    float found = 0;
+    for (size_t i = 0; i < s.dim; ++i) found += column[i * s.dim] * s.key[i];
+    const float change = s.strength * (s.value[j] - s.decay * found);
+    float read = 0;
+    for (size_t i = 0; i < s.dim; ++i) {
+      column[i * s.dim] = s.decay * column[i * s.dim] + s.key[i] * change;
+      read += column[i * s.dim] * s.query[i];
+    }
+    s.out[j] = read;
+  }
+}
+
 void scale(float* x, float scale, float cap, size_t n) {
   for (size_t i = 0; i < n; ++i) x[i] = capped(x[i] * scale, cap);
 }
@@ -184,6 +212,8 @@ const Kernels scalar_kernels = {.name = "scalar",
                                 .attend = attend,
                                 .activate = activate,
                                 .add = add,
-                                .scale = scale};
+                                .scale = scale,
+                                .convolve = convolve,
+                                .delta_step = delta_step};
 
 }  // namespace vga::cpu

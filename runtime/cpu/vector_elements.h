@@ -10,19 +10,6 @@ class VectorElements {
   using Floats = typename V::Floats;
   static constexpr size_t lanes = V::lanes;
 
-  /// Calls f(load, store) for whole vectors of n elements, then for the rest.
-  template <class F>
-  [[gnu::always_inline]] static void each_vector(size_t n, F&& f) {
-    size_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-      f([&](const float* from) { return V::load(from + i); },
-        [&](float* to, Floats x) { V::store(to + i, x); });
-    }
-    if (i == n) return;
-    f([&](const float* from) { return V::load_part(from + i, n - i); },
-      [&](float* to, Floats x) { V::store_part(to + i, n - i, x); });
-  }
-
   static Floats sigmoid_of(Floats x) {
     const Floats one = V::set1(1);
     return V::div(one, V::add(one, exp(V::sub(V::zero(), x))));
@@ -75,6 +62,21 @@ class VectorElements {
   }
 
  public:
+  /// Calls f(load, store) for whole vectors of n elements, then for the rest.
+  template <class F>
+  [[gnu::always_inline]] static void each_vector(size_t n, F&& f) {
+    size_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+      f([&](const float* from) { return V::load(from + i); },
+        [&](float* to, Floats x) { V::store(to + i, x); });
+    }
+    if (i == n) return;
+    f([&](const float* from) { return V::load_part(from + i, n - i); },
+      [&](float* to, Floats x) { V::store_part(to + i, n - i, x); });
+  }
+
+  static Floats silu(Floats x) { return V::mul(x, sigmoid_of(x)); }
+
   /// e^x within 2 ulp: 0 below -104, infinity above 89, NaN for NaN.
   static Floats exp(Floats x) {
     // min and max return their second operand when either is NaN.
@@ -102,7 +104,7 @@ class VectorElements {
   static void activate(Activation kind, float* x, const float* up, size_t n) {
     switch (kind) {
       case Activation::silu:
-        return activate_with(x, up, n, [](Floats y) { return V::mul(y, sigmoid_of(y)); });
+        return activate_with(x, up, n, silu);
       case Activation::gelu_tanh:
         return activate_with(x, up, n, gelu_tanh_of);
       case Activation::gelu:

@@ -2,6 +2,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/vector_attention.h"
+#include "cpu/vector_delta.h"
 #include "cpu/vector_elements.h"
 #include "cpu/vector_products.h"
 
@@ -22,7 +23,9 @@ constexpr Kernels vector_kernels(const char* name) {
           .attend = VectorAttention<V>::attend,
           .activate = VectorElements<V>::activate,
           .add = VectorElements<V>::add,
-          .scale = VectorElements<V>::scale};
+          .scale = VectorElements<V>::scale,
+          .convolve = VectorDelta<V>::convolve,
+          .delta_step = VectorDelta<V>::delta_step};
 }
 
 }  // namespace vga::cpu

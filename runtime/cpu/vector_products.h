@@ -153,14 +153,14 @@ struct VectorProducts {
     size_t cols;
     const std::byte* x;  // prepared
     size_t n_tokens;
-    float* out;  // (n_tokens, rows), out_stride apart
+    float* out;  // (n_tokens, end_row - first_row), out_stride apart
     size_t out_stride;
     bool adds = false;
   };
 
   /// Stores a vector of results, less what lies behind the last row.
   static void store_rows(const Product& p, size_t t, size_t row, Floats result) {
-    float* to = p.out + t * p.out_stride + row;
+    float* to = p.out + t * p.out_stride + row - p.first_row;
     if (row + lanes <= p.end_row) {
       V::store(to, p.adds ? V::add(V::load(to), result) : result);
     } else if (row < p.end_row) {

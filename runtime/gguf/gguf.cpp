@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <numeric>
 
 #include "base/checked.h"
@@ -564,12 +565,12 @@ void GgufWriter::put_tensor(std::string_view name, std::span<const uint64_t> dim
   ++n_tensors_;
 }
 
-void GgufWriter::add_tensor(std::string_view name, DType type, size_t rows, size_t cols,
-                            uint32_t n_dims) {
-  assert(n_dims == 2 || (n_dims == 1 && rows == 1));
-  const uint64_t dims[] = {cols, rows};
-  put_tensor(name, std::span(dims).first(n_dims), static_cast<uint32_t>(type),
-             rows * row_bytes(type, cols));
+void GgufWriter::add_tensor(std::string_view name, DType type, std::span<const uint64_t> shape) {
+  assert(!shape.empty() && shape.size() <= 4);
+  const std::vector<uint64_t> dims(shape.rbegin(), shape.rend());
+  const uint64_t rows =
+      std::accumulate(dims.begin() + 1, dims.end(), uint64_t{1}, std::multiplies());
+  put_tensor(name, dims, static_cast<uint32_t>(type), rows * row_bytes(type, dims[0]));
 }
 
 void GgufWriter::add_tensor(const GgufTensor& tensor) {

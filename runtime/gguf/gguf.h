@@ -140,8 +140,8 @@ class GgufWriter {
   void add(std::string_view key, const std::vector<bool>& values);
   /// A value of another file as it is.
   void add(std::string_view key, const GgufValue& value);
-  /// Declares a tensor of (rows, cols); n_dims is 1 or 2, a vector has rows = 1.
-  void add_tensor(std::string_view name, DType type, size_t rows, size_t cols, uint32_t n_dims);
+  /// Declares a tensor; `shape` ends with its columns, which run fastest.
+  void add_tensor(std::string_view name, DType type, std::span<const uint64_t> shape);
   /// Declares a tensor of another file as it is.
   void add_tensor(const GgufTensor& tensor);
 

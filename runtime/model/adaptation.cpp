@@ -20,10 +20,6 @@ bool is_replaceable(const WeightSpec& spec) {
   return spec.role == Role::norm || spec.role == Role::bias;
 }
 
-bool is_gate(const WeightSpec& spec) {
-  return spec.role == Role::attn_gate || spec.role == Role::attn_gate_bias;
-}
-
 std::vector<float> decoded(const GgufTensor& tensor) {
   const DType type = dtype_from_gguf(tensor.type).value();
   const size_t cols = tensor.dims[0];
@@ -62,6 +58,9 @@ Adaptation::Adaptation(const Config& base, const std::string& base_file,
     if (gate_of_ != nullptr) {
       throw Error(file, "brings a gate, and so does " + gate_of_->file().file_name());
     }
+    if (base.fused_q_gate) {
+      throw Error(file, "brings a gate, and " + base_file_ + " has its own in other tensors");
+    }
     gate_of_ = &adapter;
     config_.gate = adapter.gate();
   }
@@ -79,7 +78,7 @@ Adaptation::Adaptation(const Config& base, const std::string& base_file,
   }
   if (gate_of_ != nullptr) {
     for (const auto& [name, spec] : specs) {
-      if (is_gate(spec) && whole(name) == nullptr) {
+      if (spec.is_gate() && whole(name) == nullptr) {
         throw Error(where(*gate_of_, name), "is missing, wanted " + bracketed(spec.shape()));
       }
     }
@@ -90,7 +89,7 @@ Adaptation::Adaptation(const Config& base, const std::string& base_file,
 void Adaptation::check_update(const Adapter& adapter, const Adapter::Update& update,
                               const Specs& specs) const {
   const auto found = specs.find(update.tensor);
-  if (found == specs.end() || !found->second.is_matrix()) {
+  if (found == specs.end() || !found->second.takes_updates()) {
     throw Error(where(adapter, update.a->name),
                 "changes no matrix that " + base_file_ + " multiplies by");
   }
@@ -107,12 +106,12 @@ void Adaptation::check_update(const Adapter& adapter, const Adapter::Update& upd
 void Adaptation::take_whole(const Adapter& adapter, const GgufTensor& tensor, const Specs& specs) {
   const auto found = specs.find(tensor.name);
   const bool is_known = found != specs.end() && (is_replaceable(found->second) ||
-                                                 (is_gate(found->second) && adapter.gate()));
+                                                 (found->second.is_gate() && adapter.gate()));
   if (!is_known) {
     throw Error(where(adapter, tensor.name),
                 "is no low-rank update, gate or vector of " + base_file_ +
-                    (found != specs.end() && is_gate(found->second) ? " without the keys of a gate"
-                                                                    : std::string()));
+                    (found != specs.end() && found->second.is_gate() ? " without the keys of a gate"
+                                                                     : std::string()));
   }
   check_weight(&tensor, found->second, where(adapter, tensor.name));
   if (!whole_.emplace(tensor.name, &tensor).second) {

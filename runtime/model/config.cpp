@@ -1,5 +1,6 @@
 #include "vga/config.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -86,7 +87,49 @@ void check_scales(const Config& c, const Check& check) {
   check.not_negative("final_logit_softcapping", double{c.logit_cap});
 }
 
+void check_delta(const Config& c, const Check& check) {
+  if (!c.has(Mixer::delta)) return;
+  check.that(c.has(Mixer::attention), "full_attention_interval",
+             "a layer with attention among the " + std::to_string(c.n_layers()), "none");
+  const DeltaNet& d = c.delta;
+  check.in_range("ssm.group_count", d.n_key_heads, max_width);
+  check.in_range("ssm.time_step_rank", d.n_value_heads, max_width);
+  check.that(d.n_value_heads % d.n_key_heads == 0, "ssm.time_step_rank",
+             "a multiple of the " + std::to_string(d.n_key_heads) + " key heads",
+             std::to_string(d.n_value_heads));
+  check.in_range("ssm.state_size", d.head_dim,
+                 std::min(max_state_dim, max_width / d.n_value_heads));
+  check.that(d.conv_size >= 2 && d.conv_size <= max_conv_size, "ssm.conv_kernel",
+             "2 to " + std::to_string(max_conv_size), std::to_string(d.conv_size));
+}
+
+void check_experts(const Config& c, const Check& check) {
+  if (!c.has_experts()) return;
+  const Experts& e = c.experts;
+  check.in_range("expert_count", e.n, max_experts);
+  check.in_range("expert_used_count", e.n_used, std::min(e.n, max_used_experts));
+  check.in_range("expert_feed_forward_length", e.ffn_size, max_width / e.n_used);
+  check.in_range("embedding_length", c.hidden_size, max_width / e.n_used);
+  // Kernels take the outputs of a matrix in groups, and experts lie in one matrix.
+  for (const auto& [key, size] :
+       {std::pair{"expert_feed_forward_length", e.ffn_size}, {"embedding_length", c.hidden_size}}) {
+    check.that(size % expert_multiple == 0, key,
+               "a multiple of " + std::to_string(expert_multiple) + " in a model with experts",
+               std::to_string(size));
+  }
+  check.that(e.shared_ffn_size <= max_width, "expert_shared_feed_forward_length",
+             "up to " + std::to_string(max_width), std::to_string(e.shared_ffn_size));
+  check.positive("expert_weights_scale", double{e.scale}, 1e6);
+}
+
 }  // namespace
+
+bool Config::has(Mixer mixer) const {
+  return std::ranges::any_of(layers, [&](const LayerConfig& l) { return l.mixer == mixer; });
+}
+bool Config::has_experts() const {
+  return std::ranges::any_of(layers, &LayerConfig::experts);
+}
 
 std::string_view name(Gate::Source source) {
   return source_names[static_cast<size_t>(source)];
@@ -121,7 +164,9 @@ void validate(const Config& c, std::string_view file) {
   check.in_range("vocab_size", c.vocab_size, max_vocab);
   check.in_range("context_length", c.context_length, max_context);
   check.in_range("embedding_length", c.hidden_size, max_width);
-  check.in_range("feed_forward_length", c.ffn_size, max_width);
+  if (!std::ranges::all_of(c.layers, &LayerConfig::experts)) {
+    check.in_range("feed_forward_length", c.ffn_size, max_width);
+  }
   check.in_range("block_count", c.n_layers(), max_layers);
   check.in_range("attention.head_count", c.n_heads, max_width);
   check.in_range("attention.head_count_kv", c.n_kv_heads, c.n_heads);
@@ -131,6 +176,8 @@ void validate(const Config& c, std::string_view file) {
   check.in_range("attention.key_length", c.head_dim, max_width / c.n_heads);
   check_rope(c, check);
   check_scales(c, check);
+  check_delta(c, check);
+  check_experts(c, check);
 }
 
 }  // namespace vga

@@ -41,13 +41,7 @@ void read_windows(const Keys& keys, Config& c, size_t default_window, size_t def
         pattern == nullptr ? default_period : keys.number(pattern_key).value_or(default_period);
     return set_sliding(c, window, by_period(c.n_layers(), period));
   }
-  if (pattern->element != GgufType::boolean || pattern->count < c.n_layers()) {
-    keys.refuse(pattern_key, "wanted a bool for each of the " + std::to_string(c.n_layers()) +
-                                 " layers, found " + describe(*pattern));
-  }
-  std::vector<bool> slides(c.n_layers());
-  for (size_t i = 0; i < slides.size(); ++i) slides[i] = pattern->bytes[i] != std::byte{0};
-  set_sliding(c, window, slides);
+  set_sliding(c, window, keys.booleans(pattern_key, c.n_layers()));
 }
 
 void read_window_of_all(const Keys& keys, Config& c) {
@@ -246,6 +240,148 @@ void read_smollm3(const Keys&, Config& c) {
   for (size_t i = 3; i < c.n_layers(); i += 4) c.layers[i].rope.reset();
 }
 
+// -- Delta nets and experts -----------------------------------------------------------------------
+
+/// The input decides, head by head and element by element, how much of attention's output passes.
+void element_gates(Config& c) {
+  c.gate = {.source = Gate::Source::input,
+            .placement = Gate::Placement::output,
+            .granularity = Gate::Granularity::element};
+}
+
+/// Which layers are delta nets: a bool for each, or all but the last of each period.
+void read_mixers(const Keys& keys, Config& c) {
+  constexpr std::string_view key = "attention.recurrent_layers";
+  const size_t period = keys.number("full_attention_interval").value_or(4);
+  const GgufValue* pattern = keys.find(key);
+  std::vector<bool> is_delta =
+      pattern == nullptr ? by_period(c.n_layers(), period) : keys.booleans(key, c.n_layers());
+  for (size_t i = 0; i < c.n_layers(); ++i) {
+    if (!is_delta[i]) continue;
+    c.layers[i].mixer = Mixer::delta;
+    c.layers[i].rope.reset();
+  }
+}
+
+void read_delta(const Keys& keys, Config& c) {
+  const auto required = [&](std::string_view suffix) {
+    return keys.required(suffix, keys.number(suffix));
+  };
+  read_mixers(keys, c);
+  DeltaNet& d = c.delta;
+  d.conv_size = required("ssm.conv_kernel");
+  d.head_dim = required("ssm.state_size");
+  d.n_key_heads = required("ssm.group_count");
+  d.n_value_heads = required("ssm.time_step_rank");
+  const size_t inner = required("ssm.inner_size");
+  if (d.head_dim == 0 || inner % d.head_dim != 0 || inner / d.head_dim != d.n_value_heads) {
+    keys.refuse("ssm.inner_size", "wanted " + std::to_string(d.n_value_heads) + " value heads of " +
+                                      std::to_string(d.head_dim) + ", found " +
+                                      std::to_string(inner));
+  }
+  // Sections of dimensions turn by positions in an image; those of text are all the same.
+  keys.find("rope.dimension_sections");
+}
+
+void write_delta(const Config& c, const KeyWriter& keys) {
+  const DeltaNet& d = c.delta;
+  std::vector<bool> is_delta;
+  for (const LayerConfig& layer : c.layers) is_delta.push_back(layer.mixer == Mixer::delta);
+  keys.booleans("attention.recurrent_layers", is_delta);
+  keys.number("ssm.conv_kernel", d.conv_size);
+  keys.number("ssm.state_size", d.head_dim);
+  keys.number("ssm.group_count", d.n_key_heads);
+  keys.number("ssm.time_step_rank", d.n_value_heads);
+  keys.number("ssm.inner_size", d.value_size());
+}
+
+/// Experts in all layers but the first `n_dense`.
+void read_experts(const Keys& keys, Config& c, size_t n_dense) {
+  const auto required = [&](std::string_view suffix) {
+    return keys.required(suffix, keys.number(suffix));
+  };
+  Experts& e = c.experts;
+  e.n = required("expert_count");
+  e.n_used = required("expert_used_count");
+  e.ffn_size = required("expert_feed_forward_length");
+  e.scale = static_cast<float>(keys.real_or("expert_weights_scale", 1));
+  e.normalised = keys.boolean("expert_weights_norm").value_or(e.normalised);
+  constexpr std::string_view router_key = "expert_gating_func";
+  if (const auto router = keys.number(router_key); router && *router != 0) {
+    if (*router > 2) {
+      keys.refuse(router_key,
+                  "wanted 1 (softmax) or 2 (sigmoid), found " + std::to_string(*router));
+    }
+    e.router = *router == 1 ? Experts::Router::softmax : Experts::Router::sigmoid;
+  }
+  for (size_t i = n_dense; i < c.n_layers(); ++i) c.layers[i].experts = true;
+}
+
+void write_experts(const Config& c, const KeyWriter& keys) {
+  const Experts& e = c.experts;
+  keys.number("expert_count", e.n);
+  keys.number("expert_used_count", e.n_used);
+  keys.number("expert_feed_forward_length", e.ffn_size);
+  keys.real("expert_weights_scale", double{e.scale});
+  keys.boolean("expert_weights_norm", e.normalised);
+  keys.number("expert_gating_func", e.router == Experts::Router::softmax ? 1 : 2);
+}
+
+void qwen35(Config& c) {
+  c.qk_norm = QkNorm::head;
+  c.fused_q_gate = true;
+  c.ffn_norm_is_post_attention = true;
+  element_gates(c);
+}
+
+/// Experts in all layers, and one network beside them that its own gate weighs.
+void read_qwen_experts(const Keys& keys, Config& c) {
+  read_experts(keys, c, 0);
+  constexpr std::string_view shared_key = "expert_shared_feed_forward_length";
+  c.experts.shared_ffn_size = keys.required(shared_key, keys.number(shared_key));
+  c.experts.shared_gate = true;
+}
+
+void write_qwen_experts(const Config& c, const KeyWriter& keys) {
+  write_experts(c, keys);
+  keys.number("expert_shared_feed_forward_length", c.experts.shared_ffn_size);
+}
+
+void read_qwen35_experts(const Keys& keys, Config& c) {
+  read_delta(keys, c);
+  read_qwen_experts(keys, c);
+}
+
+void write_qwen35_experts(const Config& c, const KeyWriter& keys) {
+  write_delta(c, keys);
+  write_qwen_experts(c, keys);
+}
+
+/// Every fourth layer sees everything and does not rotate.
+void read_afmoe(const Keys& keys, Config& c) {
+  c.embedding_scale = std::sqrt(static_cast<float>(c.hidden_size));
+  read_windows(keys, c, 2048, 4);
+  for (LayerConfig& layer : c.layers) {
+    if (layer.window == 0) layer.rope.reset();
+  }
+  const size_t n_dense = keys.number("leading_dense_block_count").value_or(0);
+  read_experts(keys, c, n_dense);
+  const size_t n_shared = keys.number("expert_shared_count").value_or(0);
+  if (n_shared > max_experts || c.experts.ffn_size > max_width) {
+    keys.refuse("expert_shared_count", "wanted up to " + std::to_string(max_experts) +
+                                           " networks, found " + std::to_string(n_shared));
+  }
+  c.experts.shared_ffn_size = n_shared * c.experts.ffn_size;
+}
+
+void write_afmoe(const Config& c, const KeyWriter& keys) {
+  write_windows(c, keys);
+  write_experts(c, keys);
+  const auto n_dense = std::ranges::find(c.layers, true, &LayerConfig::experts) - c.layers.begin();
+  keys.number("leading_dense_block_count", static_cast<size_t>(n_dense));
+  keys.number("expert_shared_count", c.experts.shared_ffn_size / c.experts.ffn_size);
+}
+
 constexpr std::array families = {
     Family{"vga", [](Config&) {}},
     // Mistral's window is in files of this architecture, too.
@@ -304,6 +440,26 @@ constexpr std::array families = {
              c.learned_positions = true;
              c.activation = Activation::relu;
            }},
+    Family{"qwen35", qwen35, read_delta, write_delta},
+    Family{"qwen35moe", qwen35, read_qwen35_experts, write_qwen35_experts},
+    Family{"qwen3next",
+           [](Config& c) {
+             qwen35(c);
+             c.delta.grouped = true;
+             c.delta.fused_rates = true;
+           },
+           read_qwen35_experts, write_qwen35_experts},
+    Family{"qwen3moe", [](Config& c) { c.qk_norm = QkNorm::head; },
+           [](const Keys& keys, Config& c) { read_experts(keys, c, 0); }, write_experts},
+    Family{"afmoe",
+           [](Config& c) {
+             c.norm_after = true;
+             c.qk_norm = QkNorm::head;
+             c.experts.router = Experts::Router::sigmoid;
+             c.experts.choice_bias = true;
+             element_gates(c);
+           },
+           read_afmoe, write_afmoe},
 };
 
 const Family* find_family(std::string_view name) {
@@ -372,7 +528,6 @@ void refuse_unsupported(const Keys& keys) {
            Known{"attention.clamp_kqv", 0, not_here},
            Known{"attention.max_alibi_bias", 0, not_here},
            Known{"attention.kv_lora_rank", 0, "compressed keys and values are not supported"},
-           Known{"nextn_predict_layers", 0, "layers that draft tokens are not supported"},
        }) {
     if (keys.was_asked(suffix) || keys.find(suffix) == nullptr) continue;
     const double found = keys.real(suffix).value_or(0);
@@ -398,12 +553,22 @@ void read_sizes(const Keys& keys, Config& c) {
   c.model_name = gguf.string("general.name").value_or("");
   c.context_length = required("context_length");
   c.hidden_size = required("embedding_length");
-  c.ffn_size = required("feed_forward_length");
-  const size_t n_layers = required("block_count");
+  // Where all layers have experts, files may leave it out.
+  c.ffn_size = keys.number("expert_count").value_or(0) > 0
+                   ? keys.number("feed_forward_length").value_or(0)
+                   : required("feed_forward_length");
+  size_t n_layers = required("block_count");
   if (n_layers > max_layers) {
     keys.refuse("block_count", "wanted 1 to " + std::to_string(max_layers) + ", found " +
                                    std::to_string(n_layers));
   }
+  constexpr std::string_view draft_key = "nextn_predict_layers";
+  c.n_draft_layers = keys.number(draft_key).value_or(0);
+  if (c.n_draft_layers > 0 && c.n_draft_layers >= n_layers) {
+    keys.refuse(draft_key, "wanted less than the " + std::to_string(n_layers) + " blocks, found " +
+                               std::to_string(c.n_draft_layers));
+  }
+  n_layers -= c.n_draft_layers;
   c.n_heads = required("attention.head_count");
   c.n_kv_heads = keys.number("attention.head_count_kv").value_or(c.n_heads);
   // Only a quotient of numbers in range is worth computing; validate() refuses the others.
@@ -492,7 +657,10 @@ Config read_config(const Gguf& gguf) {
   read_tensors(gguf, c);
   const Family* own = find_family(family);
   if (own->read != nullptr) own->read(keys, c);
-  if (c.family == "vga" || has_gate(keys)) c.gate = read_gate(keys);
+  if (c.family == "vga" || has_gate(keys)) {
+    if (c.gate) keys.refuse("attention.gate.source", "models of this family have a gate anyway");
+    c.gate = read_gate(keys);
+  }
   refuse_unsupported(keys);
   validate(c, gguf.file_name());
   return c;
@@ -515,7 +683,10 @@ void write_config(const Config& c, GgufWriter& writer) {
   keys.real(eps_key(c), double{c.norm_eps});
   const Family* family = find_family(c.family);
   if (family != nullptr && family->write != nullptr) family->write(c, keys);
-  if (c.family == "vga" || c.gate) write_gate(c.gate, c.family, writer);
+  const auto usual = family_options(c.family);
+  if (c.family == "vga" || (c.gate && !(usual && usual->gate))) {
+    write_gate(c.gate, c.family, writer);
+  }
 }
 
 Gate read_gate(const Gguf& gguf, const std::string& family) {

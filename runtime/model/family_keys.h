@@ -35,6 +35,17 @@ class Keys {
   std::optional<std::string_view> string(std::string_view suffix) const {
     return gguf_.string(asked(suffix));
   }
+  /// An array of `n` of them or more, of which the first n count.
+  std::vector<bool> booleans(std::string_view suffix, size_t n) const {
+    const GgufValue* array = find(suffix);
+    if (array->type != GgufType::array || array->element != GgufType::boolean || array->count < n) {
+      refuse(suffix, "wanted a bool for each of the " + std::to_string(n) + " layers, found " +
+                         describe(*array));
+    }
+    std::vector<bool> values(n);
+    for (size_t i = 0; i < n; ++i) values[i] = array->bytes[i] != std::byte{0};
+    return values;
+  }
   const GgufValue* find(std::string_view suffix) const { return gguf_.find(asked(suffix)); }
   template <class T>
   T required(std::string_view suffix, std::optional<T> value) const {

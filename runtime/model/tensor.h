@@ -23,16 +23,23 @@ struct Tensor {
   size_t cols = 0;
   const std::byte* data = nullptr;
   Layout layout = Layout::rows;
+  /// Two weights may take turns in a tensor of the file: after as many rows of the one come as many
+  /// of the other. 0: its rows follow each other.
+  size_t turn = 0;
   /// What its backend computes with instead of `data`; null if that is the CPU.
   const vulkan::Weight* on_device = nullptr;
 
   explicit operator bool() const { return data != nullptr; }
   const std::byte* row(size_t r) const {
     assert(layout == Layout::rows);
-    return data + r * row_bytes(type, cols);
+    const size_t others = turn > 0 ? r / turn * turn : 0;
+    return data + (r + others) * row_bytes(type, cols);
   }
   /// Rows [first, first + n).
-  Tensor part(size_t first, size_t n) const { return {type, n, cols, row(first), layout, nullptr}; }
+  Tensor part(size_t first, size_t n) const {
+    assert(turn == 0);
+    return {.type = type, .rows = n, .cols = cols, .data = row(first), .layout = layout};
+  }
   size_t bytes() const { return rows * row_bytes(type, cols); }
 };
 

@@ -79,7 +79,7 @@ Plan make_plan(const vga::Gguf& input, const vga::Quantization& quantization) {
       if (from != to) {
         planned.encoding = PlannedTensor::Encoding{from, wanted, to, spec.rows, spec.cols};
         planned.bytes = spec.rows * vga::row_bytes(to, spec.cols);
-        plan.writer.add_tensor(spec.name, to, spec.rows, spec.cols, tensor.n_dims);
+        plan.writer.add_tensor(spec.name, to, spec.shape());
       }
     }
     if (!planned.encoding) plan.writer.add_tensor(tensor);

@@ -76,12 +76,55 @@ struct Biases {
   bool operator==(const Biases&) const = default;
 };
 
+/// What mixes the tokens of a layer: attention over a KV cache, or a delta net, which remembers
+/// what it has read in a state of fixed size.
+enum class Mixer { attention, delta };
+
 /// What one layer may have for itself.
 struct LayerConfig {
+  Mixer mixer = Mixer::attention;
   size_t window = 0;               // positions that a token sees, its own among them; 0: all
   std::optional<size_t> rope = 0;  // the table that rotates its queries and keys; none: not rotated
+  bool experts = false;            // its feed-forward network is a mixture of experts
 
   bool operator==(const LayerConfig&) const = default;
+};
+
+/// The gated delta nets (arXiv 2412.06464) of a model's delta layers. A value head has a state S of
+/// (head_dim keys, head_dim values). A token lets it decay by a, and writes its value v under its
+/// key k as strongly as b says: S <- a S; S <- S + k (b (v - S^T k))^T. Its query reads S^T q.
+struct DeltaNet {
+  size_t n_key_heads = 0;    // of queries and of keys
+  size_t n_value_heads = 0;  // a multiple of n_key_heads
+  size_t head_dim = 0;
+  size_t conv_size = 0;  // tokens that the convolution before it sees, its own among them
+  /// Value head g reads key head g / (n_value_heads / n_key_heads), else g % n_key_heads.
+  bool grouped = false;
+  bool fused_rates = false;  // the file has the strengths and decays of each key head in one tensor
+
+  size_t key_size() const { return n_key_heads * head_dim; }
+  size_t value_size() const { return n_value_heads * head_dim; }
+  /// Columns that are convolved: queries, keys, values.
+  size_t conv_cols() const { return 2 * key_size() + value_size(); }
+  bool operator==(const DeltaNet&) const = default;
+};
+
+/// The feed-forward networks of layers that have many, of which each token takes some.
+struct Experts {
+  /// How a router's outputs become probabilities: over all experts, or for each by itself.
+  enum class Router { softmax, sigmoid };
+
+  size_t n = 0;
+  size_t n_used = 0;    // the likeliest
+  size_t ffn_size = 0;  // of each
+  Router router = Router::softmax;
+  bool normalised = true;      // probabilities of those that are used are divided by their sum
+  float scale = 1;             // and multiplied by this
+  bool choice_bias = false;    // a bias for each expert counts in the choice, not in what it weighs
+  size_t shared_ffn_size = 0;  // of one network that every token takes besides; 0: none
+  bool shared_gate = false;    // what that gives is multiplied by a sigmoid gate, one for the token
+
+  bool operator==(const Experts&) const = default;
 };
 
 /// The numbers that define a model, validated: every field is in a range that the rest of the
@@ -93,11 +136,12 @@ struct Config {
   size_t vocab_size = 0;
   size_t context_length = 0;  // tokens the model was trained to see at once
   size_t hidden_size = 0;
-  size_t ffn_size = 0;
+  size_t ffn_size = 0;  // of layers without experts
   size_t n_heads = 0;
   size_t n_kv_heads = 0;  // divides n_heads; query head h uses KV head h / (n_heads / n_kv_heads)
   size_t head_dim = 0;
   std::vector<LayerConfig> layers;
+  size_t n_draft_layers = 0;  // that follow in the file, and are left out: they only draft tokens
   bool tied_embeddings = false;  // the output matrix is the embedding
 
   // Norms and linear layers.
@@ -109,6 +153,8 @@ struct Config {
   Biases biases;
   bool fused_qkv = false;      // the file has q, k and v as one tensor, rows one after the other
   bool fused_gate_up = false;  // the same for the gate and the up matrix of the FFN
+  bool fused_q_gate = false;   // attn_q has, head by head, the rows of q and then those of the gate
+  bool ffn_norm_is_post_attention = false;  // what the file calls the norm before the FFN
 
   // Positions.
   size_t rope_dim = 0;  // even, at most head_dim: the leading part of each head that is rotated; 0
@@ -132,8 +178,12 @@ struct Config {
   bool ffn_gated = true;
   bool parallel_residual = false;  // attention and FFN both read the stream before either is added
 
-  AttentionGate gate;
+  AttentionGate gate;  // of the attention layers
+  DeltaNet delta;      // where layers have it
+  Experts experts;     // the same
 
+  bool has(Mixer mixer) const;
+  bool has_experts() const;
   size_t n_layers() const { return layers.size(); }
   size_t q_size() const { return n_heads * head_dim; }
   size_t kv_size() const { return n_kv_heads * head_dim; }
@@ -151,6 +201,11 @@ constexpr size_t max_layers = 1024;
 constexpr size_t max_width = 1 << 20;  // hidden, ffn, heads * head_dim
 constexpr size_t max_vocab = 1 << 22;
 constexpr size_t max_context = 1 << 28;
+constexpr size_t max_state_dim = 512;  // of a delta net's head
+constexpr size_t max_conv_size = 8;
+constexpr size_t max_experts = 4096;
+constexpr size_t max_used_experts = 64;
+constexpr size_t expert_multiple = 16;  // of what an expert's matrices have for rows
 
 /// Checks ranges and divisibility; an Error naming `file` and the GGUF key of the field at fault.
 void validate(const Config& config, std::string_view file);

@@ -137,6 +137,31 @@ class ContextFull : public Error {
   using Error::Error;
 };
 
+/// Thrown where a sequence of a model with delta nets should go back to a position of which there
+/// is no Snapshot. Nothing is changed.
+class CannotRewind : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A moment of a sequence that it can go back to: its length, and copies of what delta nets
+/// remember at that length, where they compute. Keys and values are not copied: they stay where
+/// they are until the sequence goes back behind the moment, which ends the snapshot. Copies of a
+/// Snapshot are the same one.
+class Snapshot {
+ public:
+  Snapshot() = default;  // of nothing
+
+  /// False for one of nothing, and once its sequence went back behind it.
+  explicit operator bool() const;
+  int64_t length() const;
+
+ private:
+  friend class Session;
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
 /// What a conversation changes: KV cache, scratch memory, threads. Sessions of one model are
 /// independent of each other and may run in different threads; one session is used by one thread
 /// at a time.
@@ -153,6 +178,7 @@ class ContextFull : public Error {
 ///
 /// Layers that were trained with a window of their own have it in any session; where the session's
 /// is smaller, that counts. A model that has learned a vector for each position takes no window.
+/// Delta nets remember what left it in their own way: a window concerns attention alone.
 class Session {
  public:
   /// An empty session. An Error naming the option that is out of range, does not go with another
@@ -172,7 +198,7 @@ class Session {
   size_t max_batch() const;
   /// Where and how it computes: "cpu avx2, 2 threads".
   std::string description() const;
-  /// Bytes of the KV cache when full.
+  /// Bytes of the KV cache when full, and of the states of delta nets.
   uint64_t cache_bytes() const;
   /// Seconds so far in which a device was at work and was waited for in the end; 0 on the CPU. The
   /// rest of a token's time, recording and submitting work and reading back, the device is idle.
@@ -186,11 +212,22 @@ class Session {
   /// layers, may have slid over what would come into sight again: max_batch() tokens can always be
   /// taken back, counted from the furthest one since length() was last 0 (or, if no layer has a
   /// window of its own, at most keep()), not from length(); all of them too; and beyond that an
-  /// Error says what is left. Nothing is changed then.
+  /// Error says what is left. Nothing is changed then. Delta nets cannot go back but to the
+  /// beginning: elsewhere such a model throws CannotRewind, and restore() is the way.
   void truncate(int64_t length, uint32_t sequence = 0);
   /// How far truncate() can go back by this rule without going back to the beginning; 0 where no
-  /// window has slid yet.
+  /// window has slid yet. With delta nets it is length().
   int64_t shortest_length(uint32_t sequence = 0) const;
+  /// Whether truncate() goes anywhere; with delta nets it goes to the beginning alone.
+  bool rewinds() const;
+  /// The sequence as it is now, to restore() later. It takes snapshot_bytes() where the session
+  /// computes; without delta nets none.
+  Snapshot snapshot(uint32_t sequence = 0);
+  uint64_t snapshot_bytes() const;
+  /// Goes back to a snapshot of the same sequence of this session. An Error if there is none, or if
+  /// the sequence went back behind it meanwhile, or, as with truncate(), if a window has slid over
+  /// what would come into sight.
+  void restore(const Snapshot& snapshot, uint32_t sequence = 0);
   /// With a window: everything before `position` but the kept tokens leaves the sight of the tokens
   /// to come at once, which is how a chat forgets whole turns. An Error without a window, or if
   /// `position` is not in the sequence.
@@ -236,8 +273,8 @@ class Session {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Bytes of KV cache that a session with these options needs on this model; an Error if an option
-/// is out of range.
+/// Bytes of KV cache, and of states of delta nets, that a session with these options needs on this
+/// model; an Error if an option is out of range.
 uint64_t cache_bytes(const Config& config, const SessionOptions& options);
 
 /// Bytes that `n_layers` of a session take on a device at most, for keys, values, activations and,
