@@ -132,8 +132,8 @@ GgufImage tiny_model(size_t vocab, AttentionGate gate, size_t head_dim) {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   for (const WeightSpec& spec : weight_specs(config)) {
-    GgufImage::TensorImage tensor{spec.name, {spec.cols}, 0, {}, {}};
-    if (!spec.is_vector()) tensor.dims.push_back(spec.rows);
+    const auto shape = spec.shape();
+    GgufImage::TensorImage tensor{spec.name, {shape.rbegin(), shape.rend()}, 0, {}, {}};
     for (size_t i = 0; i < spec.rows * spec.cols; ++i) {
       tensor.data += raw(spec.is_vector() ? 1.0f : normal(random) * 0.3f);
     }
@@ -172,12 +172,12 @@ GgufImage family_model(const std::string& family, size_t n_layers,
   std::normal_distribution<float> normal;
   for (const WeightSpec& spec : weight_specs(config)) {
     if (image.find_tensor(spec.name) != nullptr) continue;
-    GgufImage::TensorImage tensor{spec.name, {spec.cols}, 0, {}, {}};
-    if (!spec.is_vector()) tensor.dims.push_back(spec.rows);
+    const auto shape = spec.shape();
+    GgufImage::TensorImage tensor{spec.name, {shape.rbegin(), shape.rend()}, 0, {}, {}};
     const float size = spec.role == Role::embedding || spec.role == Role::positions ? 0.5f
                        : spec.is_vector()                                           ? 0.25f
                                           : 1.5f / std::sqrt(static_cast<float>(spec.cols));
-    const float mean = spec.role == Role::norm ? 1 : 0;
+    const float mean = spec.role == Role::norm ? 1 : spec.role == Role::decay_scale ? -1 : 0;
     for (size_t i = 0; i < spec.rows * spec.cols; ++i)
       tensor.data += raw(mean + normal(random) * size);
     image.tensors.push_back(std::move(tensor));

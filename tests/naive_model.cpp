@@ -49,7 +49,9 @@ NaiveModel::NaiveModel(const GgufImage& image, const Config& config, size_t cont
       keys_(config.n_layers()),
       values_(config.n_layers()),
       gates_(config.n_layers()),
-      weights_(config.n_layers()) {
+      weights_(config.n_layers()),
+      inputs_(config.n_layers()),
+      states_(config.n_layers()) {
   for (const RopeTable& table : config.rope_tables) frequencies_.push_back(frequencies(table));
   turns_.resize(frequencies_.size());
 }
@@ -166,19 +168,30 @@ NaiveModel::Vector NaiveModel::attention(size_t layer, const Vector& x,
     return c.fused_qkv ? multiply(block + "attn_qkv", h, n_out, c.biases.qkv, first_fused_row)
                        : multiply(block + name, h, n_out, c.biases.qkv);
   };
-  Vector q = project("attn_q", c.q_size(), 0);
+  Vector q = c.fused_q_gate ? Vector(c.q_size()) : project("attn_q", c.q_size(), 0);
   Vector k = project("attn_k", c.kv_size(), c.q_size());
   const Vector v = project("attn_v", c.kv_size(), c.q_size() + c.kv_size());
+  Vector gate;
+  if (c.fused_q_gate) {
+    const Vector both = multiply(block + "attn_q", h, 2 * c.q_size(), false);
+    for (size_t i = 0; i < both.size(); ++i) {
+      const size_t head = i / (2 * c.head_dim);
+      const size_t element = i % (2 * c.head_dim);
+      if (element < c.head_dim) {
+        q[head * c.head_dim + element] = both[i];
+      } else {
+        gate.push_back(sigmoid(both[i]));
+      }
+    }
+  } else if (c.gate) {
+    gate = multiply(block + "attn_gate", c.gate.source == Gate::Source::value ? v : h, c.n_gates(),
+                    c.gate.bias);
+    for (double& g : gate) g = sigmoid(g);
+  }
   if (c.qk_norm != QkNorm::none) {
     const bool all = c.qk_norm == QkNorm::all;
     q = normalise(block + "attn_q_norm", NormKind::rms, q, all ? c.q_size() : c.head_dim);
     k = normalise(block + "attn_k_norm", NormKind::rms, k, all ? c.kv_size() : c.head_dim);
-  }
-  Vector gate;
-  if (c.gate) {
-    gate = multiply(block + "attn_gate", c.gate.source == Gate::Source::value ? v : h, c.n_gates(),
-                    c.gate.bias);
-    for (double& g : gate) g = sigmoid(g);
   }
   const auto gate_of = [&](const Vector& g, size_t element) {
     return g[c.gate.granularity == Gate::Granularity::head ? element / c.head_dim : element];
@@ -224,10 +237,118 @@ NaiveModel::Vector NaiveModel::attention(size_t layer, const Vector& x,
   return multiply(block + "attn_output", mixed, c.hidden_size, c.biases.output);
 }
 
+NaiveModel::Vector NaiveModel::delta_net(size_t layer, const Vector& x) {
+  const Config& c = config_;
+  const DeltaNet& d = c.delta;
+  const std::string block = block_name(layer);
+  const Vector h = branch_input(block + "attn_norm", x);
+  auto& inputs = inputs_[layer];
+  inputs.push_back(multiply(block + "attn_qkv", h, d.conv_cols(), false));
+  const float* taps = tensor(block + "ssm_conv1d.weight");
+  Vector qkv(d.conv_cols());
+  for (size_t i = 0; i < qkv.size(); ++i) {
+    double sum = 0;
+    for (size_t back = 0; back < std::min(d.conv_size, inputs.size()); ++back) {
+      sum += inputs[inputs.size() - 1 - back][i] * taps[(i + 1) * d.conv_size - 1 - back];
+    }
+    qkv[i] = activation(Activation::silu, sum);
+  }
+  const auto unit = [&](size_t first) {
+    Vector head(qkv.begin() + static_cast<std::ptrdiff_t>(first),
+                qkv.begin() + static_cast<std::ptrdiff_t>(first + d.head_dim));
+    const double square = std::inner_product(head.begin(), head.end(), head.begin(), 0.0);
+    for (double& value : head) value /= std::sqrt(square + 1e-6);
+    return head;
+  };
+  const size_t ratio = d.n_value_heads / d.n_key_heads;
+  Vector decay;
+  Vector strength;
+  if (d.fused_rates) {
+    const Vector both = multiply(block + "ssm_ba", h, 2 * d.n_value_heads, false);
+    for (size_t i = 0; i < both.size(); ++i) {
+      (i % (2 * ratio) < ratio ? strength : decay).push_back(both[i]);
+    }
+  } else {
+    decay = multiply(block + "ssm_alpha", h, d.n_value_heads, false);
+    strength = multiply(block + "ssm_beta", h, d.n_value_heads, false);
+  }
+  auto& states = states_[layer];
+  states.resize(d.n_value_heads, Vector(d.head_dim * d.head_dim));
+  Vector mixed(d.value_size());
+  for (size_t head = 0; head < d.n_value_heads; ++head) {
+    const size_t key_head = d.grouped ? head / ratio : head % d.n_key_heads;
+    const Vector query = unit(key_head * d.head_dim);
+    const Vector key = unit(d.key_size() + key_head * d.head_dim);
+    const double* value = &qkv[2 * d.key_size() + head * d.head_dim];
+    const double rate = decay[head] + tensor(block + "ssm_dt.bias")[head];
+    const double kept = std::exp(tensor(block + "ssm_a")[head] * std::log1p(std::exp(rate)));
+    Vector& state = states[head];
+    for (double& entry : state) entry *= kept;
+    for (size_t j = 0; j < d.head_dim; ++j) {
+      double found = 0;
+      for (size_t i = 0; i < d.head_dim; ++i) found += state[i * d.head_dim + j] * key[i];
+      const double change = sigmoid(strength[head]) * (value[j] - found);
+      for (size_t i = 0; i < d.head_dim; ++i) {
+        state[i * d.head_dim + j] += key[i] * change;
+        mixed[head * d.head_dim + j] +=
+            state[i * d.head_dim + j] * query[i] / std::sqrt(static_cast<double>(d.head_dim));
+      }
+    }
+  }
+  mixed = normalise(block + "ssm_norm", NormKind::rms, mixed, d.head_dim);
+  const Vector gate = multiply(block + "attn_gate", h, d.value_size(), false);
+  for (size_t i = 0; i < mixed.size(); ++i) mixed[i] *= activation(Activation::silu, gate[i]);
+  return multiply(block + "ssm_out", mixed, c.hidden_size, false);
+}
+
+/// `names` end the names of its matrices: "_exps".
+NaiveModel::Vector NaiveModel::network(const std::string& block, const std::string& names,
+                                       const Vector& h, size_t size, size_t expert) const {
+  Vector up = multiply(block + "ffn_up" + names, h, size, false, expert * size);
+  const Vector gate = multiply(block + "ffn_gate" + names, h, size, false, expert * size);
+  for (size_t i = 0; i < size; ++i) up[i] *= activation(config_.activation, gate[i]);
+  return multiply(block + "ffn_down" + names, up, h.size(), false, expert * h.size());
+}
+
+NaiveModel::Vector NaiveModel::experts(size_t layer, const Vector& h) const {
+  const Experts& e = config_.experts;
+  const std::string block = block_name(layer);
+  Vector p = multiply(block + "ffn_gate_inp", h, e.n, false);
+  double total = 0;
+  for (double& x : p) total += x = e.router == Experts::Router::softmax ? std::exp(x) : sigmoid(x);
+  if (e.router == Experts::Router::softmax) {
+    for (double& x : p) x /= total;
+  }
+  std::vector<size_t> order(e.n);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::sort(order, std::ranges::greater(), [&](size_t i) {
+    return p[i] + (e.choice_bias ? double{tensor(block + "exp_probs_b.bias")[i]} : 0);
+  });
+  order.resize(e.n_used);
+  double used = 0;
+  for (const size_t i : order) used += p[i];
+  Vector out(h.size());
+  const auto add = [&](const Vector& y, double weight) {
+    for (size_t i = 0; i < out.size(); ++i) out[i] += weight * y[i];
+  };
+  for (const size_t i : order) {
+    add(network(block, "_exps", h, e.ffn_size, i),
+        p[i] / (e.normalised ? used : 1) * double{e.scale});
+  }
+  if (e.shared_ffn_size > 0) {
+    const double weight =
+        e.shared_gate ? sigmoid(multiply(block + "ffn_gate_inp_shexp", h, 1, false)[0]) : 1;
+    add(network(block, "_shexp", h, e.shared_ffn_size), weight);
+  }
+  return out;
+}
+
 NaiveModel::Vector NaiveModel::feed_forward(size_t layer, const Vector& x) const {
   const Config& c = config_;
   const std::string block = block_name(layer);
-  const Vector h = branch_input(block + "ffn_norm", x);
+  const Vector h =
+      branch_input(block + (c.ffn_norm_is_post_attention ? "post_attention_norm" : "ffn_norm"), x);
+  if (c.layers[layer].experts) return experts(layer, h);
   const bool bias = c.biases.ffn;
   Vector up = multiply(block + "ffn_up", h, c.ffn_size, bias, c.fused_gate_up ? c.ffn_size : 0);
   if (!c.ffn_gated) {
@@ -269,7 +390,7 @@ double NaiveModel::value_norm_ratio(size_t layer) const {
 }
 
 std::vector<double> NaiveModel::add(Token token) {
-  std::vector<size_t> all(keys_[0].size() + 1);
+  std::vector<size_t> all(n_tokens_ + 1);
   std::iota(all.begin(), all.end(), size_t{0});
   return add(token, all);
 }
@@ -280,15 +401,18 @@ std::vector<double> NaiveModel::add(Token token, std::span<const size_t> seen) {
   Vector x(row, row + c.hidden_size);
   for (double& value : x) value *= double{c.embedding_scale};
   if (c.learned_positions) {
-    const float* position = tensor("position_embd.weight") + keys_[0].size() * c.hidden_size;
+    const float* position = tensor("position_embd.weight") + n_tokens_ * c.hidden_size;
     for (size_t i = 0; i < x.size(); ++i) x[i] += position[i];
   }
   for (size_t layer = 0; layer < c.n_layers(); ++layer) {
     const Vector before = x;
-    add_branch(block_name(layer) + "post_attention_norm", attention(layer, x, seen), x);
+    const bool is_delta = c.layers[layer].mixer == Mixer::delta;
+    add_branch(block_name(layer) + "post_attention_norm",
+               is_delta ? delta_net(layer, x) : attention(layer, x, seen), x);
     const Vector& in = c.parallel_residual ? before : x;
     add_branch(block_name(layer) + "post_ffw_norm", feed_forward(layer, in), x);
   }
+  ++n_tokens_;
   Vector logits = multiply(c.tied_embeddings ? "token_embd" : "output",
                            normalise("output_norm", c.norm, x, x.size()), c.vocab_size, false);
   for (double& y : logits) y = capped(y * double{c.logit_scale}, double{c.logit_cap});

@@ -46,6 +46,10 @@ class NaiveModel {
   Vector frequencies(const RopeTable& table) const;
   Vector rotated(const double* head, size_t layer, size_t position);
   Vector attention(size_t layer, const Vector& x, std::span<const size_t> seen);
+  Vector delta_net(size_t layer, const Vector& x);
+  Vector network(const std::string& block, const std::string& names, const Vector& h, size_t size,
+                 size_t expert = 0) const;
+  Vector experts(size_t layer, const Vector& h) const;
   Vector feed_forward(size_t layer, const Vector& x) const;
 
   const GgufImage& image_;
@@ -58,6 +62,9 @@ class NaiveModel {
   std::vector<std::vector<Vector>> values_;  // the same, before a gate on values
   std::vector<std::vector<Vector>> gates_;   // (n_layers, positions) of (n_gates)
   std::vector<std::vector<Vector>> weights_;
+  size_t n_tokens_ = 0;                      // so far
+  std::vector<std::vector<Vector>> inputs_;  // (n_layers, positions) of (conv_cols), of delta nets
+  std::vector<std::vector<Vector>> states_;  // (n_layers, n_value_heads) of (keys, values)
 };
 
 }  // namespace vga::test

@@ -196,7 +196,8 @@ class VectorAttention {
     Products::project_rows(
         s.type,
         {s.keys, key_panel_bytes(s.type, s.head_dim), key_panel_rows(s.type), first, last,
-         s.head_dim, reinterpret_cast<const std::byte*>(q), s.n_queries, scores, page_positions});
+         s.head_dim, reinterpret_cast<const std::byte*>(q), s.n_queries, scores + first,
+         page_positions});
     for (size_t i = 0; i < s.n_queries; ++i) {
       weigh(scores + i * page_positions, first, last, s.begin[i], s.end[i], s.scale, s.cap,
             s.highest[i], s.total[i]);
