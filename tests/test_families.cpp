@@ -199,6 +199,9 @@ std::vector<Token> some_tokens(size_t n) {
 
 class Families : public testing::TestWithParam<Case> {
  protected:
+  /// The error that rounding may come to. Delta nets bring keys to length 1, which makes it larger
+  /// where they were short.
+  static double rounding(const Config& config) { return config.has(Mixer::delta) ? 3e-4 : 3e-5; }
   size_t n_tokens() const { return std::min<size_t>(GetParam().context, 70); }
   SessionOptions options(DType cache_type) const {
     return {
@@ -226,7 +229,7 @@ TEST_P(Families, EveryKernelEqualsTheDefinition) {
     const Model model = load();
     EXPECT_LT(
         worst_error(logits_in_chunks(model, options(DType::f32), tokens, 13), expected, vocab),
-        3e-5)
+        rounding(config))
         << kernels->name;
   }
 }
@@ -282,7 +285,8 @@ TEST_P(Families, StreamingWindowsEqualTheDefinition) {
     }
     const SessionOptions o = {
         .window = window, .keep = keep, .n_threads = 1, .max_batch = 16, .cache_type = DType::f32};
-    EXPECT_LT(worst_error(logits_in_chunks(model, o, tokens, 7), expected, vocab), 3e-5)
+    EXPECT_LT(worst_error(logits_in_chunks(model, o, tokens, 7), expected, vocab),
+              rounding(model.config()))
         << "window " << window << ", keep " << keep;
   }
 }
