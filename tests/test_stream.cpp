@@ -374,8 +374,10 @@ TEST(Observer, SeesEverySiteInOrderWhileItIsThere) {
   std::vector<std::pair<size_t, Site>> expected;
   std::vector<size_t> sizes;
   for (size_t layer = 0; layer < c.n_layers(); ++layer) {
-    for (int site = 0; site < static_cast<int>(Site::output_norm); ++site) {
-      expected.emplace_back(layer, static_cast<Site>(site));
+    for (int i = 0; i < static_cast<int>(Site::output_norm); ++i) {
+      const auto site = static_cast<Site>(i);
+      const bool of_delta = site >= Site::delta_decay && site <= Site::delta_output;
+      if (!of_delta && site != Site::experts) expected.emplace_back(layer, site);
     }
     const size_t h = 3 * c.hidden_size;
     sizes.insert(sizes.end(), {h, 3 * c.q_size(), 3 * c.kv_size(), 3 * c.kv_size(), 3 * c.n_gates(),
@@ -391,6 +393,42 @@ TEST(Observer, SeesEverySiteInOrderWhileItIsThere) {
   session.truncate(0);
   EXPECT_TRUE(std::ranges::equal(prefill(session, tokens), logits));
   EXPECT_EQ(notes.seen, expected);
+}
+
+TEST(Observer, SeesDeltaNetsAndExperts) {
+  const TemporaryDirectory directory;
+  const GgufImage image = family_model(
+      "qwen35moe", 4,
+      [](GgufImage& g) {
+        for (const auto& [key, value] : std::initializer_list<std::pair<const char*, uint32_t>>{
+                 {"embedding_length", 32},
+                 {"ssm.conv_kernel", 4},
+                 {"ssm.state_size", 8},
+                 {"ssm.group_count", 2},
+                 {"ssm.time_step_rank", 4},
+                 {"ssm.inner_size", 32},
+                 {"expert_count", 4},
+                 {"expert_used_count", 2},
+                 {"expert_feed_forward_length", 16},
+                 {"expert_shared_feed_forward_length", 8}}) {
+          g.set(std::string("qwen35moe.") + key, value);
+        }
+      },
+      [](Config&) {});
+  const Model model = Model::load(directory.write("m.gguf", image.bytes()));
+  Session session(model, {.n_threads = 1});
+  Notes notes;
+  session.observe(&notes);
+  prefill(session, std::vector<Token>{1, 2, 3});
+  const std::vector<std::pair<size_t, Site>> first(notes.seen.begin(), notes.seen.begin() + 12);
+  const std::vector<std::pair<size_t, Site>> expected = {
+      {0, Site::attn_norm},   {0, Site::delta_decay},  {0, Site::delta_strength},
+      {0, Site::delta_mixed}, {0, Site::delta_output}, {0, Site::attn_residual},
+      {0, Site::ffn_norm},    {0, Site::experts},      {0, Site::ffn_up},
+      {0, Site::ffn_mixed},   {0, Site::ffn_down},     {0, Site::block}};
+  EXPECT_EQ(first, expected);
+  const std::vector<size_t> sizes(notes.sizes.begin(), notes.sizes.begin() + 12);
+  EXPECT_EQ(sizes, (std::vector<size_t>{96, 12, 12, 96, 96, 96, 96, 12, 96, 96, 96, 96}));
 }
 
 // What an observer writes is what the model goes on with.

@@ -466,6 +466,28 @@ int64_t Session::shortest_length(uint32_t sequence) const {
   return impl_->has_states() ? held.length : impl_->shortest_length(held);
 }
 
+int64_t Session::go_back(int64_t length, std::span<const Snapshot> snapshots, uint32_t sequence) {
+  try {
+    truncate(length, sequence);
+    return length;
+  } catch (const Error&) {
+    // Of those that will do the latest one.
+  }
+  std::vector<Snapshot> usable(snapshots.begin(), snapshots.end());
+  std::erase_if(usable, [&](const Snapshot& s) { return !s || s.length() > length; });
+  std::ranges::sort(usable, std::ranges::greater(), &Snapshot::length);
+  for (const Snapshot& snapshot : usable) {
+    try {
+      restore(snapshot, sequence);
+      return snapshot.length();
+    } catch (const Error&) {
+      // A window has slid too far.
+    }
+  }
+  truncate(0, sequence);
+  return 0;
+}
+
 void Session::forget(int64_t position, uint32_t sequence) {
   Impl::Sequence& held = impl_->sequence(sequence);
   if (!slides()) throw Error("forget", "wanted a session with a window");

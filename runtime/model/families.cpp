@@ -517,7 +517,7 @@ void refuse_unsupported(const Keys& keys) {
   };
   constexpr std::string_view not_here = "is not known in models of this family";
   for (const auto& [suffix, neutral, what] : {
-           Known{"expert_count", 0, "mixtures of experts are not supported"},
+           Known{"expert_count", 0, "experts are not known in models of this family"},
            Known{"attention.sliding_window", 0, "a window is not known in models of this family"},
            Known{"attn_logit_softcapping", 0, not_here},
            Known{"final_logit_softcapping", 0, not_here},
@@ -554,9 +554,9 @@ void read_sizes(const Keys& keys, Config& c) {
   c.context_length = required("context_length");
   c.hidden_size = required("embedding_length");
   // Where all layers have experts, files may leave it out.
-  c.ffn_size = keys.number("expert_count").value_or(0) > 0
-                   ? keys.number("feed_forward_length").value_or(0)
-                   : required("feed_forward_length");
+  const bool has_experts = gguf.integer(keys.key("expert_count")).value_or(0) > 0;
+  c.ffn_size = has_experts ? keys.number("feed_forward_length").value_or(0)
+                           : required("feed_forward_length");
   size_t n_layers = required("block_count");
   if (n_layers > max_layers) {
     keys.refuse("block_count", "wanted 1 to " + std::to_string(max_layers) + ", found " +

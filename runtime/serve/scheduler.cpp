@@ -25,6 +25,9 @@ double seconds_between(Clock::time_point begin, Clock::time_point end) {
 /// with.
 constexpr size_t worth_keeping = 16;
 
+/// More than what a template puts between a message and its answer.
+constexpr size_t asking_tokens = 16;
+
 /// Wakes the scheduler's thread. Requests may outlive the scheduler, so it is shared.
 struct Bell {
   std::mutex mutex;
@@ -68,6 +71,7 @@ using RequestPtr = std::shared_ptr<Request>;
 struct Slot {
   std::vector<Token> tokens;  // of the sequence
   RequestPtr request;         // null: free
+  Snapshot snapshot;          // shortly before the end of the last prompt, where it is of use
   uint64_t last_used = 0;
 };
 
@@ -99,6 +103,12 @@ struct Scheduler::Impl {
   void report_state(bool has_rows);
   void cancel_all();
 
+  /// Tokens of a prompt after which a sequence that cannot go back takes a snapshot: the next
+  /// prompt of a chat has what stands before the answer, but not always what asked for it. 0 is
+  /// never.
+  size_t snapshot_at(const std::vector<Token>& prompt) const {
+    return session.rewinds() || prompt.size() <= asking_tokens ? 0 : prompt.size() - asking_tokens;
+  }
   uint32_t sequence_of(const Slot& slot) const {
     return static_cast<uint32_t>(&slot - slots.data());
   }
@@ -139,18 +149,14 @@ Slot& Scheduler::Impl::choose_slot(const std::vector<Token>& prompt) {
   return worth_it ? *best : *oldest;
 }
 
-/// Keeps of a sequence what the prompt begins with. Where a window has slid too far for that, it
-/// begins anew. The last token is read in any case: an answer needs its logits.
+/// Keeps of a sequence what the prompt begins with. Where it cannot go back to that, it goes to its
+/// snapshot or begins anew. The last token is read in any case: an answer needs its logits.
 void Scheduler::Impl::begin(Slot& slot, const RequestPtr& request) {
   const std::vector<Token>& prompt = request->request.prompt;
   const uint32_t sequence = sequence_of(slot);
   size_t known = std::min(common_prefix(slot.tokens, prompt), prompt.size() - 1);
-  try {
-    session.truncate(static_cast<int64_t>(known), sequence);
-  } catch (const Error&) {
-    known = 0;
-    session.truncate(0, sequence);
-  }
+  known = static_cast<size_t>(
+      session.go_back(static_cast<int64_t>(known), std::span(&slot.snapshot, 1), sequence));
   slot.tokens.resize(known);
   slot.request = request;
   slot.last_used = ++uses;
@@ -239,9 +245,11 @@ std::vector<Row> Scheduler::Impl::next_rows() {
   for (Slot* slot : reading) {
     const uint32_t sequence = sequence_of(*slot);
     const std::vector<Token>& prompt = slot->request->request.prompt;
-    const size_t n = std::min(budget - rows.size(), prompt.size() - slot->request->read);
+    const size_t read = slot->request->read;
+    const size_t stop = read < snapshot_at(prompt) ? snapshot_at(prompt) : prompt.size();
+    const size_t n = std::min(budget - rows.size(), stop - read);
     for (size_t i = 0; i < n; ++i) {
-      const size_t at = slot->request->read + i;
+      const size_t at = read + i;
       const auto position = session.length(sequence) + static_cast<int64_t>(i);
       rows.push_back({prompt[at], position, sequence, at + 1 == prompt.size()});
     }
@@ -258,7 +266,10 @@ void Scheduler::Impl::step(const std::vector<Row>& rows) {
   for (const Row& row : rows) {
     Slot& slot = slots[row.sequence];
     slot.tokens.push_back(row.token);
-    if (slot.request->read < slot.request->request.prompt.size()) ++slot.request->read;
+    const std::vector<Token>& prompt = slot.request->request.prompt;
+    if (slot.request->read < prompt.size() && ++slot.request->read == snapshot_at(prompt)) {
+      slot.snapshot = session.snapshot(row.sequence);
+    }
     if (!row.wants_logits) continue;
     samplers.push_back(&slot.request->sampler);
     choosing.push_back(&slot);

@@ -96,17 +96,15 @@ class Runner {
 
   /// Brings the session to `depth` tokens; false if interrupted.
   bool go_to_depth(size_t depth) {
-    auto length = static_cast<size_t>(session_.length());
-    if (session_.shortest_length() > static_cast<int64_t>(depth)) {  // too far to take back
-      session_.truncate(0);
-      length = 0;
-    }
-    if (length < depth) {
-      session_.prefill(random_tokens(depth - length), 0, go_on);
+    const auto wanted = static_cast<int64_t>(depth);
+    const int64_t length =
+        session_.go_back(std::min(wanted, session_.length()), std::span(&at_depth_, 1));
+    if (length < wanted) {
+      session_.prefill(random_tokens(static_cast<size_t>(wanted - length)), 0, go_on);
       session_.wait();
     }
     if (vga::interrupted()) return false;
-    session_.truncate(static_cast<int64_t>(depth));
+    at_depth_ = session_.snapshot();
     return true;
   }
 
@@ -147,6 +145,7 @@ class Runner {
   }
 
   vga::Session& session_;
+  vga::Snapshot at_depth_;  // for models that cannot go back otherwise
   size_t n_batch_;
   size_t vocab_size_;
   std::mt19937 random_{1};

@@ -7,6 +7,14 @@
 #include "common/thoughts.h"
 
 namespace vga {
+namespace {
+
+/// More than what a template puts between a message and its answer: a snapshot before that is of
+/// use in the next turn, which may not say it again.
+constexpr size_t asking_tokens = 16;
+
+}  // namespace
+
 Conversation::Conversation(const Model& model, const SessionOptions& session,
                            const SamplerOptions& sampler, std::optional<ChatTemplate> chat_template,
                            bool keeps_opening)
@@ -89,15 +97,15 @@ Conversation::Prompt Conversation::prompt_for(const std::string& user) const {
   return prompt;
 }
 
-/// Takes the session back to what it knows of the prompt. Where a window has slid too far for that,
-/// it reads the whole view anew.
+/// Takes the session back to what it knows of the prompt, or further where it must. Where a window
+/// has slid too far for that, it reads the whole view anew.
 void Conversation::rewind(Prompt& prompt, const std::string& user) {
-  try {
-    truncate(prompt.position + static_cast<int64_t>(prompt.known));
+  const int64_t length = go_back(prompt.position + static_cast<int64_t>(prompt.known));
+  if (length >= prompt.position && (length > 0 || prompt.position == 0)) {
+    prompt.known = static_cast<size_t>(length - prompt.position);
     return;
-  } catch (const Error&) {
-    truncate(0);
   }
+  go_back(0);
   prompt.known = 0;
   prompt.position = 0;
   const std::vector<ChatMessage> list = messages(system_, turns_, user);
@@ -186,21 +194,19 @@ bool Conversation::read(std::span<const Token> tokens, const std::function<bool(
   return done == tokens.size();
 }
 
-/// An Error if a window has slid too far for that.
-void Conversation::truncate(int64_t length) {
-  session_->truncate(length);
+/// As Session has it.
+int64_t Conversation::go_back(int64_t length) {
+  length = session_->go_back(length, snapshots_);
   if (length == 0) record_begin_ = 0;
   record_.resize(
       static_cast<size_t>(std::clamp<int64_t>(length - record_begin_, 0, std::ssize(record_))));
+  return length;
 }
 
 /// Cuts the text to its length before the last turn, of which nothing else is left.
 void Conversation::take_back(int64_t length) {
-  try {
-    truncate(length);
-  } catch (const Error&) {
-    if (!chat_) start_over(system_);  // else the next turn finds what is to be read anew
-  }
+  // With a template the next turn finds what is to be read anew.
+  if (go_back(length) < length && !chat_) start_over(system_);
 }
 
 /// Feeds what stands before an answer and enters the turn. If `keep_going` ended that, the turn is
@@ -220,6 +226,7 @@ Conversation::Prompt Conversation::begin_turn(const std::string& user,
   }
   if (chat_) rewind(prompt, user);
   const int64_t length = session_->length();
+  snapshots_ = {session_->snapshot()};
   const std::span<const Token> tokens(prompt.tokens);
   // The rest of the last turn belongs to that one.
   const size_t begin = std::max(prompt.begin, prompt.known);
@@ -229,7 +236,13 @@ Conversation::Prompt Conversation::begin_turn(const std::string& user,
     turns_.push_back({user, ""});
     begins_.push_back(at(prompt.begin));
     make_room(at(tokens.size()));
-    good = read(tokens.subspan(begin), keep_going);
+    size_t asks = begin;
+    if (!session_->rewinds() && begin + asking_tokens < tokens.size()) {
+      asks = tokens.size() - asking_tokens;
+      good = read(tokens.subspan(begin, asks - begin), keep_going);
+      if (good) snapshots_.push_back(session_->snapshot());
+    }
+    good = good && read(tokens.subspan(asks), keep_going);
     if (!good) {
       turns_.pop_back();
       begins_.pop_back();

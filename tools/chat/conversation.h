@@ -101,7 +101,7 @@ class Conversation {
   Prompt begin_turn(const std::string& user, const std::function<bool()>& keep_going);
   bool read(std::span<const Token> tokens, const std::function<bool()>& keep_going);
   bool read_answer(const std::string& text, const std::function<bool()>& keep_going);
-  void truncate(int64_t length);
+  int64_t go_back(int64_t length);
   void take_back(int64_t length);
   bool make_room(int64_t n_tokens);
 
@@ -121,6 +121,8 @@ class Conversation {
   // if none was forgotten.
   std::deque<Token> record_;
   int64_t record_begin_ = 0;
+  // Where a session that cannot go back can: before the last turn, and shortly before its answer.
+  std::vector<Snapshot> snapshots_;
 };
 
 }  // namespace vga

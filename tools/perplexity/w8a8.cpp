@@ -105,7 +105,7 @@ Int8Grid best_symmetric_grid(std::span<const float> weights, size_t n_threads) {
 }
 
 /// A file seen through a rounding of its weights to 8 bits, as f32: of what adapters make of them.
-/// Gates and the matrix that makes the logits are left as they are.
+/// Gates, all else that steers, and the matrix that makes the logits are left as they are.
 class RoundedSource : public TensorSource {
  public:
   /// Rounds everything; incomplete if interrupted.
@@ -124,7 +124,7 @@ class RoundedSource : public TensorSource {
                               : *file_.file().find_tensor(tied ? "token_embd.weight" : spec.name);
       if (tied) tensor.name = "output.weight";
       const LowRank update = adaptation_.update(spec.name);
-      if (!is_kept(spec.role)) {
+      if (!is_kept(spec)) {
         round(changed(spec, tensor, update), n_threads);
       } else if (update) {
         changed(spec, tensor, update);
@@ -144,9 +144,18 @@ class RoundedSource : public TensorSource {
   void release(std::span<const std::byte>) const override {}
 
  private:
-  static bool is_kept(Role role) {
-    return role == Role::output || role == Role::rope_factors || role == Role::attn_gate ||
-           role == Role::attn_gate_bias;
+  static bool is_kept(const WeightSpec& spec) {
+    switch (spec.role) {
+      case Role::output:
+      case Role::rope_factors:
+      case Role::delta_rates:
+      case Role::decay_scale:
+      case Role::router:
+      case Role::shared_weight:
+        return true;
+      default:
+        return spec.is_gate();
+    }
   }
 
   /// Makes a tensor view floats of its own, which an update is added to.
@@ -207,7 +216,16 @@ class Int8Activations : public Observer {
 };
 
 bool Int8Activations::wants(Site site) const {
-  return site != Site::attn_gate || config_.gate;
+  switch (site) {
+    case Site::attn_gate:
+      return static_cast<bool>(config_.gate);
+    case Site::delta_decay:
+    case Site::delta_strength:
+    case Site::experts:
+      return false;
+    default:
+      return true;
+  }
 }
 
 bool Int8Activations::see(Site site, size_t layer, std::span<float> values) {

@@ -228,6 +228,9 @@ class Session {
   /// the sequence went back behind it meanwhile, or, as with truncate(), if a window has slid over
   /// what would come into sight.
   void restore(const Snapshot& snapshot, uint32_t sequence = 0);
+  /// Goes back to `length` where truncate() does, else to the latest of these snapshots before it
+  /// that can be restored, else to the beginning. Returns the length that the sequence has then.
+  int64_t go_back(int64_t length, std::span<const Snapshot> snapshots, uint32_t sequence = 0);
   /// With a window: everything before `position` but the kept tokens leaves the sight of the tokens
   /// to come at once, which is how a chat forgets whole turns. An Error without a window, or if
   /// `position` is not in the sequence.
