@@ -185,6 +185,22 @@ GgufImage family_model(const std::string& family, size_t n_layers,
   return image;
 }
 
+GgufImage hybrid_model(uint32_t vocab) {
+  const auto keys = [&](GgufImage& image) {
+    for (const auto& [key, value] :
+         std::initializer_list<std::pair<const char*, uint32_t>>{{"vocab_size", vocab},
+                                                                 {"context_length", 400},
+                                                                 {"ssm.conv_kernel", 4},
+                                                                 {"ssm.state_size", 8},
+                                                                 {"ssm.group_count", 2},
+                                                                 {"ssm.time_step_rank", 4},
+                                                                 {"ssm.inner_size", 32}}) {
+      image.set(std::string("qwen35.") + key, value);
+    }
+  };
+  return family_model("qwen35", 4, keys, [](Config&) {});
+}
+
 TemporaryDirectory::TemporaryDirectory() {
   std::string name = (std::filesystem::temp_directory_path() / "vga-test-XXXXXX").string();
   if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
