@@ -185,20 +185,44 @@ GgufImage family_model(const std::string& family, size_t n_layers,
   return image;
 }
 
-GgufImage hybrid_model(uint32_t vocab) {
+GgufImage hybrid_model(uint32_t vocab, bool has_experts) {
+  const std::string family = has_experts ? "qwen35moe" : "qwen35";
   const auto keys = [&](GgufImage& image) {
-    for (const auto& [key, value] :
-         std::initializer_list<std::pair<const char*, uint32_t>>{{"vocab_size", vocab},
-                                                                 {"context_length", 400},
-                                                                 {"ssm.conv_kernel", 4},
-                                                                 {"ssm.state_size", 8},
-                                                                 {"ssm.group_count", 2},
-                                                                 {"ssm.time_step_rank", 4},
-                                                                 {"ssm.inner_size", 32}}) {
-      image.set(std::string("qwen35.") + key, value);
-    }
+    const auto set = [&](const char* key, uint32_t value) { image.set(family + "." + key, value); };
+    set("vocab_size", vocab);
+    set("context_length", 400);
+    set("ssm.conv_kernel", 4);
+    set("ssm.state_size", 8);
+    set("ssm.group_count", 2);
+    set("ssm.time_step_rank", 4);
+    set("ssm.inner_size", 32);
+    if (!has_experts) return;
+    set("embedding_length", 32);
+    set("expert_count", 4);
+    set("expert_used_count", 2);
+    set("expert_feed_forward_length", 16);
+    set("expert_shared_feed_forward_length", 8);
   };
-  return family_model("qwen35", 4, keys, [](Config&) {});
+  return family_model(family, 4, keys, [](Config&) {});
+}
+
+GgufImage talking_hybrid_model(bool has_experts) {
+  constexpr size_t vocab = 48;
+  GgufImage image = hybrid_model(vocab, has_experts);
+  std::vector<std::string> tokens = {"<unk>",        "<s>",        "</s>",
+                                     "<|im_start|>", "<|im_end|>", "\xE2\x96\x81"};
+  const size_t n_marks = tokens.size() - 1;
+  for (char c = 'a'; c <= 'z'; ++c) tokens.push_back(std::string(1, c));
+  for (char c = 'A'; tokens.size() < vocab; ++c) tokens.push_back(std::string(1, c));
+  std::string types;
+  for (size_t i = 0; i < vocab; ++i) types += raw<int32_t>(i == 0 ? 2 : i < n_marks ? 3 : 1);
+  image.set("tokenizer.ggml.model", "llama");
+  image.set_strings("tokenizer.ggml.tokens", tokens);
+  image.set_array("tokenizer.ggml.scores", GgufType::f32, vocab, std::string(vocab * 4, '\0'));
+  image.set_array("tokenizer.ggml.token_type", GgufType::i32, vocab, types);
+  image.set("tokenizer.ggml.bos_token_id", uint32_t{1});
+  image.set("tokenizer.ggml.eos_token_id", uint32_t{2});
+  return image;
 }
 
 TemporaryDirectory::TemporaryDirectory() {

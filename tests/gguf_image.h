@@ -95,8 +95,11 @@ GgufImage family_model(const std::string& family, size_t n_layers,
                        const std::function<void(GgufImage&)>& keys,
                        const std::function<void(Config&)>& tensors);
 
-/// A tiny qwen35: three delta nets (2 key heads, 4 value heads of 8, 4 taps) and one attention.
-GgufImage hybrid_model(uint32_t vocab = 32);
+/// A tiny qwen35: three delta nets (2 key heads, 4 value heads of 8, 4 taps) and one attention. Or
+/// a tiny qwen35moe, with 4 experts of which 2 are used.
+GgufImage hybrid_model(uint32_t vocab = 32, bool has_experts = false);
+/// The same with 48 tokens, most of them letters.
+GgufImage talking_hybrid_model(bool has_experts = false);
 
 /// A directory that is removed with everything in it when the test is over.
 class TemporaryDirectory {

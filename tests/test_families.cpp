@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-#include "common/layer_windows.h"
+#include "common/layers.h"
 #include "compute/backend.h"
 #include "cpu/kernels.h"
 #include "environment.h"

@@ -180,27 +180,8 @@ TEST_F(SnapshotTest, TheSchedulerGoesOnShortlyBeforeTheLastAnswer) {
   EXPECT_EQ(answer.second.cached_tokens, 0u);
 }
 
-/// The same model with letters for tokens.
-GgufImage talking_hybrid() {
-  GgufImage image = hybrid_model(48);
-  std::vector<std::string> tokens = {"<unk>",        "<s>",        "</s>",
-                                     "<|im_start|>", "<|im_end|>", "\xE2\x96\x81"};
-  const size_t n_marks = tokens.size() - 1;
-  for (char c = 'a'; c <= 'z'; ++c) tokens.push_back(std::string(1, c));
-  for (char c = 'A'; tokens.size() < 48; ++c) tokens.push_back(std::string(1, c));
-  std::string types;
-  for (size_t i = 0; i < 48; ++i) types += raw<int32_t>(i == 0 ? 2 : i < n_marks ? 3 : 1);
-  image.set("tokenizer.ggml.model", "llama");
-  image.set_strings("tokenizer.ggml.tokens", tokens);
-  image.set_array("tokenizer.ggml.scores", GgufType::f32, 48, std::string(48 * 4, '\0'));
-  image.set_array("tokenizer.ggml.token_type", GgufType::i32, 48, types);
-  image.set("tokenizer.ggml.bos_token_id", uint32_t{1});
-  image.set("tokenizer.ggml.eos_token_id", uint32_t{2});
-  return image;
-}
-
 TEST_F(SnapshotTest, AChatAnswersAsOneThatReadsEverythingAnew) {
-  const Model model = Model::load(directory_.write("talking.gguf", talking_hybrid().bytes()));
+  const Model model = Model::load(directory_.write("talking.gguf", talking_hybrid_model().bytes()));
   for (const size_t window : {0u, 120u}) {
     SessionOptions options = options_;
     options.n_sequences = 1;

@@ -397,25 +397,7 @@ TEST(Observer, SeesEverySiteInOrderWhileItIsThere) {
 
 TEST(Observer, SeesDeltaNetsAndExperts) {
   const TemporaryDirectory directory;
-  const GgufImage image = family_model(
-      "qwen35moe", 4,
-      [](GgufImage& g) {
-        for (const auto& [key, value] : std::initializer_list<std::pair<const char*, uint32_t>>{
-                 {"embedding_length", 32},
-                 {"ssm.conv_kernel", 4},
-                 {"ssm.state_size", 8},
-                 {"ssm.group_count", 2},
-                 {"ssm.time_step_rank", 4},
-                 {"ssm.inner_size", 32},
-                 {"expert_count", 4},
-                 {"expert_used_count", 2},
-                 {"expert_feed_forward_length", 16},
-                 {"expert_shared_feed_forward_length", 8}}) {
-          g.set(std::string("qwen35moe.") + key, value);
-        }
-      },
-      [](Config&) {});
-  const Model model = Model::load(directory.write("m.gguf", image.bytes()));
+  const Model model = Model::load(directory.write("m.gguf", hybrid_model(32, true).bytes()));
   Session session(model, {.n_threads = 1});
   Notes notes;
   session.observe(&notes);

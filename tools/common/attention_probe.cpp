@@ -142,8 +142,11 @@ std::vector<FirstTokenUse> probe_first_token(const Model& model,
     if (interrupted()) break;  // a first piece there is
   }
   std::vector<FirstTokenUse> use;
-  for (const Sums& s : observer.sums) {
-    use.push_back({.first_attention = s.attention / s.n_weights,
+  for (size_t layer = 0; layer < observer.sums.size(); ++layer) {
+    if (model.config().layers[layer].mixer != Mixer::attention) continue;
+    const Sums& s = observer.sums[layer];
+    use.push_back({.layer = layer,
+                   .first_attention = s.attention / s.n_weights,
                    .gated_first_attention = s.gated / s.n_weights,
                    .value_norm_ratio = s.first_norm / s.n_first / (s.other_norm / s.n_other)});
   }

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/text.h"
-#include "common/layer_windows.h"
+#include "common/layers.h"
 #include "common/program.h"
 #include "gguf/gguf.h"
 #include "inspect/adapter_report.h"
@@ -58,8 +58,10 @@ Needs needs(const Seen& seen, size_t context) {
   options.context = context == 0 ? seen.config->context_length : context;
   options.cache_type = vga::DType::f16;
   const uint64_t f16 = vga::cache_bytes(*seen.config, options);
+  options.cache_type = vga::DType::f32;  // what delta nets remember is f32 in any case
+  const uint64_t f32 = vga::cache_bytes(*seen.config, options);
   const uint64_t adapters = seen.adaptation ? seen.adaptation->tensor_bytes() : 0;
-  return {options.context, tensor_bytes(seen.gguf) + adapters, f16, 2 * f16};
+  return {options.context, tensor_bytes(seen.gguf) + adapters, f16, f32};
 }
 
 void print_text(const Seen& seen, size_t context) {
@@ -75,6 +77,20 @@ void print_text(const Seen& seen, size_t context) {
               << "\n  attention gate: " << vga::gate_text(c.gate);
     if (const std::string windows = vga::layer_windows(c); !windows.empty()) {
       std::cout << "\n  windows: " << windows;
+    }
+    for (const std::string& kinds : {vga::layer_mixers(c), vga::layer_experts(c)}) {
+      if (!kinds.empty()) std::cout << "\n  " << kinds;
+    }
+    if (c.has(vga::Mixer::delta)) {
+      const vga::DeltaNet& d = c.delta;
+      std::cout << "\n  delta nets: " << d.n_value_heads << " value heads over " << d.n_key_heads
+                << " key heads of " << d.head_dim << ", convolution over " << d.conv_size
+                << " tokens";
+    }
+    if (c.has_experts()) {
+      std::cout << "\n  experts: ffn " << c.experts.ffn_size << ", shared "
+                << c.experts.shared_ffn_size << ", router "
+                << (c.experts.router == vga::Experts::Router::softmax ? "softmax" : "sigmoid");
     }
     std::cout << "\n  memory at context " << n.context << ": weights "
               << vga::human_bytes(n.weights) << " + cache " << vga::human_bytes(n.cache_f16)
@@ -116,6 +132,15 @@ void print_json(const Seen& seen, size_t context) {
     out["attention_gate"] = vga::gate_json(seen.config->gate);
     out["family"] = seen.config->family;
     out["layer_windows"] = vga::layer_windows(*seen.config);
+    out["layer_mixers"] = vga::layer_mixers(*seen.config);
+    out["layer_experts"] = vga::layer_experts(*seen.config);
+    for (const vga::LayerConfig& layer : seen.config->layers) {
+      out["layers"].push_back({{"mixer", layer.mixer == vga::Mixer::delta ? "delta" : "attention"},
+                               {"gate", layer.mixer == vga::Mixer::attention && seen.config->gate},
+                               {"window", layer.window},
+                               {"rope", layer.rope.has_value()},
+                               {"experts", layer.experts}});
+    }
     out["memory"] = {{"context", n.context},
                      {"weights", n.weights},
                      {"cache_f16", n.cache_f16},

@@ -15,6 +15,7 @@ bool counts_as_tensor(Site site) {
   switch (site) {
     case Site::attn_norm:
     case Site::attn_output:
+    case Site::delta_output:
     case Site::ffn_norm:
     case Site::ffn_down:
     case Site::block:
@@ -53,11 +54,17 @@ class Measurement : public AttentionObserver {
       : config_(config), left_out_(left_out) {
     found.block_tokens = block_tokens;
     found.layers.resize(config.n_layers());
-    for (LayerProbe& layer : found.layers) {
+    for (size_t i = 0; i < found.layers.size(); ++i) {
+      LayerProbe& layer = found.layers[i];
+      if (config.layers[i].experts) layer.expert_load.resize(config.experts.n);
+      layer.residual_norm_at.resize(block_tokens);
+      if (config.layers[i].mixer == Mixer::delta) {
+        layer.delta_heads.resize(config.delta.n_value_heads);
+        continue;
+      }
       layer.heads.resize(config.n_heads);
       for (HeadProbe& head : layer.heads) head.gate_at.resize(block_tokens);
       layer.value_norm_at.resize(block_tokens);
-      layer.residual_norm_at.resize(block_tokens);
       layer.value_norm_ratio.resize(config.n_kv_heads);
     }
     first_values_.assign(config.n_layers(), std::vector<double>(config.n_kv_heads));
@@ -77,12 +84,16 @@ class Measurement : public AttentionObserver {
   }
 
   bool wants(Site site) const override {
-    return counts_as_tensor(site) || AttentionObserver::wants(site);
+    return counts_as_tensor(site) || site == Site::delta_decay || site == Site::delta_strength ||
+           site == Site::experts || AttentionObserver::wants(site);
   }
 
   bool see(Site site, size_t layer, std::span<float> values) override {
     if (counts_as_tensor(site)) add_tensor(site, layer, values);
     if (site == Site::block) add_residual(found.layers[layer], values);
+    if (site == Site::delta_decay) add_decay(found.layers[layer], values);
+    if (site == Site::delta_strength) add_strength(found.layers[layer], values);
+    if (site == Site::experts) add_load(found.layers[layer], values);
     if (site == Site::output_norm) ++found.n_blocks;
     return AttentionObserver::see(site, layer, values);
   }
@@ -91,7 +102,8 @@ class Measurement : public AttentionObserver {
     const auto n = static_cast<double>(found.n_blocks);
     found.tokens = found.n_blocks * found.block_tokens;
     for (size_t layer = 0; layer < found.layers.size(); ++layer) finish(layer, n);
-    const auto n_layers = static_cast<double>(found.layers.size());
+    const auto n_layers = static_cast<double>(
+        std::ranges::count(config_.layers, Mixer::attention, &LayerConfig::mixer));
     for (const LayerProbe& layer : found.layers) {
       found.sink_rate += layer.sink_rate / n_layers;
       for (const HeadProbe& head : layer.heads) {
@@ -124,6 +136,27 @@ class Measurement : public AttentionObserver {
     for (size_t i = 0; i < found.block_tokens; ++i) {
       layer.residual_norm_at[i] +=
           norm(values.subspan(i * config_.hidden_size, config_.hidden_size));
+    }
+  }
+
+  void add_decay(LayerProbe& layer, std::span<const float> values) const {
+    for (size_t i = 0; i < values.size(); ++i) {
+      DeltaHeadProbe& head = layer.delta_heads[i % layer.delta_heads.size()];
+      head.decay += double{values[i]};
+      head.half_life += std::log(double{values[i]});  // finish() makes it one
+    }
+  }
+
+  void add_strength(LayerProbe& layer, std::span<const float> values) const {
+    for (size_t i = 0; i < values.size(); ++i) {
+      layer.delta_heads[i % layer.delta_heads.size()].strength += double{values[i]};
+    }
+  }
+
+  void add_load(LayerProbe& layer, std::span<const float> routed) const {
+    const size_t n_used = config_.experts.n_used;
+    for (size_t i = 0; i < routed.size(); ++i) {
+      if (i % (2 * n_used) < n_used) ++layer.expert_load[static_cast<size_t>(routed[i])];
     }
   }
 
@@ -196,8 +229,16 @@ class Measurement : public AttentionObserver {
       head.gate_mean = average(head.gate_at);
       layer.sink_rate += head.sink_rate / static_cast<double>(layer.heads.size());
     }
+    const double n_tokens = n * static_cast<double>(found.block_tokens);
+    for (DeltaHeadProbe& head : layer.delta_heads) {
+      for (double* sum : {&head.decay, &head.half_life, &head.strength}) *sum /= n_tokens;
+      head.half_life = std::log(0.5) / head.half_life;
+    }
+    for (double& load : layer.expert_load) {
+      load /= n_tokens * static_cast<double>(config_.experts.n_used);
+    }
     const auto n_others = static_cast<double>(found.block_tokens - 1);
-    for (size_t head = 0; head < config_.n_kv_heads; ++head) {
+    for (size_t head = 0; head < layer.value_norm_ratio.size(); ++head) {
       layer.value_norm_first.push_back(first_values_[index][head] / n);
       layer.value_norm_ratio[head] =
           first_values_[index][head] / (other_values_[index][head] / n_others);

@@ -36,11 +36,20 @@ struct HeadProbe {
   std::vector<std::vector<float>> gated_map;  // the same times the gate
 };
 
+/// What one value head of a delta net does. Means over all tokens.
+struct DeltaHeadProbe {
+  double decay = 0;      // what it keeps of its state from a token to the next
+  double half_life = 0;  // tokens after which half of it is left, from the mean logarithm of that
+  double strength = 0;   // how strongly it writes
+};
+
 struct LayerProbe {
-  std::vector<HeadProbe> heads;          // (n_heads)
-  std::vector<double> value_norm_ratio;  // (n_kv_heads) first token's norm / mean of the others
-  std::vector<double> value_norm_first;  // (n_kv_heads) that norm itself
-  double sink_rate = 0;                  // mean over heads
+  std::vector<HeadProbe> heads;             // (n_heads), of attention
+  std::vector<DeltaHeadProbe> delta_heads;  // (n_value_heads), of a delta net
+  std::vector<double> expert_load;          // (experts) share of all that were chosen
+  std::vector<double> value_norm_ratio;     // (n_kv_heads) first token's norm / mean of the others
+  std::vector<double> value_norm_first;     // (n_kv_heads) that norm itself
+  double sink_rate = 0;                     // mean over heads
   double residual_norm_first = 0;        // L2 norm of the residual stream behind the layer, at the
   double residual_norm_others = 0;       // first token and at the others
   std::vector<double> value_norm_at;     // (block length) mean over KV heads
@@ -58,7 +67,7 @@ struct ModelProbe {
   size_t tokens = 0;  // looked at: n_blocks * block_tokens
   size_t n_blocks = 0;
   size_t block_tokens = 0;
-  double sink_rate = 0;           // mean over layers and heads, 0 to 1
+  double sink_rate = 0;           // mean over layers with attention and heads, 0 to 1
   double first_attention = 0;     // the same of the attention on the first token
   double max_inf_norm = 0;        // over all tensors
   double max_layer_inf_norm = 0;  // over the layers' outputs alone

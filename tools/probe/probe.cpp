@@ -59,7 +59,11 @@ std::vector<std::vector<vga::Token>> cut(const Flags& flags, const vga::Model& m
 /// token most.
 std::vector<vga::HeadName> choose_heads(const Flags& flags, const vga::ModelProbe& probe) {
   const size_t n_layers = probe.layers.size();
-  const size_t n_heads = probe.layers[0].heads.size();
+  std::vector<size_t> looking;  // layers with attention
+  for (size_t i = 0; i < n_layers; ++i) {
+    if (!probe.layers[i].heads.empty()) looking.push_back(i);
+  }
+  const size_t n_heads = probe.layers[looking[0]].heads.size();
   std::vector<vga::HeadName> heads;
   for (const std::string& name : flags.heads) {
     size_t layer = 0;
@@ -70,12 +74,16 @@ std::vector<vga::HeadName> choose_heads(const Flags& flags, const vga::ModelProb
       throw vga::Error("--heads", "wanted LAYER.HEAD from 0.0 to " + std::to_string(n_layers - 1) +
                                       "." + std::to_string(n_heads - 1) + ", found " + name);
     }
+    if (probe.layers[layer].heads.empty()) {
+      throw vga::Error("--heads",
+                       "layer " + std::to_string(layer) + " is a delta net, found " + name);
+    }
     heads.emplace_back(layer, head);
   }
   if (!heads.empty()) return heads;
-  const size_t n = std::min(shown_heads, n_layers);
+  const size_t n = std::min(shown_heads, looking.size());
   for (size_t i = 0; i < n; ++i) {
-    const size_t layer = n == 1 ? 0 : i * (n_layers - 1) / (n - 1);
+    const size_t layer = looking[n == 1 ? 0 : i * (looking.size() - 1) / (n - 1)];
     const auto& all = probe.layers[layer].heads;
     const auto most = std::ranges::max_element(all, {}, &vga::HeadProbe::first_attention);
     heads.emplace_back(layer, static_cast<size_t>(most - all.begin()));

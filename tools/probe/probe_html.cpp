@@ -164,12 +164,14 @@ class PositionPlot {
 std::string value_plots(const ModelProbe& probe) {
   double highest = 1.5;
   for (const LayerProbe& layer : probe.layers) {
+    if (layer.heads.empty()) continue;
     const double others = average(layer.value_norm_at);
     for (const double value : layer.value_norm_at) highest = std::max(highest, value / others);
   }
   std::string html = "<div class=\"grid\">\n";
   for (size_t i = 0; i < probe.layers.size(); ++i) {
     const LayerProbe& layer = probe.layers[i];
+    if (layer.heads.empty()) continue;
     const double scale = 1 / average({layer.value_norm_at.begin() + 1, layer.value_norm_at.end()});
     PositionPlot plot(probe.block_tokens, std::min(highest, 4.0));
     plot.curve(layer.value_norm_at, scale, "#23406e", 1.3);
@@ -184,6 +186,7 @@ std::string gate_plots(const ModelProbe& probe) {
   std::string html = "<div class=\"grid\">\n";
   for (size_t i = 0; i < probe.layers.size(); ++i) {
     const LayerProbe& layer = probe.layers[i];
+    if (layer.heads.empty()) continue;
     std::vector<double> mean(probe.block_tokens);
     PositionPlot plot(probe.block_tokens, 1);
     for (const HeadProbe& head : layer.heads) {
@@ -239,10 +242,59 @@ std::string head_table(const Config& c, const ModelProbe& probe) {
   return html + "</tbody></table>\n";
 }
 
+/// What delta nets remember, head by head; empty without any.
+std::string delta_table(const ModelProbe& probe) {
+  std::string rows;
+  for (size_t i = 0; i < probe.layers.size(); ++i) {
+    const auto& heads = probe.layers[i].delta_heads;
+    for (size_t h = 0; h < heads.size(); ++h) {
+      rows += format("<tr%s><td>%s</td><td>%zu</td>", h == 0 ? " class=\"first\"" : "",
+                     h == 0 ? std::to_string(i).c_str() : "", h) +
+              bar(heads[h].decay, format("%.4f", heads[h].decay)) + "<td>" +
+              short_number(heads[h].half_life) + "</td>" +
+              bar(heads[h].strength, format("%.3f", heads[h].strength)) + "</tr>\n";
+    }
+  }
+  if (rows.empty()) return rows;
+  return "<h2>What delta nets remember</h2>\n<p>How much of its state a head keeps from a token to "
+         "the next, after how many tokens half of it is left, and how strongly it "
+         "writes.</p>\n<table><thead><tr><th>layer</th><th>head</th><th>state kept<br>a "
+         "token</th><th>tokens to<br>half of it</th><th>strength</th></tr></thead><tbody>\n" +
+         rows + "</tbody></table>\n";
+}
+
+/// A bar for each expert of a layer; empty without any.
+std::string expert_table(const ModelProbe& probe) {
+  std::string html;
+  for (size_t i = 0; i < probe.layers.size(); ++i) {
+    const std::vector<double>& load = probe.layers[i].expert_load;
+    if (load.empty()) continue;
+    const double most = std::ranges::max(load);
+    const double width = 288 / static_cast<double>(load.size());
+    std::string bars;
+    for (size_t e = 0; e < load.size(); ++e) {
+      const double height = 60 * load[e] / most;
+      bars += format("M%.1f 62v-%.1fh%.1fv%.1fz", static_cast<double>(e) * width, height,
+                     width * 0.8, height);
+    }
+    html += "<figure><svg viewBox=\"0 0 288 64\"><path fill=\"#23406e\" d=\"" + bars +
+            format(
+                "\"/></svg><figcaption>layer %zu: the busiest has %s, %td are never "
+                "chosen</figcaption></figure>\n",
+                i, percent(most).c_str(), std::ranges::count(load, 0.0));
+  }
+  if (html.empty()) return html;
+  return "<h2>Which experts are chosen</h2>\n<p>A bar for each expert.</p>\n<div "
+         "class=\"grid\">\n" +
+         html + "</div>\n";
+}
+
 std::string tensor_table(const ModelProbe& probe) {
   std::vector<std::string> columns;  // sites, in order
   for (const TensorProbe& tensor : probe.tensors) {
-    if (tensor.name.starts_with("blk.0.")) columns.push_back(tensor.name.substr(6));
+    if (!tensor.name.starts_with("blk.")) continue;
+    std::string column = tensor.name.substr(tensor.name.find('.', 4) + 1);
+    if (std::ranges::find(columns, column) == columns.end()) columns.push_back(std::move(column));
   }
   std::string html = "<table><thead><tr><th>layer</th>";
   for (const std::string& column : columns) html += "<th>" + column + "</th>";
@@ -252,6 +304,10 @@ std::string tensor_table(const ModelProbe& probe) {
     for (const std::string& column : columns) {
       const auto at = std::ranges::find(probe.tensors, "blk." + std::to_string(i) + "." + column,
                                         &TensorProbe::name);
+      if (at == probe.tensors.end()) {  // an output of attention, or of a delta net
+        html += "<td></td>";
+        continue;
+      }
       html += "<td>" + short_number(at->inf_norm) + " <span class=\"note\">(" +
               short_number(at->kurtosis) + ")</span></td>";
     }
@@ -286,9 +342,9 @@ std::string html_report(const Model& model, const ModelProbe& probe,
   const auto tile = [](const std::string& value, const char* what) {
     return "<div class=\"tile\"><b>" + value + "</b><span>" + what + "</span></div>\n";
   };
-  double ratio = 0;
+  std::vector<double> ratios;
   for (const LayerProbe& layer : probe.layers) {
-    ratio += average(layer.value_norm_ratio) / static_cast<double>(probe.layers.size());
+    if (!layer.heads.empty()) ratios.push_back(average(layer.value_norm_ratio));
   }
   std::string html = "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<title>" +
                      title + ": probe</title>\n<style>" + style + "</style></head><body>\n<h1>" +
@@ -298,7 +354,7 @@ std::string html_report(const Model& model, const ModelProbe& probe,
                  probe.n_blocks, probe.block_tokens);
   html += "<div class=\"tiles\">" + tile(percent(probe.sink_rate), "sink rate") +
           tile(percent(probe.first_attention), "attention on the first token") +
-          tile(format("%.2f", ratio), "its value norm / others'") +
+          tile(format("%.2f", average(ratios)), "its value norm / others'") +
           tile(short_number(probe.max_inf_norm), "max infinity norm") +
           tile(short_number(probe.avg_kurtosis), "average kurtosis") + "</div>\n";
 
@@ -322,6 +378,7 @@ std::string html_report(const Model& model, const ModelProbe& probe,
         gate_plots(probe);
   }
   html += "<h2>Head by head</h2>\n" + head_table(c, probe);
+  html += delta_table(probe) + expert_table(probe);
   html +=
       "<h2>Outliers</h2>\n<p>Infinity norm, and kurtosis in brackets, of each activation; the "
       "larger, the worse they fit into 8 bits.</p>\n" +

@@ -28,6 +28,47 @@ double average(const std::vector<double>& x) {
   return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
 }
 
+/// What delta nets remember; empty without any.
+std::string delta_table(const ModelProbe& probe) {
+  std::string text;
+  for (size_t i = 0; i < probe.layers.size(); ++i) {
+    const LayerProbe& layer = probe.layers[i];
+    if (layer.delta_heads.empty()) continue;
+    const auto [least, most] =
+        std::ranges::minmax(layer.delta_heads, {}, &DeltaHeadProbe::half_life);
+    double decay = 0;
+    double strength = 0;
+    for (const DeltaHeadProbe& head : layer.delta_heads) {
+      decay += head.decay / static_cast<double>(layer.delta_heads.size());
+      strength += head.strength / static_cast<double>(layer.delta_heads.size());
+    }
+    text += format("%5zu  %9.4f  %14s  %8s  %8.3f  %13s  %6s\n", i, decay,
+                   short_number(least.half_life).c_str(), short_number(most.half_life).c_str(),
+                   strength, short_number(layer.residual_norm_first).c_str(),
+                   short_number(layer.residual_norm_others).c_str());
+  }
+  if (text.empty()) return text;
+  return "\ndelta  state kept  tokens to half of it               residual norm\n"
+         "layer     a token  least of heads      most   strength  first  others\n" +
+         text;
+}
+
+/// How evenly experts are chosen; empty without any.
+std::string expert_table(const ModelProbe& probe) {
+  std::string text;
+  for (size_t i = 0; i < probe.layers.size(); ++i) {
+    const std::vector<double>& load = probe.layers[i].expert_load;
+    if (load.empty()) continue;
+    const auto most = std::ranges::max_element(load);
+    text += format("%5zu  %6.2f%%  %6td  %11td\n", i, 100 * *most, most - load.begin(),
+                   std::ranges::count(load, 0.0));
+  }
+  if (text.empty()) return text;
+  return "\n       load of the busiest  never chosen\n"
+         "layer    share  expert      experts\n" +
+         text;
+}
+
 /// One number per query head.
 ordered_json per_head(const LayerProbe& layer, double HeadProbe::*field) {
   ordered_json numbers = ordered_json::array();
@@ -59,6 +100,7 @@ std::string text_report(const Model& model, const ModelProbe& probe) {
   text += "   first/others  first   others\n";
   for (size_t i = 0; i < probe.layers.size(); ++i) {
     const LayerProbe& layer = probe.layers[i];
+    if (layer.heads.empty()) continue;
     text += format("%5zu  %6.4f  %13.4f  %7.4f  %9.1f%%", i,
                    mean_of(layer, &HeadProbe::first_attention),
                    largest_of(layer, &HeadProbe::first_attention),
@@ -73,6 +115,7 @@ std::string text_report(const Model& model, const ModelProbe& probe) {
                    short_number(layer.residual_norm_first).c_str(),
                    short_number(layer.residual_norm_others).c_str());
   }
+  text += delta_table(probe) + expert_table(probe);
   text += format(
       "\nsink rate %.1f%% (heads whose first %zu tokens give the first one more than %.1f)\n"
       "max infinity norm %s over all tensors, %s over layer outputs; average kurtosis %s\n",
@@ -112,6 +155,12 @@ std::string json_report(const Model& model, const ModelProbe& probe) {
     one["value_norm_ratio"] = layer.value_norm_ratio;
     one["sink_rate"] = layer.sink_rate;
     one["head_sink_rate"] = per_head(layer, &HeadProbe::sink_rate);
+    for (const DeltaHeadProbe& head : layer.delta_heads) {
+      one["delta_decay"].push_back(head.decay);
+      one["delta_half_life"].push_back(head.half_life);
+      one["delta_strength"].push_back(head.strength);
+    }
+    if (!layer.expert_load.empty()) one["expert_load"] = layer.expert_load;
     one["residual_norm_first"] = layer.residual_norm_first;
     one["residual_norm_others"] = layer.residual_norm_others;
     out["layers"].push_back(std::move(one));

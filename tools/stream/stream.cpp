@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "common/attention_probe.h"
-#include "common/layer_windows.h"
+#include "common/layers.h"
 #include "common/program.h"
 #include "common/terminal.h"
 #include "common/text_flags.h"
@@ -214,7 +214,8 @@ int stream(Flags flags) {
       .model = model.config().model_name.empty() ? model.file_name() : model.config().model_name,
       .window = window,
       .trained_context = model.config().context_length,
-      .layer_windows = vga::layer_windows(model.config())};
+      .layer_windows = vga::layer_windows(model.config()),
+      .layer_mixers = vga::layer_mixers(model.config())};
   vga::catch_interrupts();
   read(flags, text, policies, run);
   if (run.tokens < 2 * window) {

@@ -163,12 +163,14 @@ std::string text_report(const StreamRun& run, std::span<const StreamPolicy> poli
         " of their own: such a layer keeps no first tokens, and where its window is the smaller "
         "one it counts\n";
   }
+  if (!run.layer_mixers.empty()) {
+    text += "  " + run.layer_mixers + ": the verdict speaks of the others, with that help\n";
+  }
   if (!run.layers.empty()) {
     text +=
         "\nlayer  attention on the first token  gate x attention  norm of its value / others'\n";
-    for (size_t i = 0; i < run.layers.size(); ++i) {
-      const FirstTokenUse& use = run.layers[i];
-      text += format("%5zu  %28.4f  %16.4f  %26.3f\n", i, use.first_attention,
+    for (const FirstTokenUse& use : run.layers) {
+      text += format("%5zu  %28.4f  %16.4f  %26.3f\n", use.layer, use.first_attention,
                      use.gated_first_attention, use.value_norm_ratio);
     }
   }
@@ -178,9 +180,13 @@ std::string text_report(const StreamRun& run, std::span<const StreamPolicy> poli
 std::string json_report(const StreamRun& run, std::span<const StreamPolicy> policies) {
   using nlohmann::ordered_json;
   const StreamVerdict verdict = judge(policies, run.window);
-  ordered_json out = {{"model", run.model},   {"trained_context", run.trained_context},
-                      {"window", run.window}, {"layer_windows", run.layer_windows},
-                      {"tokens", run.tokens}, {"policies", ordered_json::array()}};
+  ordered_json out = {{"model", run.model},
+                      {"trained_context", run.trained_context},
+                      {"window", run.window},
+                      {"layer_windows", run.layer_windows},
+                      {"layer_mixers", run.layer_mixers},
+                      {"tokens", run.tokens},
+                      {"policies", ordered_json::array()}};
   for (const StreamPolicy& p : policies) {
     ordered_json row = {{"policy", p.name()},
                         {"keep", p.keep()},
@@ -205,7 +211,8 @@ std::string json_report(const StreamRun& run, std::span<const StreamPolicy> poli
   out["process_bytes"] = run.memory_end;
   out["layers"] = ordered_json::array();
   for (const FirstTokenUse& use : run.layers) {
-    out["layers"].push_back({{"first_attention", use.first_attention},
+    out["layers"].push_back({{"layer", use.layer},
+                             {"first_attention", use.first_attention},
                              {"gated_first_attention", use.gated_first_attention},
                              {"value_norm_ratio", use.value_norm_ratio}});
   }

@@ -39,6 +39,7 @@ struct StreamRun {
   uint64_t memory_end = 0;     // mapped files are not counted
   std::vector<FirstTokenUse> layers = {};
   std::string layer_windows = {};  // what layer_windows() says
+  std::string layer_mixers = {};   // what layer_mixers() says
 };
 
 /// One line per policy: tokens, perplexity so far and over the last W tokens, speed, memory.

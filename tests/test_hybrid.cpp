@@ -1,0 +1,104 @@
+// What the programs say of models with delta nets and experts.
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "gguf_image.h"
+#include "run_program.h"
+
+namespace vga::test {
+namespace {
+
+using nlohmann::json;
+
+class Hybrid : public testing::Test {
+ protected:
+  Hybrid() {
+    std::string text;
+    for (size_t i = 0; i < 900; ++i) text += static_cast<char>('a' + i * i % 26);
+    text_ = directory_.write("text.txt", text).string();
+  }
+
+  TemporaryDirectory directory_;
+  std::string plain_ = directory_.write("plain.gguf", talking_hybrid_model().bytes()).string();
+  std::string experts_ =
+      directory_.write("experts.gguf", talking_hybrid_model(true).bytes()).string();
+  std::string text_;
+};
+
+bool has(const Outcome& outcome, const std::string& text) {
+  return outcome.output.find(text) != std::string::npos;
+}
+
+TEST_F(Hybrid, InspectSaysWhatLayersAre) {
+  const Outcome text = run("vga-inspect '" + experts_ + "'");
+  EXPECT_EQ(text.status, 0) << text.output;
+  EXPECT_TRUE(has(text, "3 of 4 layers are delta nets")) << text.output;
+  EXPECT_TRUE(has(text, "4 value heads over 2 key heads of 8, convolution over 4 tokens"));
+  EXPECT_TRUE(has(text, "4 of 4 layers have 4 experts, of which a token takes 2 and a shared one"));
+  const json report = json::parse(run("vga-inspect --json '" + plain_ + "'").output);
+  EXPECT_EQ(report.at("layers").at(0).at("mixer"), "delta");
+  EXPECT_EQ(report.at("layers").at(0).at("gate"), false);
+  EXPECT_EQ(report.at("layers").at(3).at("mixer"), "attention");
+  EXPECT_EQ(report.at("layers").at(3).at("gate"), true);
+  // States are f32 in both: three layers of them.
+  const uint64_t states = 3 * (3 * (2 * 16 + 32) + 32 * 8) * 4;
+  const auto f16 = report.at("memory").at("cache_f16").get<uint64_t>() - states;
+  EXPECT_EQ(report.at("memory").at("cache_f32").get<uint64_t>() - states, 2 * f16);
+}
+
+TEST_F(Hybrid, ProbeLooksAtStatesAndExperts) {
+  const std::string command = "vga-probe -m '" + experts_ + "' -f '" + text_ +
+                              "' --context 100 --blocks 4 --html '" +
+                              (directory_.path() / "probe.html").string() + "' ";
+  const Outcome text = run(command);
+  EXPECT_EQ(text.status, 0) << text.output;
+  EXPECT_TRUE(has(text, "state kept")) << text.output;
+  EXPECT_TRUE(has(text, "load of the busiest")) << text.output;
+  const json report = json::parse(run(command + "--json").output);
+  const json& layers = report.at("layers");
+  ASSERT_EQ(layers.size(), 4u);
+  EXPECT_TRUE(layers[0].at("first_attention").empty());
+  EXPECT_EQ(layers[3].at("first_attention").size(), 4u);
+  EXPECT_FALSE(layers[3].contains("delta_decay"));
+  for (size_t head = 0; head < 4; ++head) {
+    const double decay = layers[1].at("delta_decay").at(head);
+    const double half_life = layers[1].at("delta_half_life").at(head);
+    const double strength = layers[1].at("delta_strength").at(head);
+    EXPECT_TRUE(decay > 0 && decay < 1) << decay;
+    EXPECT_TRUE(half_life > 0) << half_life;
+    EXPECT_TRUE(strength > 0 && strength < 1) << strength;
+  }
+  for (const json& layer : layers) {
+    double sum = 0;
+    for (const double load : layer.at("expert_load")) sum += load;
+    EXPECT_NEAR(sum, 1, 1e-9);
+  }
+}
+
+TEST_F(Hybrid, StreamSpeaksOfTheOtherLayers) {
+  const std::string command =
+      "vga-stream -m '" + plain_ + "' -f '" + text_ + "' --window 40 --tokens 300 ";
+  const Outcome text = run(command);
+  EXPECT_TRUE(has(text, "3 of 4 layers are delta nets")) << text.output;
+  EXPECT_TRUE(has(text, "verdict")) << text.output;
+  const json report = json::parse(run(command + "--json").output);
+  ASSERT_EQ(report.at("layers").size(), 1u);
+  EXPECT_EQ(report.at("layers").at(0).at("layer"), 3);
+}
+
+TEST_F(Hybrid, PerplexityIn8BitsIsANumber) {
+  const Outcome outcome =
+      run("vga-perplexity -m '" + experts_ + "' -f '" + text_ + "' --context 100 --w8a8");
+  EXPECT_EQ(outcome.status, 0) << outcome.output;
+  EXPECT_TRUE(has(outcome, "with weights and activations in 8 bits")) << outcome.output;
+}
+
+TEST_F(Hybrid, BenchGoesBackToItsDepth) {
+  const Outcome outcome =
+      run("vga-bench -m '" + plain_ + "' -p 20 -n 8 -d 0,30 -r 2 --output json");
+  EXPECT_EQ(outcome.status, 0) << outcome.output;
+}
+
+}  // namespace
+}  // namespace vga::test
