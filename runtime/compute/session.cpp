@@ -461,11 +461,6 @@ void Session::restore(const Snapshot& snapshot, uint32_t sequence) {
   s.end_snapshots(sequence, from->length);
 }
 
-int64_t Session::shortest_length(uint32_t sequence) const {
-  const Impl::Sequence& held = impl_->sequence(sequence);
-  return impl_->has_states() ? held.length : impl_->shortest_length(held);
-}
-
 int64_t Session::go_back(int64_t length, std::span<const Snapshot> snapshots, uint32_t sequence) {
   try {
     truncate(length, sequence);

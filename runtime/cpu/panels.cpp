@@ -343,8 +343,10 @@ Panels::Panels(std::span<Tensor* const> matrices, std::span<Tensor* const> vecto
       threads.run(n_written, grain_for(rows * from.cols), [&](size_t begin, size_t end, size_t) {
         for (size_t i = begin; i < end; ++i) write_panel(from, first + i, lanes, at);
       });
+      // Between the rows of one that takes turns lie those of another, which may still be wanted.
+      if (!done || from.turn > 0) continue;
       const std::byte* end = from.row(std::min((first + n_written) * rows, from.rows));
-      if (done) done(from, {from.row(first * rows), end});
+      done(from, {from.row(first * rows), end});
     }
     t->data = at;
     t->layout = Layout::panels;

@@ -180,7 +180,15 @@ const std::string& Model::why_cpu() const {
 }
 
 uint64_t Model::bytes_per_token() const {
-  return weight_bytes() - (impl_->config.tied_embeddings ? 0 : impl_->weights.token_embd.bytes());
+  const Config& c = impl_->config;
+  uint64_t bytes = weight_bytes() - (c.tied_embeddings ? 0 : impl_->weights.token_embd.bytes());
+  for (const BlockWeights& block : impl_->weights.blocks) {
+    for (const Linear* linear : {&block.experts.gate, &block.experts.up, &block.experts.down}) {
+      if (linear->weight)
+        bytes -= linear->weight.bytes() / c.experts.n * (c.experts.n - c.experts.n_used);
+    }
+  }
+  return bytes;
 }
 
 uint64_t Model::parameters() const {

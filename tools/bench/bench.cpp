@@ -159,7 +159,12 @@ uint64_t bytes_read(const vga::Model& model, const vga::BenchTest& test,
   if (test.n_prompt > 0) return 0;
   const vga::Config& config = model.config();
   uint64_t positions = 0;  // of all layers
+  uint64_t states = 0;     // bytes that delta nets read and write for a token
   for (const vga::LayerConfig& layer : config.layers) {
+    if (layer.mixer == vga::Mixer::delta) {
+      states += 2 * config.delta.value_size() * config.delta.head_dim * sizeof(float);
+      continue;
+    }
     for (size_t length = test.n_depth + 1; length <= test.n_depth + test.n_gen; ++length) {
       size_t seen = length;
       for (const size_t window : {setup.window, layer.window}) {
@@ -169,7 +174,7 @@ uint64_t bytes_read(const vga::Model& model, const vga::BenchTest& test,
     }
   }
   const uint64_t per_position = 2 * vga::row_bytes(setup.cache_type, config.kv_size());
-  return test.n_gen * model.bytes_per_token() + positions * per_position;
+  return test.n_gen * (model.bytes_per_token() + states) + positions * per_position;
 }
 
 /// Nanoseconds of each repetition; cut short if interrupted.

@@ -101,7 +101,8 @@ class Model {
   /// The chat template's Jinja text as the file has it; empty if it has none.
   std::string_view chat_template() const;
   /// Bytes of weights that one decoded token reads: all of them but the embedding table, of which
-  /// it needs one row (all of it too when it doubles as the output matrix).
+  /// it needs one row (all of it too when it doubles as the output matrix), and of experts those
+  /// that it takes.
   uint64_t bytes_per_token() const;
   /// Bytes of all weights, those of adapters too.
   uint64_t weight_bytes() const;
@@ -215,9 +216,6 @@ class Session {
   /// Error says what is left. Nothing is changed then. Delta nets cannot go back but to the
   /// beginning: elsewhere such a model throws CannotRewind, and restore() is the way.
   void truncate(int64_t length, uint32_t sequence = 0);
-  /// How far truncate() can go back by this rule without going back to the beginning; 0 where no
-  /// window has slid yet. With delta nets it is length().
-  int64_t shortest_length(uint32_t sequence = 0) const;
   /// Whether truncate() goes anywhere; with delta nets it goes to the beginning alone.
   bool rewinds() const;
   /// The sequence as it is now, to restore() later. It takes snapshot_bytes() where the session
