@@ -60,9 +60,11 @@ void ExpertOps::group_pairs(const Rows& routed) {
 }
 
 /// Brings x into the order of the pairs and the form in which weights of `type` take it.
-void ExpertOps::gather(const Rows& x, size_t inputs, DType type) {
+void ExpertOps::prepare(const Rows& x, size_t inputs, DType type) {
+  Prepared& form = prepared(type);
+  if (form.valid) return;
   x_.resize(std::max(x_.size(), pairs_.size() * inputs));
-  prepared_.resize(std::max(prepared_.size(), prepared_size(pairs_.size(), inputs)));
+  form.x.resize(std::max(form.x.size(), prepared_size(pairs_.size(), inputs)));
   threads_.run(groups_.size(), grain_for(inputs), [&](size_t begin, size_t end, size_t) {
     for (size_t g = begin; g < end; ++g) {
       const auto& [expert, first, n] = groups_[g];
@@ -72,39 +74,42 @@ void ExpertOps::gather(const Rows& x, size_t inputs, DType type) {
         std::copy_n(x.data + row * x.stride + part, inputs, &x_[i * inputs]);
       }
       kernels_.prepare(type, &x_[first * inputs], 0, n, inputs,
-                       &prepared_[prepared_size(first, inputs)]);
+                       &form.x[prepared_size(first, inputs)]);
     }
   });
+  form.valid = true;
 }
 
 void ExpertOps::project(const Rows& x, const Rows& routed, size_t inputs,
                         std::span<const Product> products) {
   const size_t n_used = routed.stride / 2;
   group_pairs(routed);
+  for (Prepared& form : prepared_) form.valid = false;
+  std::vector<size_t> begins;  // (products) of their results
   size_t n_floats = 0;
-  for (const Product& product : products) n_floats += pairs_.size() * product.outputs;
-  products_.resize(std::max(products_.size(), n_floats));
-  float* sorted = products_.data();  // (pairs, outputs) of each product
-  std::optional<bool> prepared_plain;
   for (const Product& p : products) {
-    if (prepared_plain != is_plain(p.weight.type)) gather(x, inputs, p.weight.type);
-    prepared_plain = is_plain(p.weight.type);
-    const size_t rows = (routed.n * n_used + groups_.size() - 1) / groups_.size();
-    share_outputs(
-        threads_, groups_.size(), inputs * rows, [&](size_t) { return p.outputs; },
-        [&](size_t g, size_t first, size_t last) {
-          const auto& [expert, first_pair, n] = groups_[g];
-          float* out = sorted + first_pair * p.outputs + first;
-          kernels_.project(p.weight, expert * p.outputs + first, expert * p.outputs + last,
-                           &prepared_[prepared_size(first_pair, inputs)], n, out, p.outputs, false);
-          for (size_t i = 0; i < n; ++i) {
-            const auto& [row, index] = pairs_[first_pair + i];
-            std::copy_n(out + i * p.outputs, last - first,
-                        p.out + (row * n_used + index) * p.outputs + first);
-          }
-        });
-    sorted += pairs_.size() * p.outputs;
+    prepare(x, inputs, p.weight.type);
+    begins.push_back(n_floats);
+    n_floats += pairs_.size() * p.outputs;
   }
+  products_.resize(std::max(products_.size(), n_floats));
+  const size_t rows_a_group = (pairs_.size() + groups_.size() - 1) / groups_.size();
+  share_outputs(
+      threads_, products.size() * groups_.size(), inputs * rows_a_group,
+      [&](size_t i) { return products[i / groups_.size()].outputs; },
+      [&](size_t i, size_t first, size_t last) {
+        const Product& p = products[i / groups_.size()];
+        const auto& [expert, first_pair, n] = groups_[i % groups_.size()];
+        float* out = &products_[begins[i / groups_.size()] + first_pair * p.outputs + first];
+        kernels_.project(p.weight, expert * p.outputs + first, expert * p.outputs + last,
+                         &prepared(p.weight.type).x[prepared_size(first_pair, inputs)], n, out,
+                         p.outputs, false);
+        for (size_t t = 0; t < n; ++t) {
+          const auto& [row, index] = pairs_[first_pair + t];
+          std::copy_n(out + t * p.outputs, last - first,
+                      p.out + (row * n_used + index) * p.outputs + first);
+        }
+      });
 }
 
 }  // namespace vga::cpu

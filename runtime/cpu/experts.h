@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
@@ -45,15 +46,23 @@ class ExpertOps {
     size_t n;
   };
 
+  /// Activations of all pairs in the form in which plain, or quantized, weights take them, group by
+  /// group.
+  struct Prepared {
+    std::vector<float> x;
+    bool valid = false;  // for the project() in progress
+  };
+
+  Prepared& prepared(DType type) { return prepared_[is_plain(type) ? 0 : 1]; }
   void group_pairs(const Rows& routed);
-  void gather(const Rows& x, size_t inputs, DType type);
+  void prepare(const Rows& x, size_t inputs, DType type);
 
   const Kernels& kernels_;
   ThreadPool& threads_;
-  std::vector<Pair> pairs_;      // by expert
-  std::vector<Group> groups_;    // of experts that were chosen
-  std::vector<float> x_;         // (pairs, inputs)
-  std::vector<float> prepared_;  // group by group, as a product of some type takes them
+  std::vector<Pair> pairs_;    // by expert
+  std::vector<Group> groups_;  // of experts that were chosen
+  std::vector<float> x_;       // (pairs, inputs)
+  std::array<Prepared, 2> prepared_;
   std::vector<float> products_;  // (products, pairs, outputs)
 };
 
