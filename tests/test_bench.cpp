@@ -1,4 +1,5 @@
 #include <chrono>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -118,6 +119,28 @@ TEST_F(BenchTest, JsonHasTheFields) {
     }
   }
   EXPECT_EQ(tests.size(), results.size());
+}
+
+// All sequences count, and each reads its own keys and values.
+TEST_F(BenchTest, SequencesDecodeTogether) {
+  const Outcome outcome = bench("-p 6 -n 4 -npl 1,3 -d 0,5 -t 1 -r 2 -o json");
+  ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  std::map<std::pair<size_t, size_t>, double> bytes;  // by depth and sequences
+  for (const auto& r : nlohmann::json::parse(outcome.output)) {
+    const size_t n = r.at("n_sequences");
+    const double tokens = n * (r.at("n_prompt").get<double>() + r.at("n_gen").get<double>());
+    const double seconds = r.at("samples_ns").at(1).get<double>() / 1e9;
+    EXPECT_NEAR(r.at("samples_ts").at(1).get<double>() * seconds, tokens, 1e-6);
+    if (r.at("n_prompt") == 0) {
+      bytes[{r.at("n_depth"), n}] = r.at("gb_per_s").get<double>() * r.at("avg_ns").get<double>();
+    }
+  }
+  ASSERT_EQ(bytes.size(), 4u);
+  const auto deeper = [&](size_t n) { return bytes.at({5, n}) - bytes.at({0, n}); };
+  EXPECT_GT(deeper(1), 0);
+  EXPECT_NEAR(deeper(3), 3 * deeper(1), 0.05 * deeper(1));
+  EXPECT_NE(bench("-p 0 -n 4 -npl 3 -t 1 -r 1").output.find(" tg4 x 3 |"), std::string::npos);
+  EXPECT_NE(bench("-npl 0").status, 0);
 }
 
 // What llama.cpp's own scripts ask of each row.

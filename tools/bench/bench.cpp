@@ -23,9 +23,13 @@ using Clock = std::chrono::steady_clock;
 std::vector<vga::BenchTest> all_tests(const vga::BenchFlags& flags) {
   std::vector<vga::BenchTest> tests;
   for (const size_t depth : flags.n_depth) {
-    for (const size_t n : flags.n_prompt) tests.push_back({n, 0, depth});
-    for (const size_t n : flags.n_gen) tests.push_back({0, n, depth});
-    for (const auto& [n_prompt, n_gen] : flags.n_both) tests.push_back({n_prompt, n_gen, depth});
+    for (const size_t n_sequences : flags.n_sequences) {
+      for (const size_t n : flags.n_prompt) tests.push_back({n, 0, depth, n_sequences});
+      for (const size_t n : flags.n_gen) tests.push_back({0, n, depth, n_sequences});
+      for (const auto& [n_prompt, n_gen] : flags.n_both) {
+        tests.push_back({n_prompt, n_gen, depth, n_sequences});
+      }
+    }
   }
   std::erase_if(tests, [](const vga::BenchTest& test) { return test.n_prompt + test.n_gen == 0; });
   return tests;
@@ -64,10 +68,17 @@ std::vector<vga::BenchSetup> all_setups(const vga::BenchFlags& flags) {
   return setups;
 }
 
-vga::SessionOptions session_options(const vga::BenchSetup& setup, size_t context) {
-  return {.context = setup.window > 0 ? 0 : context,
+/// What all tests find room in.
+struct Room {
+  size_t context;
+  size_t n_sequences;
+};
+
+vga::SessionOptions session_options(const vga::BenchSetup& setup, const Room& room) {
+  return {.context = setup.window > 0 ? 0 : room.context,
           .window = setup.window,
           .keep = setup.keep,
+          .n_sequences = room.n_sequences,
           .n_threads = setup.n_threads,
           .max_batch = std::min(setup.n_batch, setup.n_ubatch),
           .cache_type = setup.cache_type};
@@ -94,35 +105,46 @@ class Runner {
   Runner(const vga::Model& model, vga::Session& session, size_t n_batch)
       : session_(session), n_batch_(n_batch), vocab_size_(model.config().vocab_size) {}
 
-  /// Brings the session to `depth` tokens; false if interrupted.
-  bool go_to_depth(size_t depth) {
-    const auto wanted = static_cast<int64_t>(depth);
-    const int64_t length =
-        session_.go_back(std::min(wanted, session_.length()), std::span(&at_depth_, 1));
-    if (length < wanted) {
-      session_.prefill(random_tokens(static_cast<size_t>(wanted - length)), 0, go_on);
-      session_.wait();
+  /// Brings the test's sequences to its depth; false if interrupted.
+  bool go_to_depth(const vga::BenchTest& test) {
+    const auto wanted = static_cast<int64_t>(test.n_depth);
+    at_depth_.resize(std::max(at_depth_.size(), test.n_sequences));
+    for (uint32_t sequence = 0; sequence < test.n_sequences; ++sequence) {
+      vga::Snapshot& at_depth = at_depth_[sequence];
+      const int64_t length = session_.go_back(std::min(wanted, session_.length(sequence)),
+                                              std::span(&at_depth, 1), sequence);
+      if (length < wanted) {
+        session_.prefill(random_tokens(static_cast<size_t>(wanted - length)), sequence, go_on);
+        session_.wait();
+      }
+      if (vga::interrupted()) return false;
+      at_depth = session_.snapshot(sequence);
     }
-    if (vga::interrupted()) return false;
-    at_depth_ = session_.snapshot();
     return true;
   }
 
   /// Nanoseconds from the first token in to the likeliest one after the last; meaningless if
   /// interrupted.
-  uint64_t run(size_t n_prompt, size_t n_gen) {
-    const std::vector<vga::Token> prompt = random_tokens(n_prompt);
-    const std::vector<vga::Token> next = random_tokens(n_gen);
+  uint64_t run(const vga::BenchTest& test) {
+    const std::vector<vga::Token> prompt = random_tokens(test.n_prompt);
+    const std::vector<vga::Token> next = random_tokens(test.n_gen);
     const double waited = session_.device_wait_seconds();
     const auto start = Clock::now();
-    for (size_t i = 0; i < n_prompt; i += n_batch_) {
-      session_.prefill(std::span(prompt).subspan(i, std::min(n_batch_, n_prompt - i)), 0, go_on);
-      if (vga::interrupted()) break;
+    for (uint32_t sequence = 0; test.n_prompt > 0 && sequence < test.n_sequences; ++sequence) {
+      for (size_t i = 0; i < test.n_prompt && !vga::interrupted(); i += n_batch_) {
+        const size_t n = std::min(n_batch_, test.n_prompt - i);
+        session_.prefill(std::span(prompt).subspan(i, n), sequence, go_on);
+      }
+      session_.likeliest(1);
     }
-    if (n_prompt > 0) session_.likeliest(1);
+    std::vector<vga::Row> rows;
     for (const vga::Token token : next) {
       if (vga::interrupted()) break;
-      session_.append(token);
+      rows.clear();
+      for (uint32_t sequence = 0; sequence < test.n_sequences; ++sequence) {
+        rows.push_back({token, session_.length(sequence), sequence, true});
+      }
+      session_.append(rows);
       session_.likeliest(1);
     }
     const auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start);
@@ -145,15 +167,15 @@ class Runner {
   }
 
   vga::Session& session_;
-  vga::Snapshot at_depth_;  // for models that cannot go back otherwise
+  std::vector<vga::Snapshot> at_depth_;  // (sequences) for models that cannot go back otherwise
   size_t n_batch_;
   size_t vocab_size_;
   std::mt19937 random_{1};
   double host_ns_ = 0;
 };
 
-/// Bytes that decoding `test.n_gen` tokens reads: for each token the weights, and the keys and
-/// values of all tokens it sees, itself among them.
+/// Bytes that decoding `test.n_gen` tokens reads: for each of them the weights, once for all
+/// sequences, and the keys and values of all tokens it sees, itself among them.
 uint64_t bytes_read(const vga::Model& model, const vga::BenchTest& test,
                     const vga::BenchSetup& setup) {
   if (test.n_prompt > 0) return 0;
@@ -174,7 +196,8 @@ uint64_t bytes_read(const vga::Model& model, const vga::BenchTest& test,
     }
   }
   const uint64_t per_position = 2 * vga::row_bytes(setup.cache_type, config.kv_size());
-  return test.n_gen * (model.bytes_per_token() + states) + positions * per_position;
+  return test.n_gen * model.bytes_per_token() +
+         test.n_sequences * (test.n_gen * states + positions * per_position);
 }
 
 /// Nanoseconds of each repetition; cut short if interrupted.
@@ -185,15 +208,17 @@ std::vector<uint64_t> measure(Runner& runner, const vga::BenchTest& test,
   std::vector<uint64_t> samples;
   double host_ns = 0;
   // What the first use alone pays for: pages of the file, scratch memory, sleeping cores.
-  if (runner.go_to_depth(test.n_depth) && flags.warmup) {
-    runner.run(test.n_prompt, std::min<size_t>(test.n_gen, 1));
+  if (runner.go_to_depth(test) && flags.warmup) {
+    vga::BenchTest first = test;
+    first.n_gen = std::min<size_t>(test.n_gen, 1);
+    runner.run(first);
   }
-  while (samples.size() < flags.repetitions && runner.go_to_depth(test.n_depth)) {
+  while (samples.size() < flags.repetitions && runner.go_to_depth(test)) {
     progress.update(samples.size());
-    samples.push_back(runner.run(test.n_prompt, test.n_gen));
+    samples.push_back(runner.run(test));
     host_ns += runner.host_ns();
   }
-  const size_t n_tokens = samples.size() * (test.n_prompt + test.n_gen);
+  const size_t n_tokens = samples.size() * test.timed_tokens();
   if (runner.waits_for_device() && n_tokens > 0) {
     host_ns_per_token = host_ns / static_cast<double>(n_tokens);
   }
@@ -208,17 +233,21 @@ bool bench(const vga::BenchFlags& flags, const vga::ModelOptions& options,
     throw vga::Error("-t", "wanted at least 1 thread, found 0");
   }
   if (tests.empty()) throw vga::Error("-p, -n", "nothing to measure: all tests have 0 tokens");
-  const size_t context = std::ranges::max(tests, {}, &vga::BenchTest::length).length();
+  if (std::ranges::count(flags.n_sequences, size_t{0}) > 0) {
+    throw vga::Error("-npl", "wanted at least 1 sequence, found 0");
+  }
+  const Room room = {std::ranges::max(tests, {}, &vga::BenchTest::length).length(),
+                     std::ranges::max(flags.n_sequences)};
   std::map<size_t, double> bandwidths;  // by number of threads
   const std::vector<vga::BenchSetup> setups = all_setups(flags);
   for (const vga::BenchLoad& load : all_loads(flags, options)) {
     vga::ModelOptions model_options = options;
     model_options.mmap = load.mode != "none";
     model_options.device_layers = load.gpu_layers;
-    model_options.session = session_options(largest(setups, context), context);
+    model_options.session = session_options(largest(setups, room.context), room);
     const vga::Model model = vga::load_model(load.file, model_options);
     for (const vga::BenchSetup& setup : setups) {
-      vga::Session session(model, session_options(setup, context));
+      vga::Session session(model, session_options(setup, room));
       double& bandwidth = bandwidths[setup.n_threads];
       if (bandwidth == 0) bandwidth = vga::measure_memory_bandwidth(setup.n_threads);
       Runner runner(model, session, setup.n_batch);
@@ -257,11 +286,13 @@ int main(int argc, char** argv) {
       "  vga-bench -m stories.gguf\n"
       "  vga-bench -m a.gguf,b.gguf -p 0 -n 64 -d 0-4096+1024 -t 1,2\n"
       "  vga-bench -m stories.gguf -p 0 -d 100000 --window 256,1024 --keep 4\n"
+      "  vga-bench -m stories.gguf -p 0 -n 32 -npl 1,2,4,8,16,32\n"
       "  vga-bench -m stories.gguf -p 512 -n 128 -o json | jq '.[] | {n_prompt, n_gen, avg_ts}'\n\n"
       "Every test of every combination is run once to warm up and then -r times. ppN is a prefill\n"
       "of N tokens, of which the last yields logits; tgN decodes N tokens one by one and finds\n"
       "the likeliest next one each time; '@ dN' is with N tokens in the cache already, the time\n"
-      "of which does not count.\n"
+      "of which does not count. 'x N' does it in N sequences, which decode together, one row "
+      "each.\n"
       "t/s is the mean of the repetitions and their standard deviation.\n\n"
       "A decoded token must read all weights and the cache. GB/s is how many bytes of those were\n"
       "read per second, 'of memory' its share of what as many threads can read from memory, which\n"
@@ -272,7 +303,8 @@ int main(int argc, char** argv) {
       "Flags of llama-bench that change nothing here are taken, and a note on stderr names them.\n"
       "Defaults are the same but for -ub, and for --device, which is cpu.\n\n"
       "Scripts that read llama-bench's output read this one too. Behind its fields, csv, json and\n"
-      "jsonl have more: runs_on, window, keep, gb_per_s, bandwidth_gb_per_s, bandwidth_share and\n"
+      "jsonl have more: runs_on, n_sequences, window, keep, gb_per_s, bandwidth_gb_per_s, "
+      "bandwidth_share and\n"
       "host_ns_per_token. sql has its fields alone, so that both programs can fill one table; two\n"
       "windows look the same there. model_type counts the parameters, where llama-bench has a "
       "name\n"

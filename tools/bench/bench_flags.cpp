@@ -21,6 +21,7 @@ struct LlamaFlag {
 /// llama-bench's flags that are spelled in a way that CLI11 does not know, or mean nothing here.
 LlamaFlag llama_flags[] = {
     {"-pg", "--pg"},
+    {"-npl", "--n-parallel"},
     {"-ub", "--ubatch-size"},
     {"-ctk", "--cache-type-k"},
     {"-ctv", "--cache-type-v"},
@@ -179,6 +180,8 @@ void BenchFlags::add_to(CLI::App& app) {
            })
       ->type_name("P,G");
   add_numbers(app, "-d", "-d,--n-depth", "Tokens in the cache before each test begins", n_depth);
+  add_numbers(app, "-npl", "--n-parallel",
+              "-npl: sequences that are prefilled, and decode together", n_sequences);
   add_numbers(app, "-b", "-b,--batch-size", "Tokens of a prefill handed over at once", n_batch);
   add_numbers(app, "-ub", "--ubatch-size",
               "-ub: of those, tokens computed at once (llama-bench's default is 512)", n_ubatch);

@@ -30,6 +30,7 @@ struct BenchFlags {
   std::vector<size_t> n_gen{128};                 // tokens of a decode test; 0: none
   std::vector<std::pair<size_t, size_t>> n_both;  // tokens of tests that prefill, then decode
   std::vector<size_t> n_depth{0};                 // tokens in the cache before a test
+  std::vector<size_t> n_sequences{1};             // sequences that a test is of
   std::vector<size_t> n_batch{2048};              // tokens handed over at once
   std::vector<size_t> n_ubatch;                   // of those, rows computed at once
   std::vector<size_t> n_threads;

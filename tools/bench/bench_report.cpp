@@ -27,8 +27,7 @@ std::string cpu_name() {
 std::vector<double> tokens_per_second(const BenchResult& r) {
   std::vector<double> rates;
   for (const uint64_t ns : r.samples_ns) {
-    rates.push_back(1e9 * static_cast<double>(r.test.n_prompt + r.test.n_gen) /
-                    static_cast<double>(ns));
+    rates.push_back(1e9 * static_cast<double>(r.test.timed_tokens()) / static_cast<double>(ns));
   }
   return rates;
 }
@@ -113,6 +112,7 @@ ordered_json llama_fields(const BenchResult& r) {
 ordered_json fields(const BenchResult& r) {
   ordered_json row = llama_fields(r);
   row["runs_on"] = r.runs_on;
+  row["n_sequences"] = r.test.n_sequences;
   row["window"] = r.setup.window;
   row["keep"] = r.setup.keep;
   row["gb_per_s"] = nullptr;
@@ -174,6 +174,7 @@ std::string BenchTest::name() const {
   std::string text;
   if (n_prompt > 0) text = "pp" + std::to_string(n_prompt);
   if (n_gen > 0) text += (text.empty() ? "tg" : "+tg") + std::to_string(n_gen);
+  if (n_sequences > 1) text += " x " + std::to_string(n_sequences);
   if (n_depth > 0) text += " @ d" + std::to_string(n_depth);
   return text;
 }

@@ -32,14 +32,17 @@ struct BenchSetup {
 };
 
 /// What is timed: `n_prompt` tokens in one prefill, then `n_gen` tokens one by one, after `n_depth`
-/// tokens that are not timed.
+/// tokens that are not timed; all that in each of some sequences, which decode together.
 struct BenchTest {
   size_t n_prompt;
   size_t n_gen;
   size_t n_depth;
+  size_t n_sequences = 1;
 
   size_t length() const { return n_depth + n_prompt + n_gen; }
-  /// "pp512", "tg128 @ d2048", "pp512+tg128".
+  /// Tokens of all sequences.
+  size_t timed_tokens() const { return n_sequences * (n_prompt + n_gen); }
+  /// "pp512", "tg128 @ d2048", "pp512+tg128", "tg128 x 8".
   std::string name() const;
 };
 
@@ -62,7 +65,7 @@ struct BenchResult {
 };
 
 /// Prints results as they come, in llama-bench's formats and under its names. Behind these stand
-/// ours, null (CSV: empty) where they mean nothing: runs_on, window, keep, gb_per_s,
+/// ours, null (CSV: empty) where they mean nothing: runs_on, n_sequences, window, keep, gb_per_s,
 /// bandwidth_gb_per_s, bandwidth_share and host_ns_per_token. SQL has llama-bench's alone, so that
 /// the rows of both programs fit into one table.
 ///
