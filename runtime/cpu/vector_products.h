@@ -179,7 +179,7 @@ struct VectorProducts {
     static size_t token_bytes(size_t cols) { return cols * sizeof(float); }
 
     template <size_t P, size_t T>
-    [[gnu::always_inline]] static void run(const Product& p, size_t row, size_t t) {
+    [[gnu::always_inline]] static void run(const Product& p, size_t row, size_t t, bool) {
       Floats sums[P][T];
       for (auto& of_panel : sums) {
         for (Floats& sum : of_panel) sum = V::zero();
@@ -205,8 +205,13 @@ struct VectorProducts {
 
     static size_t token_bytes(size_t cols) { return int_bytes(cols, x_parts); }
 
+    [[gnu::always_inline]] static void ask_ahead(const Group& group, size_t bytes) {
+      for (size_t i = 0; i < Group::bytes; i += 64) __builtin_prefetch(group.at + bytes + i);
+    }
+
+    /// `is_first`: of the tiles of tokens that these rows meet.
     template <size_t P, size_t T>
-    [[gnu::always_inline]] static void run(const Product& p, size_t row, size_t t) {
+    [[gnu::always_inline]] static void run(const Product& p, size_t row, size_t t, bool is_first) {
       const std::byte* panel = p.panels + row / lanes * p.panel_bytes;
       const std::byte* x = p.x + t * token_bytes(p.cols);
       Floats sums[P][T];
@@ -217,9 +222,11 @@ struct VectorProducts {
         const auto group = [&](size_t i) { return Group(panel + i * p.panel_bytes, g); };
         // One stream is for the first-level cache. Where q8_0 is multiplied at once, memory is all
         // there is to wait for, and asking ahead takes time.
-        if constexpr (T == 1 && (Group::bits < 8 || x_parts > 1)) {
-          const std::byte* ahead = group(0).at + prefetch_bytes;
-          for (size_t i = 0; i < Group::bytes; i += 64) __builtin_prefetch(ahead + i);
+        if constexpr (T == 1 && (Group::bits < 8 || x_parts > 1))
+          ask_ahead(group(0), prefetch_bytes);
+        // The first of many tokens bring the weights that the others find in the cache.
+        if constexpr (T > 2) {
+          for (size_t i = 0; is_first && i < P; ++i) ask_ahead(group(i), prefetch_bytes / 4);
         }
         const std::byte* numbers = x + T * x_parts * group_cols;
         const auto number = [&](size_t array, size_t i) {
@@ -257,7 +264,7 @@ struct VectorProducts {
   [[gnu::noinline]] static void project_block(const Product& p, size_t begin, size_t end,
                                               size_t first, size_t last) {
     for (size_t row = begin; row < end; row += n_vectors * lanes) {
-      for (size_t t = first; t < last; t += T) P::template run<n_vectors, T>(p, row, t);
+      for (size_t t = first; t < last; t += T) P::template run<n_vectors, T>(p, row, t, t == first);
     }
   }
 
