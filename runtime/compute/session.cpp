@@ -162,6 +162,12 @@ struct Snapshot::Impl {
   int64_t forgotten;
   bool is_valid = true;
   std::vector<std::unique_ptr<State>> states;  // (stages), of one slot; null where there are none
+
+  /// What it holds is gone at once, for it may be on a device that others want.
+  void end() {
+    is_valid = false;
+    states.clear();
+  }
 };
 
 Snapshot::operator bool() const {
@@ -185,6 +191,15 @@ struct Session::Impl {
       if (device->on_host()) check_room(config, options, layers.first);
       stages.emplace_back(config, device->new_backend(options.n_threads), layers, plan,
                           options.max_batch);
+    }
+  }
+
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+  /// Snapshots may live longer, their states are a backend's and may not.
+  ~Impl() {
+    for (const auto& weak : snapshots) {
+      if (const auto snapshot = weak.lock()) snapshot->end();
     }
   }
 
@@ -390,7 +405,7 @@ void Session::Impl::end_snapshots(uint32_t sequence, int64_t length) {
     const auto snapshot = weak.lock();
     if (snapshot == nullptr) return true;
     if (snapshot->sequence != sequence || snapshot->length <= length) return false;
-    snapshot->is_valid = false;
+    snapshot->end();
     return true;
   });
 }
