@@ -131,6 +131,33 @@ TEST_F(VulkanOps, ProjectWithLowRankChangesEqualsTheCpu) {
   }
 }
 
+// Two weights whose rows take turns in the file.
+TEST_F(VulkanOps, ProjectOfRowsThatTakeTurnsEqualsTheCpu) {
+  for (const DType type : {DType::f32, DType::q8_0, DType::q4_k, DType::q6_k}) {
+    for (const auto& [turn, n_turns] : {std::pair<size_t, size_t>{1, 7}, {3, 5}, {64, 3}}) {
+      const size_t cols = test::whole_blocks(type, 45);
+      const size_t outputs = turn * n_turns;
+      TestWeight both(device(), type, 2 * outputs, cols);
+      Tensor one = both.tensor.part(0, outputs);
+      Tensor other = both.tensor.part(turn, outputs);
+      one.turn = turn;
+      other.turn = turn;
+      vulkan::load(device().device, device().placed, std::array{&one, &other, &both.tensor}, 0,
+                   nullptr);
+      begin(3);
+      const Both x = buffer(cols, small_integers(3 * cols, 2));
+      for (const Tensor& tensor : {one, other}) {
+        const Both out = buffer(outputs);
+        const Linear linear = {tensor, {}, {}};
+        cpu_->project(*x.cpu, std::array{Projection{linear, *out.cpu}});
+        gpu_->project(*x.gpu, std::array{Projection{linear, *out.gpu}});
+        expect_equal(out, 2e-6, std::string(name(type)) + " " + sizes({turn, n_turns}),
+                     20 * std::sqrt(static_cast<double>(cols)));
+      }
+    }
+  }
+}
+
 TEST_F(VulkanOps, NormEqualsTheCpu) {
   for (const size_t cols : {1, 7, 64, 288, 1031}) {
     const TestWeight w(device(), random_floats(cols, 4));

@@ -23,12 +23,14 @@ std::string mebibytes(uint64_t bytes) {
 /// Rows of a tensor that are bound together.
 struct Part {
   Weight* weight;
-  const std::byte* data;
-  uint64_t bytes;
+  const Tensor* tensor;
   uint64_t first_row;
   uint64_t n_rows;
+  uint64_t bytes;
 
-  const std::byte* end() const { return data + bytes; }
+  bool follow_each_other() const { return tensor->turn == 0; }
+  const std::byte* data() const { return tensor->row(first_row); }
+  const std::byte* end() const { return data() + bytes; }
 };
 
 /// Cuts tensors into what the device can bind, and orders the parts as they lie in memory.
@@ -48,7 +50,7 @@ std::vector<Part> cut(const Limits& limits, PlacedWeights& to, std::span<Tensor*
     }
     for (uint64_t row = 0; row < t->rows; row += step) {
       const uint64_t n_rows = std::min(step, t->rows - row);
-      parts.push_back({&weight, t->row(row), n_rows * bytes_of_row, row, n_rows});
+      parts.push_back({&weight, t, row, n_rows, n_rows * bytes_of_row});
     }
   }
   std::ranges::sort(parts, {}, &Part::data);
@@ -69,19 +71,19 @@ void place(const Limits& limits, const Part& part, VkBuffer buffer, uint64_t off
 bool use_in_place(Device& device, PlacedWeights& to, std::span<const Part> parts) {
   const Limits& limits = device.limits;
   const uint64_t page = limits.import_alignment;
-  const auto address = [](const Part& p) { return reinterpret_cast<uintptr_t>(p.data); };
+  const auto address = [](const Part& p) { return reinterpret_cast<uintptr_t>(p.data()); };
   if (page == 0 || std::ranges::any_of(parts, [&](auto& p) { return address(p) % 4 != 0; })) {
     return false;
   }
   std::vector<Memory> pieces;
   for (size_t first = 0, end = 0; first < parts.size(); first = end) {
-    const std::byte* start = parts[first].data - address(parts[first]) % page;
+    const std::byte* start = parts[first].data() - address(parts[first]) % page;
     const auto bytes_to = [&](const Part& last) {
       return align_up(static_cast<uint64_t>(last.end() - start), page);
     };
     // Between neighbours there is no page that is not theirs.
     for (end = first + 1; end < parts.size(); ++end) {
-      const auto gap = static_cast<uint64_t>(parts[end].data - parts[end - 1].end());
+      const auto gap = static_cast<uint64_t>(parts[end].data() - parts[end - 1].end());
       if (gap >= page || bytes_to(parts[end]) > limits.allocation) break;
     }
     Memory piece = Memory::import(device, start, bytes_to(parts[end - 1]), "weights in place");
@@ -90,7 +92,7 @@ bool use_in_place(Device& device, PlacedWeights& to, std::span<const Part> parts
       return false;
     }
     for (const Part& part : parts.subspan(first, end - first)) {
-      place(limits, part, piece.buffer, static_cast<uint64_t>(part.data - start));
+      place(limits, part, piece.buffer, static_cast<uint64_t>(part.data() - start));
     }
     pieces.push_back(std::move(piece));
   }
@@ -129,6 +131,19 @@ class Uploader {
   Commands commands_;  // goes first, and waits
 };
 
+/// Copies a part so that its rows follow each other.
+void upload(Uploader& uploader, const Part& part, const Memory& to, uint64_t offset) {
+  const Tensor& tensor = *part.tensor;
+  const uint64_t end = part.first_row + part.n_rows;
+  for (uint64_t row = part.first_row, n = 0; row < end; row += n) {
+    const uint64_t left = tensor.turn > 0 ? tensor.turn - row % tensor.turn : part.n_rows;
+    n = std::min(left, end - row);
+    const uint64_t bytes = n * row_bytes(tensor.type, tensor.cols);
+    uploader.copy_to(to, offset, {tensor.row(row), bytes});
+    offset += bytes;
+  }
+}
+
 }  // namespace
 
 void load(Device& device, PlacedWeights& to, std::span<Tensor* const> tensors, uint64_t besides,
@@ -137,8 +152,10 @@ void load(Device& device, PlacedWeights& to, std::span<Tensor* const> tensors, u
   const DeviceInfo& info = device.info;
   const bool unified =
       info.type == DeviceInfo::Type::integrated || info.type == DeviceInfo::Type::cpu;
-  const std::vector<Part> parts = cut(limits, to, tensors);
-  const bool in_place = unified && use_in_place(device, to, parts);
+  std::vector<Part> parts = cut(limits, to, tensors);
+  const auto in_turn = std::ranges::stable_partition(parts, &Part::follow_each_other);
+  const std::span<const Part> whole(parts.begin(), in_turn.begin());
+  const bool in_place = unified && use_in_place(device, to, whole);
 
   // Where copies go.
   struct Copy {
@@ -149,7 +166,7 @@ void load(Device& device, PlacedWeights& to, std::span<Tensor* const> tensors, u
   std::vector<Copy> copies;
   std::vector<uint64_t> chunks;  // bytes of each piece of memory
   uint64_t total = 0;
-  for (const Part& part : in_place ? std::span<const Part>() : parts) {
+  for (const Part& part : std::span(parts).subspan(in_place ? whole.size() : 0)) {
     uint64_t offset = chunks.empty() ? 0 : align_up(chunks.back(), limits.storage_alignment);
     if (chunks.empty() ||
         offset + align_up(part.bytes, 4) > std::min(chunk_bytes, limits.allocation)) {
@@ -176,7 +193,7 @@ void load(Device& device, PlacedWeights& to, std::span<Tensor* const> tensors, u
   for (const Copy& c : copies) {
     const Memory& chunk = to.memory[first_chunk + c.chunk];
     place(limits, c.part, chunk.buffer, c.offset);
-    uploader.copy_to(chunk, c.offset, {c.part.data, c.part.bytes});
+    upload(uploader, c.part, chunk, c.offset);
     done += c.part.bytes;
     if (progress) progress(done, total);
   }
