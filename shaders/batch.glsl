@@ -28,3 +28,11 @@ struct Tile {
   uint ring_pages;  // the same of the ring
   uint ring_start;  // where in the ring the first of those lies
 };
+
+// The rows of one slot, in their order.
+struct Run {
+  uint slot;
+  uint first;  // of its rows in the list of all
+  uint n_rows;
+  uint is_first;  // of its sequence: nothing is remembered yet
+};

@@ -2,10 +2,9 @@
 // The k largest elements of each row, in descending order, of equal ones the one further left. A
 // workgroup finds those of a chunk of columns; the next pass finds the largest of those that the
 // chunks delivered, until there is one chunk.
-//
-// Elements are compared as keys: integers in the order of the floats, for drivers need not keep NaN.
 
 #include "common.glsl"
+#include "ranking.glsl"
 
 layout(constant_id = 2) const uint run = 1;  // elements that are kept sorted: a power of two, >= k
 
@@ -30,17 +29,6 @@ const uint chunk = 1024;  // candidate_chunk
 
 shared uvec2 best[chunk];
 
-// NaN comes before all, both zeros are equal.
-uint key_of(uint bits) {
-  if ((bits & 0x7FFFFFFF) > 0x7F800000) return ~0u;
-  if ((bits & 0x7FFFFFFF) == 0) return 0x80000000;
-  return bits >> 31 != 0 ? ~bits : bits | 0x80000000;
-}
-
-bool precedes(uvec2 a, uvec2 b) {
-  return a.x > b.x || (a.x == b.x && a.y < b.y);
-}
-
 // A step of a bitonic network over the first n elements: puts those that are `distance` apart in
 // descending order, or in ascending order where `ascending` is a bit of their place.
 void exchange(uint n, uint distance, uint ascending) {
@@ -63,7 +51,7 @@ void main() {
   if (row >= n_rows) return;
   for (uint i = lane_index(); i < chunk; i += workgroup_size) {
     const uint col = first + i;
-    uvec2 element = uvec2(0, ~0u);  // behind all that there are
+    uvec2 element = behind_all;
     if (col < n_cols) {
       element = first_pass != 0 ? uvec2(key_of(x[row * padded(n_cols) + col]), col)
                                 : found[row * n_cols + col];

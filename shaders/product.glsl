@@ -25,11 +25,13 @@ layout(push_constant) uniform Push {
   uint adds;          // to what is there
   float scale;
   float cap;
+  uint part_rows;     // rows of W in that part
+  uint n_used;        // experts of a row; 0: W is not that of experts
+  uint x_cols;        // of a row of x: cols, or those of all its experts
+  uint first_tile_output;
 };
 
-// Stores a row's product with an output of the part.
-void store(uint row, uint part_output, float product) {
-  const uint col = first_output + part_output;
+void store(uint row, uint col, float product) {
   if (has_bias != 0) product += bias[bias_base + col];
   const uint at = row * padded(out_cols) + col;
   if (adds != 0) product += y[at];

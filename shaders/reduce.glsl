@@ -69,3 +69,14 @@ float group_add(float x) {
   for (uint i = 0; i < n_teams; ++i) sum += reduced[i];
   return sum;
 }
+
+float group_max(float x) {
+  x = team_max(x);
+  if (n_teams == 1) return x;
+  barrier();
+  if (team_lane() == 0) reduced[team_index()] = x;
+  barrier();
+  float most = reduced[0];
+  for (uint i = 1; i < n_teams; ++i) most = max(most, reduced[i]);
+  return most;
+}

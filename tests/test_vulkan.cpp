@@ -317,6 +317,78 @@ TEST_F(Vulkan, CountsWhatIsCopied) {
   Session(model, session).prefill(some_tokens(20));
 }
 
+/// Three delta nets and an attention layer.
+class VulkanHybrid : public Vulkan {
+ protected:
+  GgufImage image_ = family_model(
+      "qwen35", 4,
+      [](GgufImage& image) {
+        for (const auto& [key, value] : {std::pair<const char*, uint32_t>{"ssm.conv_kernel", 4},
+                                         {"ssm.state_size", 16},
+                                         {"ssm.group_count", 2},
+                                         {"ssm.time_step_rank", 6},
+                                         {"ssm.inner_size", 96},
+                                         {"rope.dimension_count", 4}}) {
+          image.set("qwen35." + std::string(key), value);
+        }
+      },
+      [](Config&) {});
+  std::filesystem::path hybrid_ = directory_.write("hybrid.gguf", image_.bytes());
+};
+
+TEST_F(VulkanHybrid, StatesAreCounted) {
+  const Config config = Model::load(hybrid_, {.device = "cpu"}).config();
+  const SessionOptions session = {.context = 16, .n_sequences = 64, .max_batch = 64};
+  const uint64_t needed = session_bytes(config, session, config.n_layers()) + (64 << 20);
+  const ModelOptions options = {.device = "vulkan", .session = session};
+  {
+    const ForcedLimits forced("memory=" + std::to_string(needed - 1));
+    EXPECT_THROW(Model::load(hybrid_, options), Error);
+  }
+  const ForcedLimits forced("memory=" + std::to_string(needed + (1 << 20)));  // and weights
+  const Model on_device = Model::load(hybrid_, options);
+  const Model on_cpu = Model::load(hybrid_, {.device = "cpu"});
+  Session found(on_device, session);
+  Session expected(on_cpu, session);
+  for (int64_t position = 0; position < 3; ++position) {
+    std::vector<Row> rows;
+    for (uint32_t sequence = 0; sequence < 64; ++sequence) {
+      rows.push_back(
+          {static_cast<Token>((7 * sequence + 3 * position) % vocab), position, sequence, true});
+    }
+    EXPECT_LT(worst_error(found.decode(rows), expected.decode(rows), vocab), 1e-3) << position;
+  }
+}
+
+TEST_F(VulkanHybrid, GoesOnFromSnapshots) {
+  const auto tokens = some_tokens(30);
+  for (const size_t device_layers : {4u, 2u}) {
+    const Model model = Model::load(hybrid_, {.device = "vulkan", .device_layers = device_layers});
+    Snapshot snapshot;
+    {
+      Session session(model, {.n_threads = 1, .n_sequences = 2, .max_batch = 10});
+      session.prefill(std::span(tokens).first(12), 1);
+      session.prefill(std::span(tokens).first(5), 0);
+      snapshot = session.snapshot(1);
+      const auto go_on = [&] {
+        const auto logits = [&](Token token) {
+          const auto found = session.decode(token, 1);
+          return std::vector<float>(found.begin(), found.end());
+        };
+        session.prefill(std::span(tokens).subspan(15, 10), 1);
+        return logits(tokens[3]);
+      };
+      const auto once = go_on();
+      session.restore(snapshot, 1);
+      EXPECT_EQ(go_on(), once);
+      session.restore(snapshot, 1);
+      EXPECT_EQ(go_on(), once);
+      EXPECT_TRUE(snapshot);
+    }
+    EXPECT_FALSE(snapshot);
+  }
+}
+
 // Logits of a whole batch of a large vocabulary are computed in pieces, and a piece is counted.
 TEST_F(Vulkan, LogitsTakeNoMoreThanWhatIsCounted) {
   constexpr size_t many = 100000;

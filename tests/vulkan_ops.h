@@ -35,13 +35,13 @@ struct TestWeight {
         tensor{.type = type, .rows = rows, .cols = cols, .data = bytes.data()} {
     load();
   }
-  /// Vectors are read as floats and lie like those.
-  TestWeight(DeviceWeights& on, std::vector<float> vector)
+  /// Vectors, and matrices of convolutions, are read as floats and lie like those.
+  TestWeight(DeviceWeights& on, std::vector<float> values, size_t rows = 1)
       : device(on),
-        floats(std::move(vector)),
+        floats(std::move(values)),
         tensor{.type = DType::f32,
-               .rows = 1,
-               .cols = floats.size(),
+               .rows = rows,
+               .cols = floats.size() / rows,
                .data = reinterpret_cast<const std::byte*>(floats.data())} {
     load();
   }
@@ -62,7 +62,7 @@ struct TestWeight {
   size_t n_memory = device.placed.memory.size();
   size_t n_weights = device.placed.weights.size();
   Encoded bytes = Encoded(DType::f32, {}, 1);  // of a matrix
-  std::vector<float> floats;                   // of a vector
+  std::vector<float> floats;                   // of a vector, or of taps
   Tensor tensor;
 };
 

@@ -1,6 +1,7 @@
 #include "vulkan/batch.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace vga::vulkan {
 
@@ -54,6 +55,24 @@ void plan_tiles(const Batch& batch, const CacheShape& shape, size_t tile_rows,
   }
 }
 
+void plan_runs(std::span<const BatchRow> rows, std::vector<uint32_t>& of_runs,
+               std::vector<GpuRun>& runs) {
+  of_runs.resize(rows.size());
+  std::iota(of_runs.begin(), of_runs.end(), 0);
+  std::ranges::stable_sort(of_runs, {}, [&](uint32_t row) { return rows[row].slot; });
+  runs.clear();
+  for (size_t i = 0; i < of_runs.size(); ++i) {
+    const BatchRow& row = rows[of_runs[i]];
+    if (runs.empty() || runs.back().slot != row.slot) {
+      runs.push_back({.slot = row.slot,
+                      .first = static_cast<uint32_t>(i),
+                      .n_rows = 0,
+                      .is_first = row.position == 0 ? 1u : 0u});
+    }
+    ++runs.back().n_rows;
+  }
+}
+
 void Staged::begin(Device& device, const Batch& batch) {
   uint64_t bytes = 0;
   std::vector<Range*> ranges;
@@ -67,6 +86,8 @@ void Staged::begin(Device& device, const Batch& batch) {
   const size_t n_rows = batch.rows.size();
   place(rows, n_rows * sizeof(GpuRow));
   place(wanted, batch.wanted.size_bytes());
+  place(runs, n_rows * sizeof(GpuRun));
+  place(run_rows, n_rows * sizeof(uint32_t));
   for (size_t i = 0; i < max_rope_tables; ++i) {
     place(angles[i], batch.angles[i].size_bytes());
     place(kept_angles[i], batch.kept_angles[i].size_bytes());

@@ -39,12 +39,24 @@ struct GpuTile {
   uint32_t ring_start;  // where in the ring the first of those lies
 };
 
+/// The rows of one slot, in their order.
+struct GpuRun {
+  uint32_t slot;
+  uint32_t first;  // of its rows in the list of all
+  uint32_t n_rows;
+  uint32_t is_first;  // of its sequence: nothing is remembered yet
+};
+
 /// Where the rows lie in a cache.
 std::vector<GpuPlace> plan_places(std::span<const BatchRow> rows, const CacheShape& shape);
 
 /// Fills `views` of the rows in a cache, and `tiles` of at most `tile_rows` of them.
 void plan_tiles(const Batch& batch, const CacheShape& shape, size_t tile_rows,
                 std::vector<GpuView>& views, std::vector<GpuTile>& tiles);
+
+/// Fills `runs` slot by slot, ascending, and `of_runs` with the numbers of their rows.
+void plan_runs(std::span<const BatchRow> rows, std::vector<uint32_t>& of_runs,
+               std::vector<GpuRun>& runs);
 
 /// What the host writes of a batch, where the device reads it.
 struct Staged {
@@ -54,11 +66,13 @@ struct Staged {
   };
   Memory memory;
   Range rows, wanted;
+  Range runs, run_rows;  // of the slots
   std::array<Range, max_rope_tables> angles, kept_angles;
   std::vector<Kind> kinds;
   uint64_t last_use = 0;  // the submission that a batch ended with, or a later one
 
-  /// Makes room for all of it and fills in what the batch says; kinds are left to be filled.
+  /// Makes room for all of it and fills in what the batch says; kinds and runs are left to be
+  /// filled.
   void begin(Device& device, const Batch& batch);
   void fill(const Range& to, std::span<const std::byte> bytes) const;
 };

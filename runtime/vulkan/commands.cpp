@@ -24,13 +24,15 @@ bool touches(const std::vector<Range>& ranges, const Range& range) {
 
 /// A barrier if what follows reads what was written, or writes what was read or written, since the
 /// last one.
-void order(Commands& c, std::span<const Range> reads, const Range& write) {
-  const bool waits =
-      touches(c.written, write) || touches(c.read, write) ||
-      std::ranges::any_of(reads, [&](const Range& r) { return touches(c.written, r); });
-  if (waits) barrier(c);
+void order(Commands& c, std::span<const Range> reads, std::span<const Range> writes) {
+  const auto is_written = [&](const Range& r) { return touches(c.written, r); };
+  const auto is_read = [&](const Range& r) { return touches(c.read, r); };
+  if (std::ranges::any_of(reads, is_written) || std::ranges::any_of(writes, is_written) ||
+      std::ranges::any_of(writes, is_read)) {
+    barrier(c);
+  }
   c.read.insert(c.read.end(), reads.begin(), reads.end());
-  c.written.push_back(write);
+  c.written.insert(c.written.end(), writes.begin(), writes.end());
 }
 
 /// What `finished` has counted to; anything if the device is lost.
@@ -161,7 +163,8 @@ Commands::~Commands() {
 }
 
 void dispatch(Commands& c, const Device::Pipeline& p, std::initializer_list<Range> buffers,
-              std::span<const std::byte> constants, std::array<uint32_t, 3> groups, double cost) {
+              std::span<const std::byte> constants, std::array<uint32_t, 3> groups, double cost,
+              size_t n_written) {
   assert(buffers.size() == p.n_buffers && constants.size() % 4 == 0);
   for (const Range& range : buffers) {
     if (range.bytes <= c.device.limits.storage_range) continue;
@@ -180,7 +183,7 @@ void dispatch(Commands& c, const Device::Pipeline& p, std::initializer_list<Rang
   c.pieces[c.current].cost += cost;
   ++c.n_sets;
   const std::span<const Range> all(buffers.begin(), buffers.size());
-  order(c, all.first(all.size() - 1), all.back());
+  order(c, all.first(all.size() - n_written), all.last(n_written));
 
   std::array<VkDescriptorBufferInfo, Device::max_buffers> infos;
   std::array<VkWriteDescriptorSet, Device::max_buffers> writes = {};
@@ -218,14 +221,14 @@ void dispatch(Commands& c, const Device::Pipeline& p, std::initializer_list<Rang
 
 void copy(Commands& c, const Range& from, const Range& to) {
   VkCommandBuffer commands = start(c);
-  order(c, {&from, 1}, to);
+  order(c, {&from, 1}, {&to, 1});
   const VkBufferCopy region = {from.offset, to.offset, from.bytes};
   vkCmdCopyBuffer(commands, from.buffer, to.buffer, 1, &region);
 }
 
 void clear(Commands& c, const Range& range) {
   VkCommandBuffer commands = start(c);
-  order(c, {}, range);
+  order(c, {}, {&range, 1});
   vkCmdFillBuffer(commands, range.buffer, range.offset, range.bytes, 0);
 }
 

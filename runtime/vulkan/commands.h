@@ -52,18 +52,19 @@ struct Commands {
 };
 
 /// Runs a pipeline over `groups` workgroups after everything that it depends on. `buffers` are its
-/// bindings, of which the last one is written; `cost` is in multiply-adds.
+/// bindings, of which the last n_written ones are written; `cost` is in multiply-adds.
 void dispatch(Commands& commands, const Device::Pipeline& pipeline,
               std::initializer_list<Range> buffers, std::span<const std::byte> constants,
-              std::array<uint32_t, 3> groups, double cost = 0);
+              std::array<uint32_t, 3> groups, double cost = 0, size_t n_written = 1);
 
 /// The same with the op's constants as a struct.
 template <class Constants>
 void dispatch(Commands& commands, const Device::Pipeline& pipeline,
               std::initializer_list<Range> buffers, const Constants& constants,
-              std::array<uint32_t, 3> groups, double cost = 0) {
+              std::array<uint32_t, 3> groups, double cost = 0, size_t n_written = 1) {
   static_assert(sizeof(Constants) <= Device::max_constants);
-  dispatch(commands, pipeline, buffers, std::as_bytes(std::span(&constants, 1)), groups, cost);
+  dispatch(commands, pipeline, buffers, std::as_bytes(std::span(&constants, 1)), groups, cost,
+           n_written);
 }
 
 /// Copies after everything that it depends on. Sizes are equal.

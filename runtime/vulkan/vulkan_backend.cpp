@@ -18,12 +18,13 @@
 #include "vulkan/vulkan_attention.h"
 #include "vulkan/vulkan_buffer.h"
 #include "vulkan/vulkan_cache.h"
+#include "vulkan/vulkan_delta_net.h"
+#include "vulkan/vulkan_products.h"
+#include "vulkan/vulkan_state.h"
 
 namespace vga::vulkan {
 namespace {
 
-constexpr uint32_t matvec_rows = 8;       // up to so many rows of x, weights are read once for all
-constexpr uint32_t tile = 64;             // outputs, and rows, of matmul's tiles
 constexpr size_t candidate_chunk = 1024;  // columns that a workgroup of likeliest.comp takes
 constexpr size_t most_candidates = 256;   // that it finds
 
@@ -43,26 +44,14 @@ float float_of(uint32_t key) {
   return std::bit_cast<float>(key >> 31 != 0 ? key & 0x7FFFFFFF : ~key);
 }
 
-/// A vector, as a shader finds it; empty where there is none.
-struct BoundVector {
-  uint32_t present = 0;
-  uint32_t base = 0;  // where in its range it begins, in floats
-};
-
-BoundVector bound(const Tensor& vector) {
-  if (!vector) return {};
-  return {1, vector.on_device->slices.front().base / 2};
-}
-
-/// What to bind of it. Something has to be where there is no vector: `other`.
-Range range_of(const Tensor& vector, const Range& other) {
-  return vector ? vector.on_device->slices.front().range : other;
-}
-
 class VulkanBackend : public Backend {
  public:
   explicit VulkanBackend(Device& device)
-      : device_(device), attention_(device, commands_), commands_(device) {}
+      : device_(device),
+        attention_(device, commands_),
+        delta_net_(device, commands_),
+        products_(device, commands_),
+        commands_(device) {}
 
   std::string description() const override { return "vulkan " + device_.info.name; }
 
@@ -77,6 +66,17 @@ class VulkanBackend : public Backend {
     return std::make_unique<VulkanCache>(commands_, shape);
   }
 
+  std::unique_ptr<State> new_state(const StateShape& shape) override {
+    return std::make_unique<VulkanState>(commands_, shape);
+  }
+
+  void copy_state(const State& from, size_t from_slot, State& to, size_t to_slot) override {
+    for (size_t layer = 0; layer < from.shape().n_layers; ++layer) {
+      copy(commands_, on_device(from).slots(layer, from_slot, 1),
+           on_device(to).slots(layer, to_slot, 1));
+    }
+  }
+
   void begin(const Batch& batch) override {
     batch_ = batch;
     n_rows_ = batch.rows.size();
@@ -85,6 +85,7 @@ class VulkanBackend : public Backend {
     wait(commands_, staged().last_use);
     staged().begin(device_, batch);
     attention_.begin(batch, staged());
+    delta_net_.begin(batch, staged());
   }
 
   void embed(const Tensor& table, float scale, const Tensor* positions, Buffer& x) override {
@@ -113,18 +114,19 @@ class VulkanBackend : public Backend {
     // Those of a kind do not wait for each other.
     for (size_t i = 0; i < projections.size(); ++i) {
       const LowRank& change = projections[i].linear.change;
-      if (change) project(x, change.a, reduced(i, change), {});
+      if (change) products_.project(x, n_rows_, change.a, reduced(i, change), {});
     }
     for (size_t i = 0; i < projections.size(); ++i) {
       const auto& [linear, out, scale, cap] = projections[i];
-      if (linear.change) project(reduced(i, linear.change), linear.change.b, out, {});
+      if (!linear.change) continue;
+      products_.project(reduced(i, linear.change), n_rows_, linear.change.b, out, {});
     }
     for (const auto& [linear, out, scale, cap] : projections) {
-      project(x, linear.weight, out,
-              {.bias = linear.bias,
-               .adds = static_cast<bool>(linear.change),
-               .scale = scale,
-               .cap = cap});
+      products_.project(x, n_rows_, linear.weight, out,
+                        {.bias = linear.bias,
+                         .adds = static_cast<bool>(linear.change),
+                         .scale = scale,
+                         .cap = cap});
     }
   }
 
@@ -171,6 +173,64 @@ class VulkanBackend : public Backend {
              Push{u32(n), factor}, threads(n));
   }
 
+  void convolve(Buffer& x, const Tensor& taps, State& state, size_t layer) override {
+    delta_net_.convolve(x, taps, on_device(state), layer);
+  }
+
+  void decay(Buffer& x, const Tensor& bias, const Tensor& scale) override {
+    struct Push {
+      uint32_t n_rows, cols, bias_base, scale_base;
+    };
+    dispatch(commands_, pipeline(device_, {"decay"}, 3),
+             {range_of(bias, {}), range_of(scale, {}), current(x)},
+             Push{u32(n_rows_), u32(x.cols()), bound(bias).base, bound(scale).base},
+             threads(n_rows_ * x.cols()));
+  }
+
+  void delta_rule(Buffer& qkv, const Buffer& decay, const Buffer& strength, State& state,
+                  size_t layer, Buffer& out) override {
+    delta_net_.run(qkv, decay, strength, on_device(state), layer, out);
+  }
+
+  void route(const Buffer& logits, const Tensor& choice_bias, const Experts& experts,
+             Buffer& out) override {
+    struct Push {
+      uint32_t n_rows, n_experts, n_used, of_each, has_bias, bias_base, normalised;
+      float scale;
+    };
+    static_assert(max_used_experts == 64);  // max_used of route.comp
+    const BoundVector bias = bound(choice_bias);
+    dispatch(commands_, pipeline(device_, {"route"}, 3),
+             {current(logits), range_of(choice_bias, current(logits)), current(out)},
+             Push{u32(n_rows_), u32(experts.n), u32(experts.n_used),
+                  experts.router == Experts::Router::sigmoid ? 1u : 0u, bias.present, bias.base,
+                  experts.normalised ? 1u : 0u, experts.scale},
+             grid(n_rows_));
+  }
+
+  void project_experts(const Buffer& x, const Buffer& routed,
+                       std::span<const ExpertProjection> projections) override {
+    products_.project_experts(x, n_rows_, routed, projections);
+  }
+
+  void mix_experts(const Buffer& y, const Buffer& routed, Buffer& out) override {
+    struct Push {
+      uint32_t n_rows, cols, n_used;
+    };
+    dispatch(commands_, pipeline(device_, {"mix_experts"}, 3),
+             {current(y), current(routed), current(out)},
+             Push{u32(n_rows_), u32(out.cols()), u32(routed.cols() / 2)},
+             threads(n_rows_ * out.cols()));
+  }
+
+  void scale_rows(Buffer& x, const Buffer& factors) override {
+    struct Push {
+      uint32_t n_rows, cols;
+    };
+    dispatch(commands_, pipeline(device_, {"scale_rows"}, 2), {current(factors), current(x)},
+             Push{u32(n_rows_), u32(x.cols())}, threads(n_rows_ * padded_cols(x.cols()) / 4));
+  }
+
   void keep_wanted(const Buffer& x, Buffer& out) override {
     struct Push {
       uint32_t n_rows, cols;
@@ -213,7 +273,8 @@ class VulkanBackend : public Backend {
       }
       return;
     }
-    const size_t at_once = std::min<size_t>(rows_at_once(x), 8);              // keeps found_ small
+    const size_t at_once =
+        std::min<size_t>(rows_at_once(device_.limits, x, n_rows_), 8);        // keeps found_ small
     const uint64_t bytes = at_once * n_chunks(x.cols()) * k * sizeof(Found);  // of the first pass
     const uint64_t all_bytes = n_rows_ * k * sizeof(Found);
     if (found_[0].bytes < bytes || readback_.bytes < all_bytes) {
@@ -261,20 +322,6 @@ class VulkanBackend : public Backend {
 
  private:
   Staged& staged() { return staged_[turn_]; }
-
-  /// Rows of x that can be bound at once where the batch's are too many. Eight rows of any width
-  /// are a multiple of 256 bytes, and so begin where a binding may.
-  size_t rows_at_once(const Buffer& x) const {
-    const uint64_t row = padded_cols(x.cols()) * sizeof(float);
-    const uint64_t n = device_.limits.storage_range / row;
-    const uint64_t least = std::min<uint64_t>(n_rows_, 8);
-    if (n < least) {
-      throw Error("activations", std::to_string(least) + " rows take " +
-                                     std::to_string(least * row) + " bytes, the device binds " +
-                                     std::to_string(device_.limits.storage_range));
-    }
-    return n >= n_rows_ ? n_rows_ : n / 8 * 8;
-  }
 
   void grow_readback(uint64_t bytes) {
     readback_ = Memory(device_, bytes, Memory::Kind::readback, "readback");
@@ -338,62 +385,6 @@ class VulkanBackend : public Backend {
     return *buffer;
   }
 
-  /// What becomes of a product beside being stored.
-  struct Finish {
-    Tensor bias = {};
-    bool adds = false;
-    float scale = 1;
-    float cap = 0;
-  };
-
-  void project(const Buffer& x, const Tensor& weight, Buffer& out, const Finish& finish) {
-    for (const Weight::Slice& slice : weight.on_device->slices) {
-      project(x, weight, slice, out, finish);
-    }
-  }
-
-  void project(const Buffer& x, const Tensor& weight, const Weight::Slice& slice, Buffer& out,
-               const Finish& finish) {
-    struct Push {
-      uint32_t base, row_halves, cols, n_rows, first_output, n_outputs, out_cols, has_bias,
-          bias_base, adds;
-      float scale, cap;
-    };
-    const BoundVector bias = bound(finish.bias);
-    const bool few = n_rows_ <= matvec_rows;
-    const size_t at_once = rows_at_once(out);
-    for (size_t row = 0; row < n_rows_; row += at_once) {
-      const size_t n_rows = std::min(at_once, n_rows_ - row);
-      // Multiply-adds, or bytes where those take longer.
-      const auto per_output = static_cast<double>(
-          std::max<uint64_t>(n_rows * x.cols(), row_bytes(weight.type, x.cols())));
-      const size_t outputs_at_once = std::max<size_t>(
-          tile, static_cast<size_t>(commands_.max_cost / per_output) / tile * tile);
-      const size_t team_outputs = n_rows > 4 ? 1 : 2;
-      const Shader shader =
-          few ? Shader{"matvec", weight.type, {u32(team_outputs), u32(std::bit_ceil(n_rows))}}
-              : Shader{"matmul", weight.type};
-      const auto& kernel = pipeline(device_, shader, 4);
-      const uint32_t teams = device_.limits.subgroup_size > 1
-                                 ? device_.limits.workgroup_size / device_.limits.subgroup_size
-                                 : 1;
-      for (size_t output = 0; output < slice.n_rows; output += outputs_at_once) {
-        const size_t n_outputs = std::min(outputs_at_once, slice.n_rows - output);
-        dispatch(
-            commands_, kernel,
-            {slice.range, on_device(x).rows_from(row, n_rows), range_of(finish.bias, slice.range),
-             on_device(out).rows_from(row, n_rows)},
-            Push{u32(slice.base + output * row_halves(weight)), row_halves(weight), u32(x.cols()),
-                 u32(n_rows), u32(slice.first_row + output), u32(n_outputs), u32(out.cols()),
-                 bias.present, bias.base, finish.adds ? 1u : 0u, finish.scale, finish.cap},
-            few ? grid((n_outputs - 1) / (teams * team_outputs) + 1)
-                : std::array<uint32_t, 3>{u32((n_outputs - 1) / tile + 1),
-                                          u32((n_rows - 1) / tile + 1), 1},
-            per_output * static_cast<double>(n_outputs));
-      }
-    }
-  }
-
   Device& device_;
   std::array<Staged, 2>
       staged_;                   // they take turns: while the device works on a batch, the next one
@@ -402,6 +393,8 @@ class VulkanBackend : public Backend {
   Memory readback_;
   Memory staging_;
   VulkanAttention attention_;
+  VulkanDeltaNet delta_net_;
+  VulkanProducts products_;
   Commands commands_;  // goes before what it uses, and waits
   std::map<std::array<size_t, 2>, std::unique_ptr<Buffer>> reduced_;  // by projection and rank
   Batch batch_;

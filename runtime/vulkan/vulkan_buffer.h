@@ -1,6 +1,10 @@
 #pragma once
 
+#include <algorithm>
+#include <string>
+
 #include "compute/backend.h"
+#include "vga/error.h"
 #include "vulkan/commands.h"
 #include "vulkan/devices.h"
 
@@ -30,6 +34,20 @@ class VulkanBuffer : public Buffer {
 
 inline const VulkanBuffer& on_device(const Buffer& buffer) {
   return static_cast<const VulkanBuffer&>(buffer);
+}
+
+/// Rows of x that can be bound at once where the batch's are too many. Eight rows of any width
+/// are a multiple of 256 bytes, and so begin where a binding may.
+inline size_t rows_at_once(const Limits& limits, const Buffer& x, size_t n_rows) {
+  const uint64_t row = padded_cols(x.cols()) * sizeof(float);
+  const uint64_t n = limits.storage_range / row;
+  const uint64_t least = std::min<uint64_t>(n_rows, 8);
+  if (n < least) {
+    throw Error("activations", std::to_string(least) + " rows take " + std::to_string(least * row) +
+                                   " bytes, the device binds " +
+                                   std::to_string(limits.storage_range));
+  }
+  return n >= n_rows ? n_rows : n / 8 * 8;
 }
 
 /// Columns of x that share a gate; 0 if there is none.
