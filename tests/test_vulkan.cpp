@@ -366,7 +366,7 @@ TEST_F(VulkanHybrid, GoesOnFromSnapshots) {
     const Model model = Model::load(hybrid_, {.device = "vulkan", .device_layers = device_layers});
     Snapshot snapshot;
     {
-      Session session(model, {.n_threads = 1, .n_sequences = 2, .max_batch = 10});
+      Session session(model, {.n_sequences = 2, .n_threads = 1, .max_batch = 10});
       session.prefill(std::span(tokens).first(12), 1);
       session.prefill(std::span(tokens).first(5), 0);
       snapshot = session.snapshot(1);
