@@ -317,23 +317,62 @@ TEST_F(Vulkan, CountsWhatIsCopied) {
   Session(model, session).prefill(some_tokens(20));
 }
 
-/// Three delta nets and an attention layer.
-class VulkanHybrid : public Vulkan {
- protected:
-  GgufImage image_ = family_model(
-      "qwen35", 4,
-      [](GgufImage& image) {
-        for (const auto& [key, value] : {std::pair<const char*, uint32_t>{"ssm.conv_kernel", 4},
-                                         {"ssm.state_size", 16},
-                                         {"ssm.group_count", 2},
-                                         {"ssm.time_step_rank", 6},
-                                         {"ssm.inner_size", 96},
-                                         {"rope.dimension_count", 4}}) {
-          image.set("qwen35." + std::string(key), value);
-        }
+using Keys = std::vector<std::pair<std::string, uint32_t>>;
+
+GgufImage family_image(const std::string& family, size_t n_layers, const Keys& keys) {
+  return family_model(
+      family, n_layers,
+      [&](GgufImage& image) {
+        for (const auto& [key, value] : keys) image.set(family + "." + key, value);
       },
       [](Config&) {});
-  std::filesystem::path hybrid_ = directory_.write("hybrid.gguf", image_.bytes());
+}
+
+/// Three delta nets, three value heads of each for a key head, and an attention layer.
+GgufImage many_values_model() {
+  return family_image("qwen35", 4,
+                      {{"ssm.conv_kernel", 4},
+                       {"ssm.state_size", 16},
+                       {"ssm.group_count", 2},
+                       {"ssm.time_step_rank", 6},
+                       {"ssm.inner_size", 96},
+                       {"rope.dimension_count", 4}});
+}
+
+/// A dense layer, then those with experts; windows, and a layer that sees everything.
+GgufImage expert_model() {
+  return family_image("afmoe", 5,
+                      {{"embedding_length", 48},
+                       {"attention.sliding_window", 8},
+                       {"expert_count", 8},
+                       {"expert_used_count", 3},
+                       {"expert_shared_count", 1},
+                       {"expert_feed_forward_length", 32},
+                       {"leading_dense_block_count", 1}});
+}
+
+// Whole, in chunks of several sizes and with layers of each kind on either side.
+TEST_F(Vulkan, HybridsAndExpertsEqualTheCpu) {
+  const auto tokens = some_tokens(60);
+  for (const GgufImage& image : {many_values_model(), expert_model()}) {
+    const auto file = directory_.write("model.gguf", image.bytes());
+    const Model on_cpu = Model::load(file, {.device = "cpu"});
+    const SessionOptions options = {.n_threads = 1, .cache_type = DType::f32};
+    const auto expected = logits_in_chunks(on_cpu, options, tokens, tokens.size());
+    for (const size_t device_layers : {on_cpu.config().n_layers(), size_t{3}, size_t{1}}) {
+      const Model model = Model::load(file, {.device = "vulkan", .device_layers = device_layers});
+      for (const size_t chunk : {size_t{1}, size_t{7}, tokens.size()}) {
+        EXPECT_LT(worst_error(logits_in_chunks(model, options, tokens, chunk), expected, vocab),
+                  1e-3)
+            << on_cpu.config().family << ", " << device_layers << " layers, chunks of " << chunk;
+      }
+    }
+  }
+}
+
+class VulkanHybrid : public Vulkan {
+ protected:
+  std::filesystem::path hybrid_ = directory_.write("hybrid.gguf", hybrid_model().bytes());
 };
 
 TEST_F(VulkanHybrid, StatesAreCounted) {
