@@ -2,6 +2,7 @@
 
     python3 tests/test_scripts.py
 """
+import contextlib
 import csv
 import http.server
 import importlib.machinery
@@ -253,6 +254,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+    def handle(self):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who has enough hangs up
+            super().handle()
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
