@@ -89,6 +89,32 @@ def bare(config, tensors):
     return config | {"n_ctx": config["n_positions"]}, tensors | buffers
 
 
+def sees_as_well(config, tensors):
+    """Qwen3.5 as it is published: the language model is a part of what sees, with a draft of the token after next."""
+    body = "model.language_model."
+    tensors = {name.replace("model.", body, 1): t for name, t in tensors.items()}
+    tensors["model.visual.patch_embed.proj.weight"] = torch.ones(2, 2)
+    tensors["mtp.fc.weight"] = torch.ones(2, 2)
+    tensors["mtp.layers.0.self_attn.q_norm.weight"] = torch.ones(2)
+    return {"model_type": config["model_type"].removesuffix("_text"), "tie_word_embeddings": False,
+            "vision_config": {"hidden_size": 4}, "text_config": without(config, "tie_word_embeddings", "architectures")
+            | {"mtp_num_hidden_layers": 1}}, tensors
+
+
+def fused_experts(config, tensors):
+    """Experts as transformers holds them in memory, and as newer checkpoints have them: one tensor for all."""
+    fused = {name: t for name, t in tensors.items() if ".experts." not in name}
+    experts = sum("layers.0.mlp.experts." in name for name in tensors) // 3
+    for i in range(config["num_hidden_layers"]):
+        def stack(part, i=i):
+            name = f"model.layers.{i}.mlp.experts."
+            return torch.stack([tensors[f"{name}{e}.{part}_proj.weight"] for e in range(experts)])
+
+        fused[f"model.layers.{i}.mlp.experts.gate_up_proj"] = torch.cat([stack("gate"), stack("up")], dim=1)
+        fused[f"model.layers.{i}.mlp.experts.down_proj"] = stack("down")
+    return config, fused
+
+
 def rope(**parameters):
     return {"rope_parameters": {"rope_theta": 10000.0} | parameters}
 
@@ -109,6 +135,12 @@ GEMMA = HEADS | WINDOW | {"query_pre_attn_scalar": 16}
 # A pattern of six layers, and one of four, must repeat.
 GEMMA3 = GEMMA | {"num_hidden_layers": 7, "num_attention_heads": 2, "num_key_value_heads": 1}
 YARN = rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=32)
+# As many value heads as key heads hide in which order they stand; a pattern of four layers must repeat.
+SMALL = HEADS | {"hidden_size": 32, "intermediate_size": 48}
+DELTA = SMALL | {"num_hidden_layers": 5, "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 16,
+                 "linear_value_head_dim": 16} | rope(rope_type="default", rope_theta=1e7, partial_rotary_factor=0.25)
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16}
+DELTA_EXPERTS = DELTA | EXPERTS | {"num_hidden_layers": 4, "shared_expert_intermediate_size": 24}
 CASES = {
     "llama": Case(transformers.LlamaConfig, HEADS),
     "llama_biases": Case(transformers.LlamaConfig, BIASES | {"tie_word_embeddings": True}),
@@ -151,6 +183,15 @@ CASES = {
                             edit=older_neox),
     "opt": Case(transformers.OPTConfig, {"ffn_dim": 64, "word_embed_proj_dim": 48}),
     "opt_gated": Case(transformers.OPTConfig, {"ffn_dim": 64, "word_embed_proj_dim": 48}, gate=("value", "head")),
+    "qwen35": Case(transformers.Qwen3_5TextConfig, DELTA),
+    "qwen35_nested": Case(transformers.Qwen3_5TextConfig, DELTA | {"num_hidden_layers": 4, "linear_num_value_heads": 2,
+                                                                   "tie_word_embeddings": True}, edit=sees_as_well),
+    "qwen35moe": Case(transformers.Qwen3_5MoeTextConfig, DELTA_EXPERTS),
+    "qwen3next": Case(transformers.Qwen3NextConfig, DELTA_EXPERTS),
+    "qwen3moe": Case(transformers.Qwen3MoeConfig, SMALL | EXPERTS | {"norm_topk_prob": True}),
+    "qwen3moe_fused": Case(transformers.Qwen3MoeConfig, SMALL | EXPERTS, edit=fused_experts),
+    "afmoe": Case(transformers.AfmoeConfig, SMALL | WINDOW | EXPERTS | {
+        "num_hidden_layers": 5, "num_dense_layers": 1, "num_shared_experts": 2, "route_scale": 2.5, "mup_enabled": True}),
 }
 
 
@@ -183,14 +224,22 @@ def randomize(model, seed):
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         draw = torch.randn(p.shape, generator=generator)
-        if name.endswith("bias"):
+        if name.endswith("A_log"):
+            value = torch.log(0.05 + 2 * torch.rand(p.shape, generator=generator))
+        elif name.endswith("dt_bias"):
+            value = draw - 1
+        elif name.endswith("conv1d.weight"):
+            value = 0.6 * draw
+        elif name.endswith("expert_bias"):
+            value = 0.1 * draw
+        elif name.endswith("bias"):
             value = 0.25 * draw
         elif p.dim() == 1:
             value = p.data.mean().round() + 0.25 * draw         # norms, some of which begin at 0
         elif "embed" in name or "wte" in name or "wpe" in name:
             value = 0.5 * draw
         else:
-            inputs = p.shape[0] if "c_" in name and model.config.model_type == "gpt2" else p.shape[1]
+            inputs = p.shape[0] if "c_" in name and model.config.model_type == "gpt2" else p.shape[-1]
             value = 1.5 * inputs ** -0.5 * draw
         p.data = value.bfloat16().float()
     model.tie_weights()
