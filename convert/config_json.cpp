@@ -42,25 +42,32 @@ struct ModelType {
   RopeDefaults rope = {};
   /// Reads what only this type has; the numbers that all have are known by then. May be null.
   void (*read)(const JsonFields& fields, Config& c) = nullptr;
+  bool cuts_heads = false;  // only a part of each head may be rotated
 };
 
-/// Which layers slide, by `layer_types` or else by `usual`.
-std::vector<bool> sliding_layers(const JsonFields& fields, const Config& c,
-                                 const std::vector<bool>& usual) {
+/// Which layers are not of full_attention but of the `other` type, by `layer_types` or else by
+/// `usual`.
+std::vector<bool> other_layers(const JsonFields& fields, const Config& c, std::string_view other,
+                               const std::vector<bool>& usual) {
   const json* types = fields.find("layer_types");
   if (types == nullptr) return usual;
   if (!types->is_array() || types->size() != c.n_layers()) {
     fields.fail("layer_types",
                 "a name for each of the " + std::to_string(c.n_layers()) + " layers");
   }
-  std::vector<bool> slides;
+  std::vector<bool> is_other;
   for (const json& type : *types) {
-    if (type != "sliding_attention" && type != "full_attention") {
-      fields.fail("layer_types", "only sliding_attention and full_attention");
+    if (type != other && type != "full_attention") {
+      fields.fail("layer_types", "only " + std::string(other) + " and full_attention");
     }
-    slides.push_back(type == "sliding_attention");
+    is_other.push_back(type == other);
   }
-  return slides;
+  return is_other;
+}
+
+std::vector<bool> sliding_layers(const JsonFields& fields, const Config& c,
+                                 const std::vector<bool>& usual) {
+  return other_layers(fields, c, "sliding_attention", usual);
 }
 
 /// All layers but the last of every `period`.
@@ -151,6 +158,116 @@ void read_gemma3(const JsonFields& fields, Config& c) {
   set_windows(fields, c, sliding_layers(fields, c, by_period(c, period)));
 }
 
+/// A key that must have one value if it is there.
+void refuse_other(const JsonFields& fields, const char* key, bool wanted) {
+  if (fields.boolean(key).value_or(wanted) != wanted) fields.fail(key, wanted ? "true" : "false");
+}
+
+/// The same of what models with groups of experts have: one group is none.
+void refuse_groups(const JsonFields& fields, const char* key) {
+  if (fields.integer(key, max_experts).value_or(1) != 1) fields.fail(key, "1");
+}
+
+/// Experts in all layers but the first `n_dense`.
+void read_experts(const JsonFields& fields, Config& c, size_t n_dense) {
+  Experts& e = c.experts;
+  const char* n_key = fields.has("num_experts") ? "num_experts" : "num_local_experts";
+  e.n = fields.required(n_key, fields.integer(n_key, max_experts));
+  e.n_used = fields.required("num_experts_per_tok", fields.integer("num_experts_per_tok", e.n));
+  e.ffn_size =
+      fields.required("moe_intermediate_size", fields.integer("moe_intermediate_size", max_width));
+  for (size_t i = n_dense; i < c.n_layers(); ++i) c.layers[i].experts = true;
+}
+
+/// Qwen's: experts in all layers.
+void read_qwen_experts(const JsonFields& fields, Config& c) {
+  read_experts(fields, c, 0);
+  if (fields.integer("decoder_sparse_step", max_layers).value_or(1) != 1) {
+    fields.fail("decoder_sparse_step", "1: experts in all layers");
+  }
+  const json* dense = fields.find("mlp_only_layers");
+  if (dense != nullptr && !dense->empty()) {
+    fields.fail("mlp_only_layers", "[]: experts in all layers");
+  }
+}
+
+void read_qwen3_moe(const JsonFields& fields, Config& c) {
+  refuse_used_window(fields, c);
+  read_qwen_experts(fields, c);
+  c.experts.normalised = fields.boolean("norm_topk_prob").value_or(false);
+}
+
+/// Delta nets, and gated attention in every fourth layer.
+void read_qwen35(const JsonFields& fields, Config& c) {
+  refuse_other(fields, "attention_bias", false);
+  refuse_other(fields, "attn_output_gate", true);
+  if (fields.boolean("use_sliding_window").value_or(false)) {
+    fields.fail("use_sliding_window", "false");
+  }
+  const auto integer = [&](const char* key) {
+    return fields.required(key, fields.integer(key, max_width));
+  };
+  DeltaNet& d = c.delta;
+  d.n_key_heads = integer("linear_num_key_heads");
+  d.n_value_heads = integer("linear_num_value_heads");
+  d.head_dim = integer("linear_key_head_dim");
+  d.conv_size = integer("linear_conv_kernel_dim");
+  if (integer("linear_value_head_dim") != d.head_dim) {
+    fields.fail("linear_value_head_dim", "linear_key_head_dim " + std::to_string(d.head_dim));
+  }
+  const size_t period = fields.integer("full_attention_interval", max_layers).value_or(4);
+  const std::vector<bool> is_delta =
+      other_layers(fields, c, "linear_attention", by_period(c, period));
+  for (size_t i = 0; i < c.n_layers(); ++i) {
+    if (!is_delta[i]) continue;
+    c.layers[i].mixer = Mixer::delta;
+    c.layers[i].rope.reset();
+  }
+}
+
+/// The same with experts, and one network beside them.
+void read_qwen35_moe(const JsonFields& fields, Config& c) {
+  read_qwen35(fields, c);
+  read_qwen_experts(fields, c);
+  refuse_other(fields, "norm_topk_prob", true);
+  constexpr const char* shared_key = "shared_expert_intermediate_size";
+  c.experts.shared_ffn_size = fields.required(shared_key, fields.integer(shared_key, max_width));
+  c.experts.shared_gate = true;
+}
+
+void read_afmoe(const JsonFields& fields, Config& c) {
+  refuse_other(fields, "attention_bias", false);
+  refuse_other(fields, "route_norm", true);
+  for (const char* key : {"n_group", "topk_group", "num_expert_groups", "num_limited_groups"}) {
+    refuse_groups(fields, key);
+  }
+  if (fields.string("score_func").value_or("sigmoid") != "sigmoid") {
+    fields.fail("score_func", "\"sigmoid\"");
+  }
+  // Files have no word for models without it.
+  if (!fields.boolean("mup_enabled").value_or(false)) fields.fail("mup_enabled", "true");
+  c.embedding_scale = std::sqrt(static_cast<float>(c.hidden_size));
+  const size_t period = fields.integer("global_attn_every_n_layers", max_layers).value_or(4);
+  set_windows(fields, c, sliding_layers(fields, c, by_period(c, period)));
+  for (LayerConfig& layer : c.layers) {
+    if (layer.window == 0) layer.rope.reset();
+  }
+  const json* n_dense = fields.find("num_dense_layers");
+  const bool none_dense = n_dense != nullptr && *n_dense == 0;
+  read_experts(fields, c,
+               none_dense ? 0 : fields.integer("num_dense_layers", c.n_layers()).value_or(1));
+  if (!c.has_experts()) fields.fail("num_dense_layers", "less than all layers");
+  if (!c.layers[0].experts && c.ffn_size == 0) {
+    fields.required("intermediate_size", std::optional<size_t>());
+  }
+  const json* n_shared = fields.find("num_shared_experts");
+  if (n_shared == nullptr || *n_shared != 0) {
+    const size_t n = fields.integer("num_shared_experts", max_experts).value_or(2);
+    c.experts.shared_ffn_size = n * c.experts.ffn_size;
+  }
+  c.experts.scale = static_cast<float>(fields.real("route_scale").value_or(1));
+}
+
 void read_olmo3(const JsonFields& fields, Config& c) {
   set_windows(fields, c, sliding_layers(fields, c, by_period(c, 4)));
 }
@@ -163,11 +280,6 @@ void read_granite(const JsonFields& fields, Config& c) {
   real("residual_multiplier", c.residual_scale);
   real("attention_multiplier", c.score_scale);
   c.logit_scale = static_cast<float>(1 / fields.real("logits_scaling").value_or(1));
-}
-
-/// A key that must have one value if it is there.
-void refuse_other(const JsonFields& fields, const char* key, bool wanted) {
-  if (fields.boolean(key).value_or(wanted) != wanted) fields.fail(key, wanted ? "true" : "false");
 }
 
 void read_gpt2(const JsonFields& fields, Config&) {
@@ -215,8 +327,15 @@ constexpr std::string_view gpt2_defaults =
 constexpr std::string_view neox_defaults = R"({"layer_norm_eps": 1e-5})";
 constexpr std::string_view opt_defaults =
     R"({"tie_word_embeddings": true, "layer_norm_eps": 1e-5})";
+constexpr std::string_view qwen35_defaults = R"({"head_dim": 256, "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32})";
+constexpr std::string_view afmoe_defaults = R"({"head_dim": 128, "sliding_window": 1024})";
 constexpr RopeDefaults gemma3_rope = {.theta = 1e6, .sliding_theta = 1e4, .rotated_part = 1};
 constexpr RopeDefaults gpt_neox_rope = {
+    .theta = 10000, .sliding_theta = std::nullopt, .rotated_part = 0.25};
+
+constexpr RopeDefaults qwen35_rope = {
     .theta = 10000, .sliding_theta = std::nullopt, .rotated_part = 0.25};
 
 constexpr std::array model_types = {
@@ -238,7 +357,7 @@ constexpr std::array model_types = {
               .defaults = gemma3_defaults,
               .rope = gemma3_rope,
               .read = read_gemma3},
-    ModelType{.name = "phi3", .family = "phi3", .read = read_window_of_all},
+    ModelType{.name = "phi3", .family = "phi3", .read = read_window_of_all, .cuts_heads = true},
     ModelType{.name = "olmo2", .family = "olmo2", .read = refuse_window},
     ModelType{.name = "olmo3", .family = "olmo2", .read = read_olmo3},
     ModelType{.name = "granite", .family = "granite", .read = read_granite},
@@ -252,12 +371,33 @@ constexpr std::array model_types = {
               .keys = gpt_neox_keys,
               .defaults = neox_defaults,
               .rope = gpt_neox_rope,
-              .read = read_gpt_neox},
+              .read = read_gpt_neox,
+              .cuts_heads = true},
     ModelType{.name = "opt",
               .family = "opt",
               .keys = opt_keys,
               .defaults = opt_defaults,
               .read = read_opt},
+    ModelType{.name = "qwen3_5_text",
+              .family = "qwen35",
+              .defaults = qwen35_defaults,
+              .rope = qwen35_rope,
+              .read = read_qwen35,
+              .cuts_heads = true},
+    ModelType{.name = "qwen3_5_moe_text",
+              .family = "qwen35moe",
+              .defaults = qwen35_defaults,
+              .rope = qwen35_rope,
+              .read = read_qwen35_moe,
+              .cuts_heads = true},
+    ModelType{.name = "qwen3_next",
+              .family = "qwen3next",
+              .defaults = qwen35_defaults,
+              .rope = qwen35_rope,
+              .read = read_qwen35_moe,
+              .cuts_heads = true},
+    ModelType{.name = "qwen3_moe", .family = "qwen3moe", .read = read_qwen3_moe},
+    ModelType{.name = "afmoe", .family = "afmoe", .defaults = afmoe_defaults, .read = read_afmoe},
 };
 
 const ModelType& find_type(const JsonFields& fields) {
@@ -304,10 +444,12 @@ void read_sizes(const JsonFields& fields, const SizeKeys& keys, Config& c) {
   c.vocab_size = integer("vocab_size", max_vocab);
   c.context_length = integer(keys.context, max_context);
   c.hidden_size = integer(keys.hidden, max_width);
-  // GPT-2's files may leave it to be four times as wide.
-  c.ffn_size = keys.ffn == gpt2_keys.ffn
-                   ? fields.integer(keys.ffn, max_width).value_or(4 * c.hidden_size)
-                   : integer(keys.ffn, max_width);
+  // GPT-2's files may leave it to be four times as wide, those of experts have no use for it.
+  const auto ffn_size = fields.integer(keys.ffn, max_width);
+  const bool has_experts = fields.has("num_experts") || fields.has("num_local_experts");
+  c.ffn_size = keys.ffn == gpt2_keys.ffn ? ffn_size.value_or(4 * c.hidden_size)
+               : has_experts             ? ffn_size.value_or(0)
+                                         : fields.required(keys.ffn, ffn_size);
   c.n_heads = integer(keys.heads, max_width);
   c.n_kv_heads = fields.integer(keys.kv_heads, c.n_heads).value_or(c.n_heads);
   if (c.n_heads % c.n_kv_heads != 0) {
@@ -331,8 +473,8 @@ void read_rope(const JsonFields& fields, const ModelType& type, ConfigJson& pars
   if (c.rope_tables.empty()) return;
   const bool slides = std::ranges::any_of(c.layers, [](const auto& l) { return l.window > 0; });
   RopeJson rope = parse_rope_json(fields, c, slides, type.rope);
-  // Only these cut their heads; others would read the key and rotate all the same.
-  if (rope.rope_dim != c.head_dim && type.name != "phi3" && type.name != "gpt_neox") {
+  // Others would read the key and rotate all the same.
+  if (rope.rope_dim != c.head_dim && !type.cuts_heads) {
     throw Error(fields.where("partial_rotary_factor"), "wanted 1");
   }
   c.rope_dim = rope.rope_dim;

@@ -16,12 +16,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A tensor of the checkpoint under the name it will have.
-struct Found {
-  std::string source_name;
+/// A tensor of the checkpoint.
+struct Source {
+  std::string name;
   const SourceTensor* tensor;
-  Transform transform = Transform::none;
 };
+
+/// What the checkpoint has of a tensor that will be written: one of its own, or one for each
+/// expert.
+struct Found {
+  Transform transform = Transform::none;
+  std::map<size_t, Source> sources;  // by expert, or one under 0
+  bool by_expert = false;
+
+  const Source& first() const { return sources.begin()->second; }
+};
+/// By the names that they will have.
 using FoundTensors = std::map<std::string, Found>;
 
 /// A tensor of the checkpoint, and what it is called without wrappers and after what the user says.
@@ -61,7 +71,7 @@ FoundTensors match_names(const Checkpoint& checkpoint, const std::vector<Named>&
                          const NameMap& map) {
   FoundTensors found;
   for (const auto& [name, tensor] : checkpoint.rope_tensors) {
-    found.emplace(name, Found{name, &tensor});
+    found.emplace(name, Found{.sources = {{0, {name, &tensor}}}});
   }
   for (const auto& [source_name, tensor, name] : tensors) {
     const std::string where = checkpoint.path + ": tensor '" + *source_name + "'";
@@ -70,15 +80,22 @@ FoundTensors match_names(const Checkpoint& checkpoint, const std::vector<Named>&
                   "is a part of an adapter, which must be merged into the model before (PEFT: "
                   "merge_and_unload()); if it was, --skip lora_ leaves it out");
     }
-    const auto target = map.find(name);
-    if (!target) {
+    const std::vector<Target> targets = map.find(name);
+    if (targets.empty()) {
       throw Error(where, std::string(name == *source_name ? "" : "taken as '" + name + "', ") +
                              "is no part of this model; --rename maps names that differ, --skip "
                              "leaves out what the model does not need");
     }
-    const auto [twin, is_new] =
-        found.emplace(target->name, Found{*source_name, tensor, target->transform});
-    if (!is_new) throw Error(where, "means the same as tensor '" + twin->second.source_name + "'");
+    for (const Target& target : targets) {
+      const bool by_expert = target.expert.has_value();
+      Found& weight =
+          found.emplace(target.name, Found{target.transform, {}, by_expert}).first->second;
+      const auto [twin, is_new] =
+          weight.sources.emplace(target.expert.value_or(0), Source{*source_name, tensor});
+      if (!is_new || weight.by_expert != by_expert) {
+        throw Error(where, "means the same as tensor '" + twin->second.name + "'");
+      }
+    }
   }
   return found;
 }
@@ -102,8 +119,8 @@ void check_ties(Config& config, FoundTensors& found, Conversion& conversion) {
   const auto output = found.find("output.weight");
   if (!config.tied_embeddings || output == found.end()) return;
   const auto embedding = found.find("token_embd.weight");
-  const std::string& name = output->second.source_name;
-  if (embedding == found.end() || same_values(*embedding->second.tensor, *output->second.tensor)) {
+  const auto& [name, tensor] = output->second.first();
+  if (embedding == found.end() || same_values(*embedding->second.first().tensor, *tensor)) {
     conversion.skipped.push_back({name, "a copy of the embedding"});
     found.erase(output);
     return;
@@ -114,14 +131,40 @@ void check_ties(Config& config, FoundTensors& found, Conversion& conversion) {
                              "though tie_word_embeddings is true");
 }
 
-void check_tensor(const WeightSpec& spec, const SourceTensor& tensor, const std::string& where) {
-  if (tensor.shape != spec.shape()) {
-    throw Error(where,
-                "wanted shape " + bracketed(spec.shape()) + ", found " + bracketed(tensor.shape));
+void check_tensor(const std::vector<uint64_t>& shape, const SourceTensor& tensor,
+                  const std::string& where) {
+  if (tensor.shape != shape) {
+    throw Error(where, "wanted shape " + bracketed(shape) + ", found " + bracketed(tensor.shape));
   }
   if (!tensor.type) {
     throw Error(where, "wanted f32, f16 or bf16 values, found " + tensor.type_name);
   }
+}
+
+/// The source of a weight, or those of all experts.
+std::vector<TransformedTensor> sources_of(const WeightSpec& spec, const Found& found,
+                                          Transform transform, const Config& config,
+                                          const std::string& path, const NameMap& map) {
+  std::vector<uint64_t> shape = spec.shape();
+  if (found.by_expert && spec.experts > 0) shape.erase(shape.begin());
+  std::vector<TransformedTensor> sources;
+  for (size_t i = 0; i < (found.by_expert ? spec.experts : 1); ++i) {
+    const auto at = found.sources.find(i);
+    if (at == found.sources.end()) {
+      std::string missing = map.source_of(spec.name);
+      const size_t number = missing.find('#');
+      if (number != missing.npos) missing.replace(number, 1, std::to_string(i));
+      throw Error(path, "tensor '" + missing + "' is missing, wanted " + bracketed(shape));
+    }
+    const auto& [name, tensor] = at->second;
+    sources.emplace_back(*tensor, transform, config);
+    check_tensor(shape, sources.back().source(), path + ": tensor '" + name + "'");
+  }
+  if (found.sources.size() > sources.size()) {
+    throw Error(path, "tensor '" + found.sources.rbegin()->second.name +
+                          "' is of an expert too many, wanted " + std::to_string(spec.experts));
+  }
+  return sources;
 }
 
 bool is_json(std::span<const std::byte> bytes) {
@@ -213,25 +256,26 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
                       bracketed(spec.shape()) +
                       (spec.role == Role::output ? "; or is tie_word_embeddings true?" : ""));
     }
-    const auto& [source_name, tensor, transform] = at->second;
-    const bool is_rotated = transform == Transform::rotated;
-    TransformedTensor source(*tensor, is_rotated && !pairs_differ ? Transform::none : transform,
-                             config);
+    const Found& weight = at->second;
+    const bool stays = weight.transform == Transform::rotated && !pairs_differ;
+    std::vector<TransformedTensor> sources = sources_of(
+        spec, weight, stays ? Transform::none : weight.transform, config, checkpoint.path, map);
+    const std::string source_name =
+        weight.by_expert ? map.source_of(spec.name) : weight.first().name;
     std::string where = checkpoint.path + ": tensor '" + source_name + "'";
-    check_tensor(spec, source.source(), where);
     const DType wanted = quantization.wanted(spec, config);
     const DType written = storable(wanted, spec.cols);
-    std::string from = source.source().type_name;
-    const auto read_row = [source = std::move(source)](size_t r, std::span<float> row) {
-      source.read_row(r, row);
+    std::string from = sources[0].source().type_name;
+    const auto read_row = [rows = spec.rows / sources.size(), sources = std::move(sources)](
+                              size_t r, std::span<float> row) {
+      sources[r / rows].read_row(r % rows, row);
     };
     plan_tensor(conversion, {spec, std::move(from), std::move(where), wanted, written, read_row});
     found.erase(at);
   }
   if (!found.empty()) {
-    const auto& left = found.begin()->second;
-    throw Error(checkpoint.path, "tensor '" + left.source_name + "' " +
-                                     bracketed(left.tensor->shape) +
+    const Source& left = found.begin()->second.first();
+    throw Error(checkpoint.path, "tensor '" + left.name + "' " + bracketed(left.tensor->shape) +
                                      " belongs to no part of the model that config.json describes");
   }
   return conversion;

@@ -16,13 +16,26 @@ enum class Transform {
   plus_one,    // the checkpoint has what is added to 1
   heads_together,  // rows (head, of q, k and v) to (of q, k and v, head)
   from_third_row,  // the checkpoint has two rows more in front
+  first_half,      // of each expert's rows
+  second_half,
+  single_row,  // a matrix of one row is a vector
+  // Of delta nets. Value heads stand key head by key head in the checkpoint; where the family has
+  // them otherwise (DeltaNet::grouped), the last rows or elements, which are theirs, change places.
+  value_heads,
+  value_columns,  // the same of columns
+  convolution,    // value_heads of (columns, 1, taps)
+  negative_exp,   // value_heads, and x is -exp(x)
+  key_groups,     // rows of each key head (q, k, of its values, of its gates): q, k and values
+  gate_groups,    // and the gates of the same
 };
 
-/// One row of a table: "self_attn.q_proj" is "attn_q", both with ".weight" or ".bias" behind.
+/// One row of a table: "self_attn.q_proj" is "attn_q", both with ".weight" or ".bias" behind. A '#'
+/// is the number of an expert.
 struct NameRow {
   std::string_view from;
   std::string_view to;
   Transform transform = Transform::none;
+  bool whole = false;  // nothing stands behind the names
 };
 
 /// What transformers calls the tensors of a type of model, and what they are called in a GGUF file.
@@ -41,6 +54,7 @@ const NameTable& name_table(std::string_view model_type);
 struct Target {
   std::string name;
   Transform transform;
+  std::optional<size_t> expert = {};  // whose part it is of a tensor of all experts
 };
 
 /// Finds out what a checkpoint's names mean. The body of the model may have another name than
@@ -50,9 +64,10 @@ class NameMap {
  public:
   NameMap(const NameTable& table, const std::vector<std::string>& names);
 
-  /// nullopt for a name that no model of this type has.
-  std::optional<Target> find(std::string_view name) const;
-  /// The name that find() takes for `name`.
+  /// What the tensor of this name becomes: nothing if no model of this type has it, several if
+  /// weights that it holds together are apart in the file.
+  std::vector<Target> find(std::string_view name) const;
+  /// The name that find() takes for `name`, with a '#' for the number of an expert.
   std::string source_of(std::string_view gguf_name) const;
 
  private:

@@ -184,7 +184,8 @@ class Planner {
     for (const std::string& name : order_) {
       const WeightSpec& spec = specs_.at(name);
       const auto at = changes_.find(name);
-      if (spec.is_gate() && adapter_.gate && (at == changes_.end() || at->second.whole == nullptr)) {
+      if (spec.is_gate() && adapter_.gate &&
+          (at == changes_.end() || at->second.whole == nullptr)) {
         throw Error(adapter_.path, "tensor '" + map.source_of(name) + "' is missing, wanted " +
                                        bracketed(spec.shape()));
       }
@@ -235,8 +236,13 @@ class Planner {
     }
     const std::string module =
         is_a || is_b ? named.name.substr(0, named.name.size() - half_a.size()) : std::string();
-    const auto target = map.find(module.empty() ? named.name : module + ".weight");
-    const auto spec = target ? specs_.find(target->name) : specs_.end();
+    const auto targets = map.find(module.empty() ? named.name : module + ".weight");
+    if (targets.size() > 1) {
+      throw Error(where(named), "is of what are several tensors in " + base_file_ +
+                                    ", which adapters cannot change");
+    }
+    const Target* target = targets.empty() ? nullptr : targets.data();
+    const auto spec = target != nullptr ? specs_.find(target->name) : specs_.end();
     if (spec == specs_.end()) {
       throw Error(where(named), "is of no part of " + base_file_ +
                                     (named.name.find("attn.gate_proj") != named.name.npos
@@ -252,6 +258,10 @@ class Planner {
     if (module.empty()) {
       take_whole(named, spec->second, change);
       return;
+    }
+    if (spec->second.is_matrix() && !spec->second.takes_updates()) {
+      throw Error(where(named), "is an update of '" + target->name +
+                                    "', whose weights are several in one tensor");
     }
     if (!spec->second.is_matrix()) {
       throw Error(where(named),
@@ -339,13 +349,15 @@ class Planner {
     }
     const size_t rank = a.shape[0];
     check(*change.a, a, {rank, spec.cols});
-    // PEFT has updates of transposed matrices as those of others.
+    // PEFT has updates of transposed matrices as those of others, and inputs are those of `a`.
+    const bool of_inputs = change.transform == Transform::value_columns;
     const bool turned = change.transform == Transform::transposed;
-    const TransformedTensor b(*change.b->tensor, turned ? Transform::none : change.transform,
-                              config_);
+    const TransformedTensor inputs(a, of_inputs ? change.transform : Transform::none, config_);
+    const TransformedTensor b(*change.b->tensor,
+                              turned || of_inputs ? Transform::none : change.transform, config_);
     check(*change.b, b.source(), {spec.rows, rank});
     plan_half(spec, ".lora_a", {rank, spec.cols}, *change.a,
-              [a](size_t r, std::span<float> row) { a.read_row(r, row); });
+              [inputs](size_t r, std::span<float> row) { inputs.read_row(r, row); });
     plan_half(
         spec, ".lora_b", {spec.rows, rank}, *change.b,
         [b, factor = static_cast<float>(factor_of(change, rank))](size_t r, std::span<float> row) {

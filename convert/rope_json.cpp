@@ -111,8 +111,10 @@ Scaling parse_scaling(const JsonFields& fields, const Base& base) {
   scaling.table.theta = base.theta;
   const std::string_view key = fields.has("rope_type") ? "rope_type" : "type";
   const auto type = fields.string(key);
-  std::vector<std::string_view> known = {"rope_type", "type", "rope_theta",
-                                         "partial_rotary_factor"};
+  // Sections of a head turn by the places of what is in a picture; those of text are all the same.
+  std::vector<std::string_view> known = {"rope_type",     "type",
+                                         "rope_theta",    "partial_rotary_factor",
+                                         "mrope_section", "mrope_interleaved"};
   if (type == "linear") {
     scaling.table.factor = factor_in(fields);
     if (scaling.table.factor != 1) scaling.table.scaling = RopeTable::Scaling::linear;

@@ -7,9 +7,12 @@
 namespace vga {
 
 void SourceTensor::read_row(size_t row, std::span<float> out) const {
-  assert(type && !shape.empty() && shape.size() <= 2 && out.size() == shape.back());
+  assert(type && !shape.empty() && shape.size() <= 3 && out.size() == shape.back());
   const size_t size = row_bytes(*type, 1);
-  const std::byte* from = data + (shape.size() == 2 ? row * strides[0] * size : 0);
+  uint64_t at = 0;
+  if (shape.size() == 2) at = row * strides[0];
+  if (shape.size() == 3) at = row / shape[1] * strides[0] + row % shape[1] * strides[1];
+  const std::byte* from = data + at * size;
   const uint64_t stride = strides.back();
   if (stride == 1) {
     decode_row(*type, from, out);

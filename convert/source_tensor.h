@@ -22,8 +22,8 @@ struct SourceTensor {
   std::vector<uint64_t> strides;    // in elements, one per dimension
   const std::byte* data = nullptr;  // the first element
 
-  /// Row `row` of a matrix, or a whole vector (row 0), as float32; out.size() is the last
-  /// dimension. Needs a type and one or two dimensions.
+  /// Row `row` of a matrix or of matrices that follow each other, or a whole vector (row 0), as
+  /// float32; out.size() is the last dimension. Needs a type and one to three dimensions.
   void read_row(size_t row, std::span<float> out) const;
 };
 

@@ -245,8 +245,8 @@ TEST(ConvertNames, WrappersAndPrefixesAreNoPartOfAName) {
 }
 
 std::optional<std::string> found(const NameMap& map, const char* name) {
-  const auto target = map.find(name);
-  return target ? std::optional(target->name) : std::nullopt;
+  const auto targets = map.find(name);
+  return targets.empty() ? std::nullopt : std::optional(targets[0].name);
 }
 
 TEST(ConvertNames, TheBodyMayBeAPartOfSomethingElse) {
