@@ -12,8 +12,6 @@ namespace {
 constexpr uint32_t matvec_rows = 8;  // up to so many rows of x, weights are read once for all
 constexpr uint32_t tile = 64;        // outputs of matmul's tiles, and most rows of them
 constexpr uint32_t lane_rows = 16;   // rows of such a tile for each that a lane computes
-// Up to so many rows of an expert, on average, each is multiplied for itself.
-constexpr size_t rows_by_pair = 4;
 
 /// What the shaders of a product are told; see product.glsl.
 struct Push {
@@ -93,7 +91,7 @@ void VulkanProducts::project(const Buffer& x, size_t all_rows, const Tensor& wei
 void VulkanProducts::project_experts(const Buffer& x, size_t n_rows, const Buffer& routed,
                                      std::span<const ExpertProjection> projections) {
   const size_t n_used = routed.cols() / 2;
-  size_t at_once = max_groups / n_used;
+  size_t at_once = std::min(max_groups / n_used, rows_at_once(device_.limits, x, n_rows));
   for (const auto& [weight, out] : projections) {
     at_once = std::min(at_once, rows_at_once(device_.limits, out, n_rows));
   }
@@ -102,7 +100,8 @@ void VulkanProducts::project_experts(const Buffer& x, size_t n_rows, const Buffe
     const Rows rows = {x, routed, row, std::min(at_once, n_rows - row)};
     const Tensor& first = projections[0].weight;
     const size_t n_experts = first.rows / (projections[0].out.cols() / n_used);
-    const bool by_pair = rows.n * n_used <= rows_by_pair * n_experts;
+    // An expert has few rows of its own, on average.
+    const bool by_pair = rows.n * n_used <= matvec_rows * n_experts;
     if (!by_pair) group(rows, n_experts);
     for (const ExpertProjection& projection : projections) {
       for (const Weight::Slice& slice : projection.weight.on_device->slices) {
@@ -159,14 +158,15 @@ void VulkanProducts::project_pairs(const Rows& rows, const ExpertProjection& pro
   }
 }
 
-/// A workgroup along z for each expert, in tiles that are as high as experts have rows on average.
+/// A workgroup along z for each expert, in tiles that most experts' rows fit into.
 void VulkanProducts::project_groups(const Rows& rows, const ExpertProjection& projection,
                                     const Weight::Slice& slice) {
   const auto& [weight, out] = projection;
   const size_t n_pairs = rows.n * rows.n_used();
   const size_t n_outputs = out.cols() / rows.n_used();
   const size_t n_experts = weight.rows / n_outputs;
-  const size_t tile_rows = std::clamp<size_t>(std::bit_ceil(n_pairs / n_experts), lane_rows, tile);
+  const size_t tile_rows =
+      std::clamp<size_t>(std::bit_ceil(n_pairs * 3 / 2 / n_experts), lane_rows, tile);
   const auto& kernel = pipeline(device_, {"matmul", weight.type, {u32(tile_rows / lane_rows)}}, 4);
   // Each expert's last tile may be all but empty.
   const double per_output = output_cost(weight, n_pairs + n_experts * tile_rows / 2);
