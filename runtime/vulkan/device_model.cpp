@@ -28,7 +28,6 @@ struct Part {
   uint64_t n_rows;
   uint64_t bytes;
 
-  bool follow_each_other() const { return tensor->turn == 0; }
   const std::byte* data() const { return tensor->row(first_row); }
   const std::byte* end() const { return data() + bytes; }
 };
@@ -153,8 +152,9 @@ void load(Device& device, PlacedWeights& to, std::span<Tensor* const> tensors, u
   const bool unified =
       info.type == DeviceInfo::Type::integrated || info.type == DeviceInfo::Type::cpu;
   std::vector<Part> parts = cut(limits, to, tensors);
-  const auto in_turn = std::ranges::stable_partition(parts, &Part::follow_each_other);
-  const std::span<const Part> whole(parts.begin(), in_turn.begin());
+  const auto in_turn = std::stable_partition(
+      parts.begin(), parts.end(), [](const Part& part) { return part.tensor->turn == 0; });
+  const std::span<const Part> whole(parts.begin(), in_turn);
   const bool in_place = unified && use_in_place(device, to, whole);
 
   // Where copies go.
