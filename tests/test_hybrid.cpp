@@ -4,7 +4,10 @@
 #include <nlohmann/json.hpp>
 
 #include "gguf_image.h"
+#include "logits.h"
 #include "run_program.h"
+#include "vga/error.h"
+#include "vga/vga.h"
 
 namespace vga::test {
 namespace {
@@ -98,6 +101,42 @@ TEST_F(Hybrid, BenchGoesBackToItsDepth) {
   const Outcome outcome =
       run("vga-bench -m '" + plain_ + "' -p 20 -n 8 -d 0,30 -r 2 --output json");
   EXPECT_EQ(outcome.status, 0) << outcome.output;
+}
+
+/// As llama.cpp's converter writes them: with a block behind the last one that drafts tokens, and
+/// the gate of the shared network as a matrix of one row.
+TEST(HybridFiles, DraftBlocksAreLeftOut) {
+  const TemporaryDirectory directory;
+  const auto path = directory.path() / "model.gguf";
+  const auto logits = [&](const GgufImage& image) {
+    directory.write("model.gguf", image.bytes());
+    const std::vector<Token> tokens = {1, 5, 3, 2, 9, 4, 4, 7, 11, 6};
+    return logits_in_chunks(Model::load(path, {.device = "cpu"}), {.n_threads = 1}, tokens, 4);
+  };
+  GgufImage image = hybrid_model(32, true);
+  const auto expected = logits(image);
+  image.find_tensor("blk.1.ffn_gate_inp_shexp.weight")->dims = {32, 1};
+  EXPECT_EQ(logits(image), expected);
+
+  image.set("qwen35moe.block_count", uint32_t{5});
+  image.set("qwen35moe.nextn_predict_layers", uint32_t{1});
+  for (const char* name :
+       {"nextn.eh_proj.weight", "nextn.hnorm.weight", "nextn.shared_head_norm.weight"}) {
+    GgufImage::TensorImage tensor = *image.find_tensor("output_norm.weight");
+    tensor.name = "blk.4." + std::string(name);
+    image.tensors.push_back(std::move(tensor));
+  }
+  for (const char* name : {"attn_q.weight", "attn_norm.weight", "ffn_down_exps.weight"}) {
+    GgufImage::TensorImage tensor = *image.find_tensor("blk.3." + std::string(name));
+    tensor.name = "blk.4." + std::string(name);
+    image.tensors.push_back(std::move(tensor));
+  }
+  EXPECT_EQ(logits(image), expected);
+
+  // What no key speaks of is no draft.
+  image.set("qwen35moe.block_count", uint32_t{4});
+  image.remove("qwen35moe.nextn_predict_layers");
+  EXPECT_THROW(logits(image), Error);
 }
 
 }  // namespace

@@ -293,6 +293,9 @@ void write_delta(const Config& c, const KeyWriter& keys) {
   keys.number("ssm.group_count", d.n_key_heads);
   keys.number("ssm.time_step_rank", d.n_value_heads);
   keys.number("ssm.inner_size", d.value_size());
+  // Llama.cpp wants them; all pairs are of the section that text has.
+  const std::array<int32_t, 4> sections = {static_cast<int32_t>(c.rope_dim / 2), 0, 0, 0};
+  if (!d.grouped) keys.integers("rope.dimension_sections", sections);
 }
 
 /// Experts in all layers but the first `n_dense`.

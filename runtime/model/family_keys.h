@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -83,6 +84,9 @@ class KeyWriter {
   void boolean(std::string_view suffix, bool value) const { writer_.add(key(suffix), value); }
   void string(std::string_view suffix, std::string_view value) const {
     writer_.add(key(suffix), value);
+  }
+  void integers(std::string_view suffix, std::span<const int32_t> values) const {
+    writer_.add(key(suffix), values);
   }
   void booleans(std::string_view suffix, const std::vector<bool>& values) const {
     writer_.add(key(suffix), values);

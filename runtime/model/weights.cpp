@@ -260,7 +260,10 @@ std::vector<WeightSpec> weight_specs(const Config& config) {
 
 void check_weight(const GgufTensor* found, const WeightSpec& spec, const std::string& where) {
   if (found == nullptr) throw Error(where, "is missing, wanted " + bracketed(spec.shape()));
-  if (found->shape() != spec.shape()) {
+  // Files have the shared network's gate as a vector or as a matrix of one row.
+  const bool is_one_row = spec.role == Role::shared_weight &&
+                          found->shape() == std::vector<uint64_t>{spec.rows, spec.cols};
+  if (found->shape() != spec.shape() && !is_one_row) {
     throw Error(where,
                 "wanted shape " + bracketed(spec.shape()) + ", found " + bracketed(found->shape()));
   }
@@ -268,8 +271,10 @@ void check_weight(const GgufTensor* found, const WeightSpec& spec, const std::st
   if (!type) {
     throw Error(where, "wanted one of " + dtype_names() + ", found " + gguf_type_name(found->type));
   }
-  if (spec.is_vector() && *type != DType::f32) {
-    throw Error(where, "a vector must be f32, found " + std::string(name(*type)));
+  const bool is_conv = spec.role == Role::delta_conv;
+  if ((spec.is_vector() || is_conv) && *type != DType::f32) {
+    throw Error(where, std::string(is_conv ? "a convolution" : "a vector") +
+                           " must be f32, found " + std::string(name(*type)));
   }
 }
 
