@@ -32,7 +32,8 @@ bool fewer_bits(DType a, DType b) {
 /// Whether a mix gives a matrix more bits: those whose errors hurt most, in the first and the last
 /// eighth of the layers and in every third between.
 bool deserves_more_bits(const WeightSpec& spec, size_t n_layers) {
-  if (spec.role != Role::attn_v && spec.role != Role::ffn_down) return false;
+  const bool is_down = spec.role == Role::ffn_down || spec.role == Role::expert_down;
+  if (spec.role != Role::attn_v && !is_down) return false;
   const size_t first = n_layers / 8;
   const size_t last = 7 * n_layers / 8;
   return spec.layer < first || spec.layer >= last || (spec.layer - first) % 3 == 2;
@@ -55,7 +56,8 @@ DType Quantization::wanted(const WeightSpec& spec, const Config& config) const {
   if (spec.keep_float()) return DType::f32;
   if (pure || !fewer_bits(type, DType::q6_k)) return type;
   // All three in one matrix: between what v and the others have.
-  if (mixed && spec.role == Role::attn_qkv) return type == DType::q4_k ? DType::q5_k : DType::q6_k;
+  const bool is_qkv = spec.role == Role::attn_qkv || spec.role == Role::delta_qkv;
+  if (mixed && is_qkv) return type == DType::q4_k ? DType::q5_k : DType::q6_k;
   if (makes_logits(spec, config)) {
     // There is hardly anything else to save on.
     if (outweighs_the_rest(spec, config)) return fewer_bits(type, DType::q5_k) ? DType::q5_k : type;

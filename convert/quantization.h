@@ -13,7 +13,7 @@ namespace vga {
 struct Quantization {
   std::string_view name;  // as people type it: "q4_k_m"
   DType type;             // of most matrices
-  bool mixed;             // more bits for some layers' attn_v and ffn_down
+  bool mixed;             // more bits for some layers' attn_v and ffn_down, an expert's too
   uint32_t file_type;     // llama.cpp's number for it, `general.file_type`
   bool pure = false;      // every matrix is of `type`, that of the output too
 

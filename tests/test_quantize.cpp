@@ -14,6 +14,7 @@
 
 #include "base/file.h"
 #include "gguf/decode.h"
+#include "gguf/encode.h"
 #include "gguf/gguf.h"
 #include "gguf_image.h"
 #include "logits.h"
@@ -77,6 +78,9 @@ TEST(Quantization, MixesGiveMoreBitsWhereErrorsHurt) {
     const DType expected = more.contains(layer) ? DType::q6_k : DType::q4_k;
     EXPECT_EQ(wanted("q4_k_m", Role::attn_v, layer), expected) << layer;
     EXPECT_EQ(wanted("q4_k_m", Role::ffn_down, layer), expected) << layer;
+    EXPECT_EQ(wanted("q4_k_m", Role::expert_down, layer), expected) << layer;
+    EXPECT_EQ(wanted("q4_k_m", Role::expert_up, layer), DType::q4_k) << layer;
+    EXPECT_EQ(wanted("q4_k_m", Role::delta_qkv, layer), DType::q5_k) << layer;
     EXPECT_EQ(wanted("q4_k_m", Role::ffn_up, layer), DType::q4_k) << layer;
     EXPECT_EQ(wanted("q4_k_m", Role::attn_qkv, layer), DType::q5_k) << layer;
     EXPECT_EQ(wanted("q4_k", Role::attn_v, layer), DType::q4_k) << layer;
@@ -325,6 +329,63 @@ TEST_F(QuantizeModel, WrongInputIsOneClearLine) {
   fs::resize_file(in, fs::file_size(in) - 1000);
   refused(quantize(in, out_file, "q8_0"), {"in.gguf", "output_norm", "cut off"});
   EXPECT_EQ(n_files(folder.path()), 2U);
+}
+
+/// Tensors of all experts keep three dimensions, in rows of whole blocks and in rows that are none.
+TEST(Quantize, ExpertsHaveEveryType) {
+  for (const uint32_t ffn_size : {256U, 48U}) {
+    GgufImage image = family_model(
+        "qwen3moe", 1,
+        [&](GgufImage& g) {
+          g.set("qwen3moe.embedding_length", uint32_t{256});
+          g.set("qwen3moe.expert_count", uint32_t{5});
+          // All of them: a choice of some may go either way by a rounding.
+          g.set("qwen3moe.expert_used_count", uint32_t{5});
+          g.set("qwen3moe.expert_feed_forward_length", ffn_size);
+        },
+        [](Config&) {});
+    const TemporaryDirectory directory;
+    const fs::path in = directory.write("in.gguf", image.bytes());
+    const fs::path out = directory.path() / "out.gguf";
+    const std::vector<Token> tokens = {1, 5, 3, 2, 9, 4, 4, 7, 11, 6};
+    const SessionOptions options = {.n_threads = 1, .cache_type = DType::f32};
+    for (const auto& [name, type] : all_names) {
+      SCOPED_TRACE(name + " with rows of " + std::to_string(ffn_size));
+      const Outcome outcome = quantize(in, out, name);
+      ASSERT_EQ(outcome.status, 0) << outcome.errors;
+      const Gguf before = Gguf::open(in);
+      const Gguf after = Gguf::open(out);
+      for (const char* which : {"gate", "up", "down"}) {
+        const std::string tensor_name = "blk.0.ffn_" + std::string(which) + "_exps.weight";
+        const GgufTensor& a = *after.find_tensor(tensor_name);
+        const GgufTensor& b = *before.find_tensor(tensor_name);
+        EXPECT_EQ(a.n_dims, 3U);
+        EXPECT_EQ(a.dims, b.dims);
+        const bool is_down = std::string_view(which) == "down";
+        const bool more = is_down && name.ends_with("_m");  // one layer is the last eighth
+        const DType wanted = storable(more ? DType::q6_k : type, b.dims[0]);
+        ASSERT_EQ(a.type, static_cast<uint32_t>(wanted)) << tensor_name;
+        std::vector<float> row(b.dims[0]);
+        std::vector<std::byte> encoded(row_bytes(wanted, row.size()));
+        for (size_t r = 0; r < b.dims[1] * b.dims[2]; ++r) {
+          decode_row(DType::f32, b.data.data() + r * row_bytes(DType::f32, row.size()), row);
+          encode_row(wanted, row, encoded.data());
+          ASSERT_TRUE(
+              std::ranges::equal(encoded, a.data.subspan(r * encoded.size(), encoded.size())))
+              << tensor_name << " row " << r;
+        }
+      }
+      EXPECT_EQ(after.find_tensor("blk.0.ffn_gate_inp.weight")->type, 0U) << "the router";
+
+      // What is computed is what the written numbers say, but for activations of eight bits.
+      const fs::path exact = directory.path() / "exact.gguf";
+      ASSERT_EQ(quantize(out, exact, "f32").status, 0);
+      const auto expected = logits_in_chunks(Model::load(exact), options, tokens, tokens.size());
+      const auto found = logits_in_chunks(Model::load(out), options, tokens, tokens.size());
+      EXPECT_LT(worst_error(found, expected, expected.size() / tokens.size()),
+                block_elements(type) > 1 ? 0.15 : 2e-5);
+    }
+  }
 }
 
 TEST(Quantize, RefusesWhatCannotBeStored) {
