@@ -35,6 +35,8 @@ CASES = {
     "phi3": ("phi3", dict(r=4, lora_alpha=4, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])),
     "gpt2": ("gpt2", dict(r=4, lora_alpha=4, fan_in_fan_out=True, target_modules=["c_attn", "c_proj", "c_fc"])),
     "gpt_neox": ("gpt_neox", dict(r=4, lora_alpha=4, target_modules=["query_key_value", "dense"])),
+    "qwen35": ("qwen35", dict(r=4, lora_alpha=8, target_modules=["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a",
+                                                                 "out_proj", "k_proj", "v_proj", "o_proj"] + MLP)),
 }
 GATES = {
     "llama_gated": reference.Gate("value", "output", "head", bias=True),
