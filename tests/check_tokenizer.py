@@ -227,7 +227,8 @@ def json_tokenizers(vocabulary, text):
     """A tokenizer as each family's tokenizer.json has it."""
     vocabulary = {**vocabulary, "tokens": [*vocabulary["tokens"], "<tool>"],
                   "token_type": [*vocabulary["token_type"], USER_DEFINED]}
-    for pre, family in (("smollm", "SmolLM2"), ("qwen2", "Qwen2"), ("gpt-2", "GPT-2"), ("llama-bpe", "Llama 3")):
+    for pre, family in (("smollm", "SmolLM2"), ("qwen2", "Qwen2"), ("gpt-2", "GPT-2"), ("llama-bpe", "Llama 3"),
+                        ("qwen35", "Qwen3.5"), ("afmoe", "Trinity")):
         tokenizer = byte_level(vocabulary, pre)
         tokenizer.add_special_tokens([AddedToken("<|" + "nowhere|>", special=True)])
         yield f"like {family}", tokenizer

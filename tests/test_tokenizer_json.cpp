@@ -138,6 +138,21 @@ TEST(TokenizerJson, PreTokenizersByTheirExpressions) {
   EXPECT_EQ(pre(sequence(split(llama3), bytes), true), "llama-bpe");
   EXPECT_NE(pre(sequence(split(llama3), bytes), false), "llama-bpe");
   EXPECT_EQ(pre(sequence(split(qwen2), bytes)), "qwen2");
+  EXPECT_EQ(
+      pre(sequence(split(R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N})"
+                         R"(| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"),
+                   bytes)),
+      "qwen35");
+  // Digits in threes from the right, and characters instead of their numbers.
+  const json trinity = {
+      split(R"(\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N})))"),
+      split("[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f"
+            "\u2f00-\u2fdf\u0e00-\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f"
+            "\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"),
+      split(R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?)"
+            R"([\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"),
+      bytes};
+  EXPECT_EQ(pre({{"type", "Sequence"}, {"pretokenizers", trinity}}), "afmoe");
 }
 
 TEST(TokenizerJson, SentencePieceLike) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
+#include <charconv>
 #include <cstdint>
 #include <new>
 #include <utility>
@@ -66,6 +67,8 @@ constexpr const char* cjk = R"([\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7F
 
 // Trinity's: digits in threes counted from the right, scripts that are written without spaces.
 constexpr const char* first_digits = R"(^\p{N}{1,2}(?=(?:\p{N}{3})+\z)|\p{N}{1,3})";
+/// Both at once, by an expression that looks ahead of each group to the end of the digits.
+constexpr std::string_view threes_from_the_right = R"(\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N})))";
 constexpr const char* scripts_without_spaces =
     R"([\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{F900}-\x{FAFF}\x{3040}-\x{309F}\x{30A0}-\x{30FF})"
     R"(\x{FF65}-\x{FF9F}\x{2F00}-\x{2FDF}\x{E00}-\x{E7F}\x{E80}-\x{EFF}\x{1780}-\x{17FF})"
@@ -142,6 +145,21 @@ std::string our_spelling(std::string pattern) {
     }
   }
   return pattern;
+}
+
+/// One of our patterns with characters themselves for their numbers, as Hugging Face's files have
+/// it.
+std::string with_characters(std::string_view pattern) {
+  constexpr std::string_view escape = R"(\x{)";
+  std::string out;
+  for (size_t at = pattern.find(escape); at != pattern.npos; at = pattern.find(escape)) {
+    const size_t end = pattern.find('}', at);
+    uint32_t character = 0;
+    std::from_chars(pattern.data() + at + escape.size(), pattern.data() + end, character, 16);
+    append_utf8(out.append(pattern.substr(0, at)), character);
+    pattern.remove_prefix(end + 1);
+  }
+  return out.append(pattern);
 }
 
 [[noreturn]] void fail(int code) {
@@ -235,14 +253,19 @@ std::optional<Pretokenizer> Pretokenizer::find(std::string_view name) {
 std::optional<std::string_view> Pretokenizer::name_of(std::span<const std::string> expressions,
                                                       bool keeps_whole_words) {
   std::vector<std::string> ours;
-  for (const std::string& expression : expressions) ours.push_back(our_spelling(expression));
-  for (const Rules& rules : known) {
-    const auto n = static_cast<size_t>(std::ranges::count_if(
-        rules.expressions, [](const char* pattern) { return pattern != nullptr; }));
-    if (rules.keeps_whole_words == keeps_whole_words && n == ours.size() &&
-        std::equal(ours.begin(), ours.end(), rules.expressions.begin())) {
-      return rules.name;
+  for (const std::string& expression : expressions) {
+    if (expression == threes_from_the_right) {
+      ours.insert(ours.end(), {digits, first_digits});
+    } else {
+      ours.push_back(our_spelling(expression));
     }
+  }
+  for (const Rules& rules : known) {
+    std::vector<std::string> patterns;
+    for (const char* pattern : rules.expressions) {
+      if (pattern != nullptr) patterns.push_back(with_characters(pattern));
+    }
+    if (rules.keeps_whole_words == keeps_whole_words && patterns == ours) return rules.name;
   }
   return std::nullopt;
 }
