@@ -33,6 +33,8 @@ TEST(ConvertHybrid, RefusesConfigsThatItCannotRepresent) {
       {"qwen35", "attention_bias", true},
       {"qwen35", "attn_output_gate", false},
       {"qwen35", "use_sliding_window", true},
+      {"qwen35", "attention_gate", {{"source", "none"}}},
+      {"afmoe", "attention_gate", {{"source", "none"}}},
       {"qwen35", "linear_value_head_dim", 32},
       {"qwen35", "linear_num_value_heads", 5},
       {"qwen35", "linear_num_key_heads", 0},
