@@ -20,7 +20,7 @@ Conversion plan_baking(const Gguf& base, const Adaptation& adaptation,
     if (!is_written_anew) conversion.writer.add(key, value);
   }
   if (!name.empty()) conversion.writer.add(name_key, std::string_view(name));
-  if (config.gate || config.family == "vga") {
+  if (config.family == "vga" || (config.gate && !has_own_gate(config.family))) {
     write_gate(config.gate, config.family, conversion.writer);
   }
   write_quantization(quantization, conversion.writer);

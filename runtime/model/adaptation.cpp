@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "gguf/decode.h"
 #include "gguf/encode.h"
+#include "model/families.h"
 #include "vga/error.h"
 
 namespace vga {
@@ -58,8 +59,8 @@ Adaptation::Adaptation(const Config& base, const std::string& base_file,
     if (gate_of_ != nullptr) {
       throw Error(file, "brings a gate, and so does " + gate_of_->file().file_name());
     }
-    if (base.fused_q_gate) {
-      throw Error(file, "brings a gate, and " + base_file_ + " has its own in other tensors");
+    if (has_own_gate(base.family)) {
+      throw Error(file, "brings a gate, and " + base_file_ + " has one as all of its family");
     }
     gate_of_ = &adapter;
     config_.gate = adapter.gate();

@@ -661,7 +661,8 @@ Config read_config(const Gguf& gguf) {
   const Family* own = find_family(family);
   if (own->read != nullptr) own->read(keys, c);
   if (c.family == "vga" || has_gate(keys)) {
-    if (c.gate) keys.refuse("attention.gate.source", "models of this family have a gate anyway");
+    if (has_own_gate(c.family))
+      keys.refuse("attention.gate.source", "models of this family have a gate anyway");
     c.gate = read_gate(keys);
   }
   refuse_unsupported(keys);
@@ -686,10 +687,14 @@ void write_config(const Config& c, GgufWriter& writer) {
   keys.real(eps_key(c), double{c.norm_eps});
   const Family* family = find_family(c.family);
   if (family != nullptr && family->write != nullptr) family->write(c, keys);
-  const auto usual = family_options(c.family);
-  if (c.family == "vga" || (c.gate && !(usual && usual->gate))) {
+  if (c.family == "vga" || (c.gate && !has_own_gate(c.family))) {
     write_gate(c.gate, c.family, writer);
   }
+}
+
+bool has_own_gate(std::string_view family) {
+  const auto options = family_options(family);
+  return options && options->gate;
 }
 
 Gate read_gate(const Gguf& gguf, const std::string& family) {
