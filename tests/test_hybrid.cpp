@@ -90,6 +90,27 @@ TEST_F(Hybrid, StreamSpeaksOfTheOtherLayers) {
   EXPECT_EQ(report.at("layers").at(0).at("layer"), 3);
 }
 
+// A text of 901 tokens over and over, through windows of 40. VGA_LONG makes it 200,000 tokens.
+TEST_F(Hybrid, NeitherMemoryNorTimeDrifts) {
+  const bool is_long = !Variable::value_of("VGA_LONG").empty();
+  const size_t n_tokens = is_long ? 200000 : 6000;
+  const json report =
+      json::parse(run("vga-stream -m '" + plain_ + "' -f '" + text_ +
+                      "' --window 40 -t 1 --json --tokens " + std::to_string(n_tokens))
+                      .output);
+  EXPECT_EQ(report.at("tokens"), n_tokens);
+  if (!sanitized && !on_device()) {
+    const auto filled = report.at("process_bytes_filled").get<double>();
+    EXPECT_LE(report.at("process_bytes").get<double>() - filled, 4096);
+  }
+  for (const json& policy : report.at("policies")) {
+    EXPECT_TRUE(std::isfinite(policy.at("ppl").get<double>()));
+    if (!is_long) continue;
+    const double first = policy.at("seconds_per_token_first_10000");
+    EXPECT_LT(policy.at("seconds_per_token_last_10000").get<double>(), 1.5 * first);
+  }
+}
+
 TEST_F(Hybrid, PerplexityIn8BitsIsANumber) {
   const Outcome outcome =
       run("vga-perplexity -m '" + experts_ + "' -f '" + text_ + "' --context 100 --w8a8");
