@@ -349,12 +349,14 @@ class Planner {
     }
     const size_t rank = a.shape[0];
     check(*change.a, a, {rank, spec.cols});
-    // PEFT has updates of transposed matrices as those of others, and inputs are those of `a`.
-    const bool of_inputs = change.transform == Transform::value_columns;
-    const bool turned = change.transform == Transform::transposed;
-    const TransformedTensor inputs(a, of_inputs ? change.transform : Transform::none, config_);
-    const TransformedTensor b(*change.b->tensor,
-                              turned || of_inputs ? Transform::none : change.transform, config_);
+    // PEFT has updates of transposed matrices as those of others. What is done to inputs is done to
+    // `a`, what is done to outputs to `b`.
+    const Transform whole = change.transform;
+    const bool of_inputs = whole == Transform::value_columns;
+    const bool stays =
+        of_inputs || whole == Transform::transposed || whole == Transform::single_row;
+    const TransformedTensor inputs(a, of_inputs ? whole : Transform::none, config_);
+    const TransformedTensor b(*change.b->tensor, stays ? Transform::none : whole, config_);
     check(*change.b, b.source(), {spec.rows, rank});
     plan_half(spec, ".lora_a", {rank, spec.cols}, *change.a,
               [inputs](size_t r, std::span<float> row) { inputs.read_row(r, row); });

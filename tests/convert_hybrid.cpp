@@ -11,6 +11,7 @@
 #include "checkpoint_image.h"
 #include "config_json.h"
 #include "conversion.h"
+#include "peft.h"
 
 namespace vga::test {
 namespace {
@@ -212,6 +213,40 @@ TEST(ConvertHybrid, NumbersThatAreNoneAreNamed) {
   const auto message =
       message_of([&] { write_conversion(conversion, directory.path() / "out.gguf"); });
   EXPECT_NE(message.find("mlp.experts.#.up_proj.weight': row 80"), std::string::npos) << message;
+}
+
+TEST(ConvertHybrid, AdaptersChangeOneMatrixEach) {
+  struct Row {
+    const char* base;
+    const char* from;
+    const char* to;
+    const char* says;
+  };
+  const std::vector<Row> rows = {
+      {"qwen35", "3.self_attn.k_proj", "3.self_attn.q_proj", "'blk.3.attn_q.weight'"},
+      {"qwen35moe", "0.mlp.up_proj", "0.mlp.experts.3.up_proj", "'blk.0.ffn_up_exps.weight'"},
+      {"qwen3next", "0.linear_attn.in_proj_b", "0.linear_attn.in_proj_ba", "'blk.0.ssm_ba.weight'"},
+      {"qwen3next", "0.linear_attn.in_proj_qkv", "0.linear_attn.in_proj_qkvz", "several tensors"},
+  };
+  for (const Row& row : rows) {
+    SCOPED_TRACE(std::string(row.base) + " " + row.to);
+    const TemporaryDirectory directory;
+    const fs::path base = directory.path() / "base.gguf";
+    const Checkpoint checkpoint = open_checkpoint(family(row.base), {});
+    write_conversion(plan_conversion(checkpoint, quantization_from_name("f32"), {}), base);
+    PeftAdapter adapter = open_peft(fs::path(VGA_SOURCE_DIR) / "tests/data/adapters/qwen35");
+    SourceTensors changed;
+    for (const auto& [name, tensor] : adapter.tensors) {
+      const size_t at = name.find(std::string(row.from) + ".");
+      if (at == name.npos) continue;
+      changed[std::string(name).replace(at, std::string(row.from).size(), row.to)] = tensor;
+    }
+    ASSERT_EQ(changed.size(), 2u);
+    adapter.tensors = changed;
+    const auto message = message_of([&] { plan_adapter(adapter, Gguf::open(base), DType::f32); });
+    EXPECT_NE(message.find(row.says), std::string::npos) << message;
+    EXPECT_NE(message.find(row.to), std::string::npos) << message;
+  }
 }
 
 }  // namespace

@@ -96,9 +96,10 @@ def sees_as_well(config, tensors):
     tensors["model.visual.patch_embed.proj.weight"] = torch.ones(2, 2)
     tensors["mtp.fc.weight"] = torch.ones(2, 2)
     tensors["mtp.layers.0.self_attn.q_norm.weight"] = torch.ones(2)
+    config["rope_parameters"] |= {"mrope_interleaved": True, "mrope_section": [1, 1, 0]}
     return {"model_type": config["model_type"].removesuffix("_text"), "tie_word_embeddings": config["tie_word_embeddings"],
             "vision_config": {"hidden_size": 4}, "text_config": without(config, "tie_word_embeddings", "architectures")
-            | {"mtp_num_hidden_layers": 1}}, tensors
+            | {"mtp_num_hidden_layers": 1, "attn_output_gate": True, "full_attention_interval": 4}}, tensors
 
 
 def fused_experts(config, tensors):

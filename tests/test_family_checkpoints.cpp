@@ -41,9 +41,9 @@ class FamilyCheckpoints : public testing::TestWithParam<std::string> {
   }
 
   /// A session as long as the text, as it chooses among divisors of RoPE's frequencies.
-  std::vector<float> logits(size_t chunk) const {
+  std::vector<float> logits(size_t chunk, size_t n_threads = 1) const {
     const SessionOptions options{
-        .context = tokens_.size(), .n_threads = 1, .cache_type = DType::f32};
+        .context = tokens_.size(), .n_threads = n_threads, .cache_type = DType::f32};
     return logits_in_chunks(Model::load(file_), options, tokens_, chunk);
   }
 
@@ -59,6 +59,7 @@ TEST_P(FamilyCheckpoints, LogitsAreThoseOfTransformers) {
   EXPECT_LT(worst_error(whole, expected.values, expected.cols), on_device() ? 1e-3 : 3e-4);
   EXPECT_TRUE(same_logits(logits(33), whole, expected.cols, DType::f32));
   EXPECT_TRUE(same_logits(logits(1), whole, expected.cols, DType::f32));
+  EXPECT_TRUE(same_logits(logits(50, 7), whole, expected.cols, DType::f32)) << "seven threads";
 }
 
 TEST_P(FamilyCheckpoints, AConfigIsReadAsItWasWritten) {

@@ -144,7 +144,7 @@ TEST(TokenizerJson, PreTokenizersByTheirExpressions) {
                    bytes)),
       "qwen35");
   // Digits in threes from the right, and characters instead of their numbers.
-  const json trinity = {
+  json trinity = {
       split(R"(\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N})))"),
       split("[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f"
             "\u2f00-\u2fdf\u0e00-\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f"
@@ -153,6 +153,14 @@ TEST(TokenizerJson, PreTokenizersByTheirExpressions) {
             R"([\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"),
       bytes};
   EXPECT_EQ(pre({{"type", "Sequence"}, {"pretokenizers", trinity}}), "afmoe");
+  trinity[1] = split(R"([\u4E00-\u9FFF\u3400-\u4DBF\uF900-\uFAFF\u3040-\u309F\u30A0-\u30FF)"
+                     R"(\uFF65-\uFF9F\u2F00-\u2FDF\u0E00-\u0E7F\u0E80-\u0EFF\u1780-\u17FF)"
+                     R"(\u1000-\u109F\x{AA60}-\x{AA7F}\uA9E0-\uA9FF\uAC00-\uD7AF\u1100-\u11FF]+)");
+  EXPECT_EQ(pre({{"type", "Sequence"}, {"pretokenizers", trinity}}), "afmoe");
+  for (const char* broken :
+       {R"(\x{4E00)", R"(\x{})", R"(\u4E)", R"(\uD800)", R"(\x{110000})", R"(\)"}) {
+    EXPECT_THROW(pre(sequence(split(broken), bytes)), Error) << broken;
+  }
 }
 
 TEST(TokenizerJson, SentencePieceLike) {

@@ -147,19 +147,36 @@ std::string our_spelling(std::string pattern) {
   return pattern;
 }
 
-/// One of our patterns with characters themselves for their numbers, as Hugging Face's files have
-/// it.
+/// The character that a pattern begins with, if that is spelled \x{4E00} or \u4E00 and not ASCII,
+/// and the length of that.
+std::pair<uint32_t, size_t> spelled_character(std::string_view pattern) {
+  const bool in_braces = pattern.starts_with(R"(\x{)");
+  const size_t brace = pattern.find('}');
+  if (in_braces ? brace == pattern.npos : !pattern.starts_with(R"(\u)")) return {};
+  const std::string_view hex = in_braces ? pattern.substr(3, brace - 3) : pattern.substr(2, 4);
+  if (!in_braces && hex.size() < 4) return {};
+  uint32_t character = 0;
+  const char* end = hex.data() + hex.size();
+  if (std::from_chars(hex.data(), end, character, 16).ptr != end) return {};
+  const bool is_one = character < 0xD800 || (character > 0xDFFF && character <= 0x10FFFF);
+  if (character < 0x80 || !is_one) return {};
+  return {character, in_braces ? hex.size() + 4 : hex.size() + 2};
+}
+
+/// A pattern with characters themselves for their numbers.
 std::string with_characters(std::string_view pattern) {
-  constexpr std::string_view escape = R"(\x{)";
   std::string out;
-  for (size_t at = pattern.find(escape); at != pattern.npos; at = pattern.find(escape)) {
-    const size_t end = pattern.find('}', at);
-    uint32_t character = 0;
-    std::from_chars(pattern.data() + at + escape.size(), pattern.data() + end, character, 16);
-    append_utf8(out.append(pattern.substr(0, at)), character);
-    pattern.remove_prefix(end + 1);
+  while (!pattern.empty()) {
+    auto [character, length] = spelled_character(pattern);
+    if (length > 0) {
+      append_utf8(out, character);
+    } else {
+      length = std::min<size_t>(pattern[0] == '\\' ? 2 : 1, pattern.size());
+      out += pattern.substr(0, length);
+    }
+    pattern.remove_prefix(length);
   }
-  return out.append(pattern);
+  return out;
 }
 
 [[noreturn]] void fail(int code) {
@@ -257,7 +274,7 @@ std::optional<std::string_view> Pretokenizer::name_of(std::span<const std::strin
     if (expression == threes_from_the_right) {
       ours.insert(ours.end(), {digits, first_digits});
     } else {
-      ours.push_back(our_spelling(expression));
+      ours.push_back(with_characters(our_spelling(expression)));
     }
   }
   for (const Rules& rules : known) {
