@@ -158,7 +158,8 @@ std::vector<TransformedTensor> sources_of(const WeightSpec& spec, const Found& f
     }
     const auto& [name, tensor] = at->second;
     sources.emplace_back(*tensor, transform, config);
-    check_tensor(shape, sources.back().source(), path + ": tensor '" + name + "'");
+    check_tensor(shape, sources.back().source(),
+                 std::string(path).append(": tensor '").append(name).append("'"));
   }
   if (found.sources.size() > sources.size()) {
     throw Error(path, "tensor '" + found.sources.rbegin()->second.name +
@@ -266,8 +267,8 @@ Conversion plan_conversion(const Checkpoint& checkpoint, const Quantization& qua
     const DType wanted = quantization.wanted(spec, config);
     const DType written = storable(wanted, spec.cols);
     std::string from = sources[0].source().type_name;
-    const auto read_row = [rows = spec.rows / sources.size(), sources = std::move(sources)](
-                              size_t r, std::span<float> row) {
+    const size_t rows = spec.rows / sources.size();  // of each
+    const auto read_row = [rows, sources = std::move(sources)](size_t r, std::span<float> row) {
       sources[r / rows].read_row(r % rows, row);
     };
     plan_tensor(conversion, {spec, std::move(from), std::move(where), wanted, written, read_row});
