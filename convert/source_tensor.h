@@ -33,7 +33,7 @@ using SourceTensors = std::map<std::string, SourceTensor, std::less<>>;
 /// Strides of a tensor without gaps, last dimension fastest.
 std::vector<uint64_t> contiguous_strides(std::span<const uint64_t> shape);
 
-/// More tensors than any model that the runtime can hold.
-constexpr size_t max_source_tensors = 1 << 16;
+/// More tensors than any model that the runtime can hold: Qwen3-Next has 512 experts in 48 layers.
+constexpr size_t max_source_tensors = 1 << 18;
 
 }  // namespace vga
