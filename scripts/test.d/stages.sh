@@ -1,7 +1,22 @@
 # The stages of scripts/test --all, each a function that a failure ends.
 
+# Large shapes walk the code that small ones walk; under sanitizers they take most of the time.
+large='*_w301_*:*_w333_*:*heads_of_320_*:*heads_of_512_*:*LongContexts*'
+
+# Pools, sessions of many threads, what runs on a pool: attention, products, INT8 by simulation,
+# conversion, the bench's measure of memory; and a tokenizer that many threads use. Products of one
+# kernel and flags that are refused have names like these, but no threads.
+has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:*HowPages*:*Quantize*'
+has_threads+=':Scheduler*:ConvertRoundTrip*:Bench.*:*Threads*:Load*'
+has_threads+="-$large:*QuantizeModel.EveryType*:*KernelsTest*:Programs.*"
+
+names_of() { "$1" --gtest_list_tests --gtest_filter="$has_threads" | sort; }
+
 stage_release() {
   build release
+  build release vga-thread-tests
+  # What tsan builds holds all that it is to run.
+  diff <(names_of "$tests") <(names_of build/release/bin/vga-thread-tests)
   # In a run of all stages the device's own tests wait for the stage that is theirs.
   suite release "$tests" "${1:-*}"
   VGA_CPU=scalar suite scalar "$tests" '*Reference*:*Session*'
@@ -59,9 +74,6 @@ stage_limits() {
   small_bindings "$walks_the_layer-$elsewhere:$far_behind"
 }
 
-# Large shapes walk the code that small ones walk; under sanitizers they take most of the time.
-large='*_w301_*:*_w333_*:*heads_of_320_*:*heads_of_512_*:*LongContexts*'
-
 stage_asan() {
   # A folder in which this was GCC's is not made clang's by a preset.
   grep -qs '^CMAKE_CXX_COMPILER:.*clang' build/asan/CMakeCache.txt || rm -f build/asan/CMakeCache.txt
@@ -76,14 +88,9 @@ stage_asan() {
 
 stage_fuzz() { fuzz_all "${FUZZ_SECONDS:-30}"; }
 
-# Pools, sessions of many threads, what runs on a pool: attention, products, INT8 by simulation,
-# conversion, the bench's measure of memory; and a tokenizer that many threads use.
-has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:*HowPages*:*Quantize*'
-has_threads+=':Scheduler*:ConvertRoundTrip*:Bench.*:*Threads*:Load*'
-
 stage_tsan() {
   build tsan vga-thread-tests
-  suite tsan build/tsan/bin/vga-thread-tests "$has_threads-$large:*QuantizeModel.EveryType*"
+  suite tsan build/tsan/bin/vga-thread-tests "$has_threads"
 }
 
 stage_lint() {
