@@ -1,11 +1,15 @@
 // What the programs say of models with delta nets and experts.
 
+#include <cmath>
+
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "environment.h"
 #include "gguf_image.h"
 #include "logits.h"
 #include "run_program.h"
+#include "sanitized.h"
 #include "vga/error.h"
 #include "vga/vga.h"
 
