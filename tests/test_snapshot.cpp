@@ -113,6 +113,40 @@ TEST_F(SnapshotTest, GoBackTakesTheLatestThatWillDo) {
 }
 
 // What is announced: keys and values of one layer, and the states of three.
+/// Fails in the middle of a batch.
+struct FailingObserver : Observer {
+  bool wants(Site site) const override { return site == Site::block; }
+  bool see(Site, size_t layer, std::span<float>) override {
+    if (layer == 2) throw Error("observer", "fails");
+    return false;
+  }
+};
+
+TEST_F(SnapshotTest, IsTheOnlyWayAfterABatchThatFailed) {
+  Session session(model_, options_);
+  Session expected(model_, options_);
+  const auto tokens = tokens_from(3, 20);
+  session.prefill(tokens);
+  expected.prefill(tokens);
+  const Snapshot snapshot = session.snapshot();
+  FailingObserver observer;
+  session.observe(&observer);
+  EXPECT_THROW(session.prefill(tokens), Error);
+  session.observe(nullptr);
+  EXPECT_EQ(session.length(), 20);
+  EXPECT_THROW(session.prefill(tokens), CannotRewind);
+  EXPECT_THROW(session.snapshot(), CannotRewind);
+  session.restore(snapshot);
+  session.prefill(tokens);
+  expected.prefill(tokens);
+  EXPECT_TRUE(same_logits(session.logits(), expected.logits(), 32, DType::f32));
+  session.observe(&observer);
+  EXPECT_THROW(session.prefill(tokens), Error);
+  session.observe(nullptr);
+  session.truncate(0);
+  session.prefill(tokens);
+}
+
 TEST_F(SnapshotTest, StatesAreCounted) {
   const uint64_t state = 3 * (3 * (2 * 16 + 32) + 32 * 8) * sizeof(float);
   const uint64_t page = 2 * 2 * page_positions * 16 * sizeof(float);

@@ -207,10 +207,12 @@ struct Session::Impl {
     int64_t length = 0;     // position of the next token
     int64_t forgotten = 0;  // positions before it are out of sight unless they are kept
     int64_t written = 0;    // one more than the highest position the cache has seen
+    bool is_torn = false;   // a batch has failed, and some of its states may be ahead of its length
   };
 
   bool has_states() const { return plan.state.n_layers > 0; }
   void go_back(Sequence& held, int64_t length, int64_t forgotten);
+  static void check_whole(const Sequence& held);
   void end_snapshots(uint32_t sequence, int64_t length);
 
   bool slides() const { return options.window > 0; }
@@ -272,6 +274,15 @@ Session::Impl::Sequence& Session::Impl::sequence(uint32_t index) {
   return sequences[index];
 }
 
+/// An Error if its states are of no use. At its beginning there is nothing in them yet.
+void Session::Impl::check_whole(const Sequence& held) {
+  if (!held.is_torn || held.length == 0) return;
+  throw CannotRewind(
+      "a batch has failed, and this model's delta nets cannot go back from there to "
+      "position " +
+      std::to_string(held.length) + "; wanted 0, or a snapshot");
+}
+
 /// Checks the rows of a batch and works out angles and what each row sees.
 void Session::Impl::take(std::span<const Row> rows) {
   if (rows.empty() || rows.size() > options.max_batch) {
@@ -292,6 +303,8 @@ void Session::Impl::take(std::span<const Row> rows) {
     }
     sequence(row.sequence);
     Sequence& next = next_[row.sequence];
+    check_whole(next);
+    next.is_torn = false;
     if (row.position != next.length) {
       throw Error("position", "wanted " + std::to_string(next.length) + ", the end of sequence " +
                                   std::to_string(row.sequence) + ", found " +
@@ -423,6 +436,7 @@ void Session::truncate(int64_t length, uint32_t sequence) {
                        "; wanted 0, or a snapshot");
   }
   s.go_back(held, length, std::min(held.forgotten, length));
+  if (length == 0) held.is_torn = false;
   s.end_snapshots(sequence, length);
 }
 
@@ -433,6 +447,7 @@ bool Session::rewinds() const {
 Snapshot Session::snapshot(uint32_t sequence) {
   Impl& s = *impl_;
   const Impl::Sequence& held = s.sequence(sequence);
+  Impl::check_whole(held);
   Snapshot snapshot;
   snapshot.impl_ = std::make_shared<Snapshot::Impl>(Snapshot::Impl{.session = impl_.get(),
                                                                    .sequence = sequence,
@@ -473,6 +488,7 @@ void Session::restore(const Snapshot& snapshot, uint32_t sequence) {
       stage.ops->copy_state(*from->states[i], 0, *stage.state, sequence);
     }
   }
+  held.is_torn = false;
   s.end_snapshots(sequence, from->length);
 }
 
@@ -525,7 +541,12 @@ void Session::append(std::span<const Row> rows) {
     batch.angles[table] = s.angles_[table];
     batch.kept_angles[table] = s.kept_angles_[table];
   }
-  forward(s.config, s.weights, s.stages, batch, s.probe.observer != nullptr ? &s.probe : nullptr);
+  try {
+    forward(s.config, s.weights, s.stages, batch, s.probe.observer != nullptr ? &s.probe : nullptr);
+  } catch (...) {
+    for (const BatchRow& row : s.rows_) s.sequences[row.slot].is_torn = s.has_states();
+    throw;
+  }
   s.n_wanted_ = s.wanted_.size();
   s.sequences = s.next_;
 }
