@@ -89,13 +89,14 @@ void main() {
     const uint row = rows[run.first + r];
     const uint query_at = row * x_stride + key_head * head_dim + first_key;
     const uint key_at = query_at + key_size;
+    float key[part_keys];
+    float query[part_keys];
     vec3 sums = vec3(0);
     [[unroll]] for (uint i = 0; i < part_keys; ++i) {
-      if (n_spare == 0 || i < n_keys) {
-        const float key = x[key_at + i];
-        const float query = x[query_at + i];
-        sums += vec3(memory[i] * key, key * key, query * query);
-      }
+      const bool is_there = n_spare == 0 || i < n_keys;
+      key[i] = is_there ? x[key_at + i] : 0;
+      query[i] = is_there ? x[query_at + i] : 0;
+      sums += vec3(memory[i] * key[i], key[i] * key[i], query[i] * query[i]);
     }
     found_parts[lane_index()] = sums;
     barrier();
@@ -112,10 +113,8 @@ void main() {
                          (value - kept * sums.x * key_factor) * key_factor;
     float read = 0;
     [[unroll]] for (uint i = 0; i < part_keys; ++i) {
-      if (n_spare == 0 || i < n_keys) {
-        memory[i] = kept * memory[i] + x[key_at + i] * change;
-        read += memory[i] * x[query_at + i];
-      }
+      memory[i] = kept * memory[i] + key[i] * change;
+      read += memory[i] * query[i];
     }
     read_parts[lane_index()] = read;
     barrier();

@@ -51,7 +51,7 @@ stage_device() {
 }
 
 # Ops, attention, logits of all cases, sessions, windows over one span of the cache and several.
-walks_the_layer='Vulkan*:*VulkanAttend*:*VulkanCase*:PyTorch/Reference*:*Session*'
+walks_the_layer='Vulkan*:*VulkanAttend*:*VulkanDelta*:*VulkanCase*:PyTorch/Reference*:*Session*'
 walks_the_layer+=':*WindowTest*value_output_head_bias*:*Families.Vulkan*:WindowLayers*'
 elsewhere='Vulkan.Programs*:Vulkan.Chats*:Vulkan.TheShipped*'
 # What is far behind in a context comes in more dispatches; how, only the second run changes.
@@ -63,7 +63,7 @@ small_bindings() {  # small_bindings FILTER, with what it leaves out at its end
   on_device range range=1000000 "$1:*VulkanAttend*:*LogitsTakeNoMore*"
   on_device allocation allocation=4000000 '*VulkanAttend*'
   on_device range-logits range=4000000 '*LogitsTakeNoMore*'
-  on_device range-weights range=400000 'VulkanOps.Embed*:VulkanOps.Project*'
+  on_device range-weights range=400000 'VulkanOps.Embed*:VulkanOps.Project*:VulkanExperts.Project*'
 }
 
 stage_limits() {
