@@ -323,7 +323,9 @@ GgufImage family_image(const std::string& family, size_t n_layers, const Keys& k
   return family_model(
       family, n_layers,
       [&](GgufImage& image) {
-        for (const auto& [key, value] : keys) image.set(family + "." + key, value);
+        for (const auto& [key, value] : keys) {
+          image.set(std::string(family).append(1, '.').append(key), value);
+        }
       },
       [](Config&) {});
 }
