@@ -89,6 +89,7 @@ TEST_F(Hybrid, StreamSpeaksOfTheOtherLayers) {
   const Outcome text = run(command);
   EXPECT_TRUE(has(text, "3 of 4 layers are delta nets")) << text.output;
   EXPECT_TRUE(has(text, "verdict")) << text.output;
+  EXPECT_NE(text.errors.find("note: 3 of 4 layers are delta nets"), std::string::npos);
   const json report = json::parse(run(command + "--json").output);
   ASSERT_EQ(report.at("layers").size(), 1u);
   EXPECT_EQ(report.at("layers").at(0).at("layer"), 3);

@@ -194,10 +194,9 @@ class VectorAttention {
     float* q = scaled + attend_queries * page_positions;       // prepared
     Products::prepare(s.type, s.q, 0, s.n_queries, s.head_dim, q);
     Products::project_rows(
-        s.type,
-        {s.keys, key_panel_bytes(s.type, s.head_dim), key_panel_rows(s.type), first, last,
-         s.head_dim, reinterpret_cast<const std::byte*>(q), s.n_queries, scores + first,
-         page_positions});
+        s.type, {s.keys, key_panel_bytes(s.type, s.head_dim), key_panel_rows(s.type), first, last,
+                 s.head_dim, reinterpret_cast<const std::byte*>(q), s.n_queries, scores + first,
+                 page_positions});
     for (size_t i = 0; i < s.n_queries; ++i) {
       weigh(scores + i * page_positions, first, last, s.begin[i], s.end[i], s.scale, s.cap,
             s.highest[i], s.total[i]);

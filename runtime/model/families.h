@@ -33,8 +33,8 @@ Config read_config(const Gguf& gguf);
 /// Writes the same keys.
 void write_config(const Config& config, GgufWriter& writer);
 
-/// Whether models of a family have a gate anyway, of which no key tells and beside which there is no
-/// other.
+/// Whether models of a family have a gate anyway, of which no key tells and beside which there is
+/// no other.
 bool has_own_gate(std::string_view family);
 
 /// The gate that the keys of a file of `family` describe, a model's or an adapter's; none if it has

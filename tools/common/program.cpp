@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/text.h"
+#include "common/layers.h"
 #include "common/reference.h"
 #include "common/terminal.h"
 #include "cpu/kernels.h"
@@ -142,6 +143,8 @@ Model ModelFlags::load() const {
   ModelOptions options = model;
   options.session = session;
   Model loaded = load_model(file, options);
+  const std::string mixers = layer_mixers(loaded.config());
+  if (session.window > 0 && !mixers.empty()) std::cerr << "note: " << mixers << '\n';
   const size_t trained = loaded.config().context_length;
   if (session.window >= trained) {
     std::cerr << "note: the model was trained on " << trained
