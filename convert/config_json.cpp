@@ -490,7 +490,7 @@ void read_rope(const JsonFields& fields, const ModelType& type, ConfigJson& pars
 
 void read_gate(const JsonFields& fields, Config& c) {
   const auto gate = fields.fields("attention_gate");
-  if (gate && c.gate) {
+  if (gate && has_own_gate(c.family)) {
     fields.fail("attention_gate", "none: models of this type have a gate of their own");
   }
   if (gate) c.gate = parse_gate(*gate);

@@ -164,6 +164,10 @@ class Planner {
         config_(vga::read_config(base)),
         type_(type) {
     bind_weights(base, config_);  // it is what its config says
+    if (adapter.gate && has_own_gate(config_.family)) {
+      throw Error(adapter.config_path + ": key 'attention_gate'",
+                  "wanted none: " + base_file_ + " has that of its family");
+    }
     if (adapter.gate) config_.gate = *adapter.gate;
     for (WeightSpec& spec : weight_specs(config_)) {
       order_.push_back(spec.name);

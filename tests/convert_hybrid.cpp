@@ -242,6 +242,10 @@ TEST(ConvertHybrid, AdaptersChangeOneMatrixEach) {
       changed[std::string(name).replace(at, std::string(row.from).size(), row.to)] = tensor;
     }
     ASSERT_EQ(changed.size(), 2u);
+    adapter.gate = AttentionGate{.source = AttentionGate::Source::value};
+    const auto with_gate = message_of([&] { plan_adapter(adapter, Gguf::open(base), DType::f32); });
+    EXPECT_NE(with_gate.find("has that of its family"), std::string::npos) << with_gate;
+    adapter.gate.reset();
     adapter.tensors = changed;
     const auto message = message_of([&] { plan_adapter(adapter, Gguf::open(base), DType::f32); });
     EXPECT_NE(message.find(row.says), std::string::npos) << message;
