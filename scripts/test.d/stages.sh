@@ -7,7 +7,7 @@ large='*_w301_*:*_w333_*:*heads_of_320_*:*heads_of_512_*:*LongContexts*'
 # conversion, the bench's measure of memory; and a tokenizer that many threads use. Products of one
 # kernel and flags that are refused have names like these, but no threads.
 has_threads='ThreadPool*:*Session*:*WindowTest*Threads*:*Reference*:*HowPages*:*Quantize*'
-has_threads+=':Scheduler*:ConvertRoundTrip*:Bench.*:*Threads*:Load*'
+has_threads+=':*Scheduler*:ConvertRoundTrip*:Bench.*:*Threads*:Load*'
 has_threads+="-$large:*QuantizeModel.EveryType*:*KernelsTest*:Programs.*"
 
 names_of() { "$1" --gtest_list_tests --gtest_filter="$has_threads" | sed 's/ *#.*//' | sort; }
