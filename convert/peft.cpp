@@ -245,8 +245,8 @@ class Planner {
       throw Error(where(named), "is of what are several tensors in " + base_file_ +
                                     ", which adapters cannot change");
     }
-    const Target* target = targets.empty() ? nullptr : targets.data();
-    const auto spec = target != nullptr ? specs_.find(target->name) : specs_.end();
+    const Target target = targets.empty() ? Target{} : targets.front();
+    const auto spec = specs_.find(target.name);  // none has an empty name
     if (spec == specs_.end()) {
       throw Error(where(named), "is of no part of " + base_file_ +
                                     (named.name.find("attn.gate_proj") != named.name.npos
@@ -254,8 +254,8 @@ class Planner {
                                            "adapter_config.json"
                                          : ""));
     }
-    Change& change = changes_[target->name];
-    change.transform = target->transform;
+    Change& change = changes_[target.name];
+    change.transform = target.transform;
     if (change.transform == Transform::rotated && config_.half_split) {
       change.transform = Transform::none;
     }
@@ -264,12 +264,12 @@ class Planner {
       return;
     }
     if (spec->second.is_matrix() && !spec->second.takes_updates()) {
-      throw Error(where(named), "is an update of '" + target->name +
+      throw Error(where(named), "is an update of '" + target.name +
                                     "', whose weights are several in one tensor");
     }
     if (!spec->second.is_matrix()) {
       throw Error(where(named),
-                  "is an update of '" + target->name + "', which nothing is multiplied by");
+                  "is an update of '" + target.name + "', which nothing is multiplied by");
     }
     change.module = module;
     const Named*& half = is_a ? change.a : change.b;
