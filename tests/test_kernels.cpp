@@ -98,6 +98,35 @@ TEST_P(KernelsTest, ProjectMatchesScalar) {
   }
 }
 
+// Rows that take turns with another weight's become the same panels as if they stood together.
+TEST_P(KernelsTest, TurnsLeaveNoTraceInPanels) {
+  constexpr size_t n_rows = 20;
+  for (const DType type : all_types) {
+    const size_t cols = whole_blocks(type, 70);
+    const size_t row = row_bytes(type, cols);
+    const Encoded file = is_plain(type) ? Encoded(type, random_floats(2 * n_rows * cols, 5), cols)
+                                        : Encoded::bits(type, 2 * n_rows, cols);
+    for (const size_t turn : {1, 2, 5, 10, 20}) {
+      const Tensor turning{
+          .type = type, .rows = n_rows, .cols = cols, .data = file.data(), .turn = turn};
+      std::vector<std::byte> together;
+      for (size_t r = 0; r < n_rows; ++r) {
+        const std::byte* from = file.data() + (r / turn * 2 * turn + r % turn) * row;
+        together.insert(together.end(), from, from + row);
+      }
+      const Tensor plain{.type = type, .rows = n_rows, .cols = cols, .data = together.data()};
+      const size_t bytes = n_panels(plain, fast.lanes) * panel_bytes(plain, fast.lanes);
+      std::vector<std::byte> expected(bytes);
+      std::vector<std::byte> found(bytes);
+      for (size_t i = 0; i < n_panels(plain, fast.lanes); ++i) {
+        write_panel(plain, i, fast.lanes, expected.data());
+        write_panel(turning, i, fast.lanes, found.data());
+      }
+      EXPECT_EQ(found, expected) << name(type) << ", turns of " << turn;
+    }
+  }
+}
+
 TEST_P(KernelsTest, ProjectIsBitIdenticalHoweverItIsSplit) {
   constexpr size_t n_rows = 37;
   constexpr size_t n_tokens = 50;

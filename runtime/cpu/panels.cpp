@@ -239,11 +239,9 @@ void write_blocks(const Tensor& weight, size_t first_row, size_t n_rows, size_t 
                   std::byte* panel) {
   const PanelBlock<Format> block{rows};
   const size_t n_blocks = weight.cols / Format::Block::elements;
-  const size_t row_stride = n_blocks * sizeof(typename Format::Block);
-  const std::byte* first = weight.row(first_row);
   for (size_t i = 0; i < n_blocks; ++i, panel += block.bytes()) {
     for (size_t r = 0; r < n_rows; ++r) {
-      const std::byte* from = first + r * row_stride + i * sizeof(typename Format::Block);
+      const std::byte* from = weight.row(first_row + r) + i * sizeof(typename Format::Block);
       for (size_t half = 0; half < Format::halves.size(); ++half) {
         store(panel + (half * rows + r) * 2, load<uint16_t>(from + Format::halves[half]));
       }
