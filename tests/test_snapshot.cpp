@@ -81,10 +81,10 @@ TEST_F(SnapshotTest, EndsWhenItsSequenceGoesBackBehindIt) {
   const Snapshot early = session.snapshot();
   session.prefill(tokens_from(10, 10));
   const Snapshot late = session.snapshot();
-  const Snapshot copy = late;
+  const std::vector<Snapshot> copies = {late};
   session.restore(early);
   EXPECT_FALSE(late);
-  EXPECT_FALSE(copy);
+  EXPECT_FALSE(copies[0]);
   EXPECT_TRUE(early);
   session.prefill(tokens_from(30, 15));
   EXPECT_THROW(session.restore(late), Error);
