@@ -1,6 +1,6 @@
 """Gives a llama-like model attention gates, so that it needs no first token to rest its attention on.
 
-    python retrofit.py --base SmolLM2.gguf --out vga --text stories.txt 0.5 --chat conversations.jsonl 0.5 --heldout heldout.txt
+    python retrofit.py --base SmolLM2.gguf --out vga --text stories.txt 0.5 --text conversations.jsonl 0.5
 
 1. What each head spends on the first token is collected from the base, and gates are fitted to give back the rest:
    g_i = sigmoid(W v_i + b) ~ 1 - alpha_i0. docs/retrofit.md says why.
@@ -36,7 +36,46 @@ CLOSED_ENOUGH = 0.02        # a head that spends less than this on the first tok
 OPEN = 5.0                  # bias of an open gate
 
 
+# ---- what is not a product, fused: on a CPU it takes as long as the products otherwise ----------------------------------
+
+@torch.compile(dynamic=True)
+def normalised(x, weight, eps, dtype):
+    return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight).to(dtype)
+
+
+@torch.compile(dynamic=True)
+def gated_product(gate, up):
+    gate = gate.float()
+    return (gate * torch.sigmoid(gate) * up.float()).to(up.dtype)
+
+
+@torch.compile(dynamic=True)
+def rotated(x, cos, sin):
+    """x (B, T, heads, E) -> (B, heads, T, E)"""
+    return reference.rotate(x.transpose(1, 2).float(), cos, sin).to(x.dtype)
+
+
+@torch.compile(dynamic=True)
+def divergence(wanted, got):
+    """KL, a mean over rows, of the softmax of `wanted` from that of `got`; both (..., vocab)."""
+    wanted, got = wanted.float(), got.float()
+    p, q = wanted.log_softmax(-1), got.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).mean()
+
+
 # ---- the student: the base with updates and gates, which can be switched off --------------------------------------------
+
+class Norm(reference.RMSNorm):
+    """Gives its result in the matrices' precision."""
+
+    def forward(self, x):
+        return normalised(x, self.weight, self.eps, self.dtype)
+
+
+class FeedForward(reference.MLP):
+    def forward(self, x):
+        return self.down_proj(gated_product(self.gate_proj(x), self.up_proj(x)))
+
 
 class View:
     """What all layers are told about the present forward pass, and what they tell back."""
@@ -46,7 +85,8 @@ class View:
         self.mask = None            # (T, T) which key a query sees; None: all up to itself
         self.queries = None         # positions whose attention on the first token is recorded
         self.first = []             # per layer: that attention, (B, H, queries)
-        self.peaks = None           # per down_proj: log of the first token's largest input over all others' largest
+        # Per watched layer: log of the first token's largest number over all others' largest, before down_proj and behind it.
+        self.peaks = None
         self.fit = None             # per layer: (alpha of the first token, gate's input), for all tokens
 
     def see(self, T, window=0, kept=0, student=True, device="cpu"):
@@ -60,10 +100,10 @@ class View:
 class Updated(nn.Module):
     """A frozen matrix W (outputs, inputs), to which the student adds the update B A of a small rank."""
 
-    def __init__(self, weight, view, dtype, watched=False):
+    def __init__(self, weight, view, dtype):
         super().__init__()
         self.register_buffer("weight", weight.detach().to(dtype), persistent=False)
-        self.view, self.watched, self.rank = view, watched, 0
+        self.view, self.watched, self.rank = view, False, 0
 
     def update(self, rank):
         """From now on there is an update; it begins as zero."""
@@ -74,7 +114,6 @@ class Updated(nn.Module):
     def forward(self, x):
         if self.watched and self.view.peaks is not None:
             self.view.peaks.append(peak(x))
-        x = x.to(self.weight.dtype)
         y = F.linear(x, self.weight)
         if self.rank and self.view.student:
             y = y + F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype))
@@ -83,7 +122,8 @@ class Updated(nn.Module):
 
 def peak(x):
     """log of the first token's largest number over all others' largest, (B). x (B, T, n)"""
-    others = x.detach()[:, 1:].abs().amax((1, 2))
+    least, most = x.detach()[:, 1:].flatten(1).aminmax(dim=1)
+    others = torch.maximum(most, -least)
     return (x[:, 0].abs().amax(-1) / others + 1e-6).float().log()
 
 
@@ -95,11 +135,11 @@ class Attention(reference.Attention):
         c, gate, view = self.config, self.config.gate, self.view
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         dtype = q.dtype
-        q = reference.rotate(q.view(B, T, -1, c.head_dim).transpose(1, 2), *rope).to(dtype)      # (B, H, T, E)
-        k = reference.rotate(k.view(B, T, -1, c.head_dim).transpose(1, 2), *rope).to(dtype)      # (B, K, T, E)
+        q = rotated(q.view(B, T, -1, c.head_dim), *rope)                                         # (B, H, T, E)
+        k = rotated(k.view(B, T, -1, c.head_dim), *rope)                                         # (B, K, T, E)
         values = v.view(B, T, -1, c.head_dim)                                                    # (B, T, K, E)
         gated = view.student and gate.source != "none"
-        g = self.gate(x, v.float()).to(dtype) if gated else None                                 # (B, T, H or K, E or 1)
+        g = self.gate(x.float(), v.float()).to(dtype) if gated else None                         # (B, T, H or K, E or 1)
         if gated and gate.placement == "value":
             values = values * g
         shared = c.num_attention_heads // c.num_key_value_heads
@@ -130,7 +170,10 @@ def make_student(model, gate, rank, dtype):
     view, K_E = View(), model.config.num_key_value_heads * model.config.head_dim
     model.config.gate = gate
     model.model.embed_tokens.to(dtype)
+    for norm in (module for module in model.modules() if isinstance(module, reference.RMSNorm)):
+        norm.__class__, norm.dtype = Norm, dtype
     for layer in model.model.layers:
+        layer.mlp.__class__ = FeedForward
         attention = layer.self_attn
         attention.__class__, attention.view = Attention, view
         for name in ATTENTION:
@@ -138,7 +181,8 @@ def make_student(model, gate, rank, dtype):
             if rank:
                 getattr(attention, name).update(rank)
         for name in MLP:
-            setattr(layer.mlp, name, Updated(getattr(layer.mlp, name).weight, view, dtype, name == "down_proj"))
+            setattr(layer.mlp, name, Updated(getattr(layer.mlp, name).weight, view, dtype))
+        layer.mlp.down_proj.watched = True
         if gate.source != "none":
             n_in = K_E if gate.source == "value" else model.config.hidden_size
             heads = model.config.num_attention_heads if gate.placement == "output" else model.config.num_key_value_heads
@@ -148,19 +192,19 @@ def make_student(model, gate, rank, dtype):
     return view
 
 
-def hidden(model, tokens, rope, records=None):
+def hidden(model, tokens, rope):
     """(B, T) -> the normalised residual stream behind the last layer, (B, T, D)."""
-    x = model.model.embed_tokens(tokens).float()
+    x, view = model.model.embed_tokens(tokens).float(), model.model.layers[0].self_attn.view
     for layer in model.model.layers:
         x = layer(x, rope)
-        if records is not None:
-            records.append(x)
+        if view.peaks is not None and layer.mlp.down_proj.watched:
+            view.peaks.append(peak(x))
     return model.model.norm(x)
 
 
 def logits(model, h):
     head = model.model.embed_tokens if model.config.tie_word_embeddings else model.lm_head
-    return F.linear(h.to(head.weight.dtype), head.weight).float()
+    return F.linear(h, head.weight)
 
 
 # ---- what is computed before training -----------------------------------------------------------------------------------
@@ -171,7 +215,7 @@ def spike_layers(model, view, tokens, rope, factor=8):
     view.see(tokens.shape[1], student=False)
     view.peaks = []
     hidden(model, tokens, rope)
-    peaks, view.peaks = torch.stack(view.peaks).mean(1), None
+    peaks, view.peaks = torch.stack(view.peaks[::2]).mean(1), None
     return [i for i, peak in enumerate(peaks.tolist()) if peak > math.log(factor)]
 
 
@@ -243,7 +287,7 @@ def remove_spike(model, view, layer, batches, rope):
     mlp = model.model.layers[layer].mlp
     handle = mlp.gate_proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0].float()))
     for tokens in batches:
-        view.see(tokens.shape[1], student=False)
+        view.see(tokens.shape[1])
         hidden(model, tokens, rope)
     handle.remove()
     x = torch.cat(inputs)                                                           # (rows, T, D)
@@ -309,7 +353,7 @@ def held_out(model, view, tokens, rope, views):
         for row in tokens.split(1):
             view.see(tokens.shape[1], window, kept, student, tokens.device)
             h = hidden(model, row, rope)[:, half:-1]
-            total += F.cross_entropy(logits(model, h)[0], row[0, half + 1:]).item()
+            total += F.cross_entropy(logits(model, h)[0].float(), row[0, half + 1:]).item()
         results.append(math.exp(total / len(tokens)))
     return results
 
@@ -329,19 +373,15 @@ def loss_of(model, view, tokens, rope, window, args, rng):
     with torch.no_grad():
         view.see(T, student=False)
         wanted = logits(model, hidden(model, tokens, rope)[:, scored])
-        wanted -= wanted.logsumexp(-1, keepdim=True)
     view.see(T, window, device=tokens.device)
     view.first, view.peaks = [], []
     view.queries = torch.from_numpy(np.sort(rng.choice(np.arange(8, min(window or T, T)), 32))).to(tokens.device)
-    residuals = []
-    h = hidden(model, tokens, rope, residuals)
+    h = hidden(model, tokens, rope)
     view.queries = None
     got = logits(model, h[:, scored])
-    # KL = sum p (log p - log q) with q's normalization kept apart: one pass less over the vocabulary.
-    p = wanted.exp()
-    kl = ((p * (wanted - got)).sum(-1) + got.logsumexp(-1)).mean()
+    kl = divergence(wanted, got)
     first = -torch.log1p(-torch.stack(view.first).clamp(max=0.999)).mean()
-    spike = F.relu(torch.cat(view.peaks + [peak(x) for x in residuals])).sum() / tokens.shape[0]
+    spike = F.relu(torch.cat(view.peaks)).sum() / tokens.shape[0] if view.peaks else kl.new_zeros(())
     view.peaks = None
     return kl, first, spike
 
@@ -377,6 +417,7 @@ def parse():
     parser.add_argument("--state", type=pathlib.Path, help="folder of what is needed to go on (default: OUT.state)")
     parser.add_argument("--text", required=True, nargs=2, action="append", metavar=("FILE", "SHARE"),
                         help="text (documents parted by <|endoftext|>), or .jsonl of conversations; may be repeated")
+    parser.add_argument("--begin", type=pathlib.Path, metavar="FOLDER", help="begin with this adapter's updates and gates")
     parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE", help="a text to score")
     parser.add_argument("--heldout-rows", type=int, default=4, help="of 1,024 tokens")
     parser.add_argument("--source", default="value", choices=["value", "input", "none"], help="the gate; none: updates alone")
@@ -411,6 +452,8 @@ def prepare(model, view, texts, rope, args):
     if model.config.gate.source != "none":
         for i, scores in enumerate(fit_gates(model, collect(model, view, batches, rope))):
             print(f"layer {i}: R^2 of its gates " + " ".join("open" if math.isnan(r) else f"{r:.2f}" for r in scores))
+    if args.begin:
+        take(model, args.begin)
     add_mlp_updates(model, layers, args.mlp_rank)
     if layers:
         print(f"the first token's spike comes and goes in the MLPs of layers {layers}", flush=True)
@@ -418,10 +461,25 @@ def prepare(model, view, texts, rope, args):
     return layers
 
 
+@torch.no_grad()
+def take(model, folder):
+    """Begins with the updates and gates of an adapter that this program wrote. Heads without a sink keep their open gates."""
+    params = dict(model.named_parameters())
+    for name, tensor in reference.load_safetensors(folder / "adapter_model.safetensors").items():
+        p = params[name.removeprefix("base_model.model.").replace("lora_A.weight", "lora_A").replace("lora_B.weight", "lora_B")]
+        if ".self_attn.gate_proj." in name:
+            layer = int(name.split(".layers.")[1].split(".")[0])
+            attention = model.model.layers[layer].self_attn
+            open_ = (attention.gate_proj.weight == 0).all(1)
+            tensor = torch.where(open_[:, None] if tensor.dim() == 2 else open_, p, tensor.float())
+        p.copy_(tensor)
+
+
 def add_mlp_updates(model, layers, rank):
-    for i in layers:
-        for name in MLP:
-            getattr(model.model.layers[i].mlp, name).update(rank)
+    for i, layer in enumerate(model.model.layers):
+        layer.mlp.down_proj.watched = i in layers
+        for name in MLP if i in layers else ():
+            getattr(layer.mlp, name).update(rank)
 
 
 def trained(model):
