@@ -1,4 +1,4 @@
-"""Tests of scripts/race, scripts/plot-race, scripts/measure, scripts/load and, where numpy is there, scripts/compare-outputs and backcopy.
+"""Tests of scripts/race, scripts/plot-race, scripts/plot-stream, scripts/measure, scripts/load and, where numpy is there, scripts/compare-outputs and backcopy.
 
     python3 tests/test_scripts.py
 """
@@ -144,6 +144,32 @@ class PlotRace(Folder):
     def test_steps_are_round(self):
         step = load("plot-race").round_step
         self.assertEqual([step(value) for value in (0.7, 1, 1.1, 3, 7, 42)], [1, 1, 2, 5, 10, 50])
+
+
+class PlotStream(Folder):
+    def plot(self, text, *words):
+        (self.folder / "x.csv").write_text(text)
+        self.out = self.folder / "x.svg"
+        return self.run_script("plot-stream", *words, "-o", self.out)
+
+    def test_plot_shows_each_curve(self):
+        rows = [f"{tokens},window,{keep},30,{20 + keep + tokens / 100}" for tokens in (256, 512, 768) for keep in (0, 4)]
+        text = "\n".join(["tokens,policy,keep,ppl,ppl_stretch", *rows, "768,recompute,0,9,9", ""])
+        file = self.folder / "x.csv"
+        done = self.plot(text, "base <0>", file, "0", "base, 4", file, "4")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        root = xml.fromstring(self.out.read_text())
+        texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        self.assertTrue({"base <0>", "base, 4", "768"} <= set(texts), texts)
+        curves = [path for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("class") == "curve"]
+        self.assertEqual([path.get("d").count(",") for path in curves], [3, 3])
+
+    def test_what_is_no_run_is_refused(self):
+        for text in ("", "tokens,policy,keep,ppl,ppl_stretch\n1,window,4,1,1\n", "policy,keep\nwindow,0\n", "{}"):
+            done = self.plot(text, "a", self.folder / "x.csv", "0")
+            self.assertEqual(done.returncode, 1, text)
+            self.assertRegex(done.stderr, "^plot-stream: error: .*x.csv: .*\n$")
+            self.assertFalse(self.out.exists())
 
 
 # A vga program that answers as its name says, for scripts/measure.
