@@ -417,7 +417,7 @@ def parse():
     parser.add_argument("--state", type=pathlib.Path, help="folder of what is needed to go on (default: OUT.state)")
     parser.add_argument("--text", required=True, nargs=2, action="append", metavar=("FILE", "SHARE"),
                         help="text (documents parted by <|endoftext|>), or .jsonl of conversations; may be repeated")
-    parser.add_argument("--begin", type=pathlib.Path, metavar="FOLDER", help="begin with this adapter's updates and gates")
+    parser.add_argument("--begin", type=pathlib.Path, metavar="FOLDER", help="begin with this adapter's gates and updates of attention")
     parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE", help="a text to score")
     parser.add_argument("--heldout-rows", type=int, default=4, help="of 1,024 tokens")
     parser.add_argument("--source", default="value", choices=["value", "input", "none"], help="the gate; none: updates alone")
@@ -464,15 +464,17 @@ def prepare(model, view, texts, rope, args):
 @torch.no_grad()
 def take(model, folder):
     """Begins with the updates and gates of an adapter that this program wrote. Heads without a sink keep their open gates."""
-    params = dict(model.named_parameters())
-    for name, tensor in reference.load_safetensors(folder / "adapter_model.safetensors").items():
-        p = params[name.removeprefix("base_model.model.").replace("lora_A.weight", "lora_A").replace("lora_B.weight", "lora_B")]
-        if ".self_attn.gate_proj." in name:
-            layer = int(name.split(".layers.")[1].split(".")[0])
-            attention = model.model.layers[layer].self_attn
-            open_ = (attention.gate_proj.weight == 0).all(1)
-            tensor = torch.where(open_[:, None] if tensor.dim() == 2 else open_, p, tensor.float())
-        p.copy_(tensor)
+    params, file = dict(model.named_parameters()), folder / "adapter_model.safetensors"
+    for key, tensor in reference.load_safetensors(file).items():
+        name = key.removeprefix("base_model.model.").replace("lora_A.weight", "lora_A").replace("lora_B.weight", "lora_B")
+        if name not in params or params[name].shape != tensor.shape:
+            wanted = f"of {list(params[name].shape)}" if name in params else "no such tensor"
+            raise SystemExit(f"{file}: {key}: wanted {wanted}, found one of {list(tensor.shape)}")
+        if name.endswith("gate_proj.weight"):
+            tensor[(params[name] == 0).all(1)] = 0
+        elif name.endswith("gate_proj.bias"):
+            tensor[params[name] == OPEN] = OPEN
+        params[name].copy_(tensor)
 
 
 def add_mlp_updates(model, layers, rank):
