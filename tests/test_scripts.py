@@ -163,6 +163,9 @@ class PlotStream(Folder):
         self.assertTrue({"base <0>", "base, 4", "768"} <= set(texts), texts)
         curves = [path for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("class") == "curve"]
         self.assertEqual([path.get("d").count(",") for path in curves], [3, 3])
+        read = load("plot-stream").read_curve(file, 4, 2)
+        self.assertEqual([tokens for tokens, _ in read], [512])
+        self.assertAlmostEqual(read[0][1], math.sqrt(26.56 * 29.12))
 
     def test_what_is_no_run_is_refused(self):
         for text in ("", "tokens,policy,keep,ppl,ppl_stretch\n1,window,4,1,1\n", "policy,keep\nwindow,0\n", "{}"):
