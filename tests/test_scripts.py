@@ -1,4 +1,5 @@
-"""Tests of scripts/race, scripts/plot-race, scripts/plot-stream, scripts/measure, scripts/load and, where numpy is there, scripts/compare-outputs and backcopy.
+"""Tests of scripts/race, scripts/plot-race, scripts/plot-stream, scripts/measure, scripts/load and, where numpy is there, scripts/compare-outputs and backcopy;
+of examples/train/converse.py and blind.py.
 
     python3 tests/test_scripts.py
 """
@@ -19,6 +20,7 @@ import unittest
 import xml.etree.ElementTree as xml
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent.parent / "scripts"
+TRAINING = SCRIPTS.parent / "examples" / "train"
 
 # A llama-bench that takes notes and is as fast as its flags say: 10 tokens a second, 20 with flash attention, and 1 less
 # with every run. In the place of vga-bench it makes 60.
@@ -382,6 +384,68 @@ class Load(Folder):
         percentile = load("load").percentile
         self.assertEqual([percentile(range(1, 101), share) for share in (50, 95, 99)], [50, 95, 99])
         self.assertEqual([percentile([3, 1], share) for share in (50, 95)], [1, 3])
+
+
+class Replies(http.server.BaseHTTPRequestHandler):
+    """A chat server that says its name and how many messages it was sent."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = {"content": f"{self.server.name} {len(asked['messages'])}"}
+        body = json.dumps({"choices": [{"message": answer}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Conversations(Folder):
+    def serve(self, name):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Replies)
+        server.daemon_threads, server.name = True, name
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    def train(self, name, *arguments):
+        return subprocess.run([sys.executable, TRAINING / name, *map(str, arguments)], capture_output=True, text=True)
+
+    def test_conversations_are_whole_in_order_and_repeatable(self):
+        out = [self.folder / "a.jsonl", self.folder / "b.jsonl"]
+        url = self.serve("s")
+        for file, flags in zip(out, (["--conversations", 6], ["--conversations", 3, "--first", 3])):
+            done = self.train("converse.py", "--server", url, "--out", file, "--turns", 3, *flags)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        talks = [json.loads(line) for line in out[0].read_text().splitlines()]
+        self.assertEqual(talks[3:], [json.loads(line) for line in out[1].read_text().splitlines()])
+        for talk in talks:
+            self.assertEqual([message["role"] for message in talk], ["user", "assistant"] * (len(talk) // 2))
+            self.assertEqual([m["content"] for m in talk[1::2]], [f"s {i}" for i in range(1, len(talk), 2)])
+        self.assertGreater(len({len(talk) for talk in talks}), 1)
+
+    def test_a_blind_reader_is_counted_by_the_key(self):
+        prompts = self.folder / "prompts.txt"
+        prompts.write_text("".join(f"question {i}\n" for i in range(12)))
+        done = self.train("blind.py", "ask", "--servers", self.serve("left"), self.serve("right"), "--prompts", prompts, "--out", self.folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        text = (self.folder / "pairs.txt").read_text()
+        pairs = [part.splitlines() for part in text.split("######## ")[1:]]
+        firsts = [pair[2].split()[0] for pair in pairs]
+        self.assertEqual([pair[0] for pair in pairs], [f"{i + 1}. question {i}" for i in range(12)])
+        self.assertEqual(set(firsts), {"left", "right"})
+        # A reader who always likes "right" better, and in two pairs sees no difference.
+        ratings = ["=", "="] + ["1" if first == "right" else "2" for first in firsts[2:]]
+        (self.folder / "ratings.txt").write_text("\n".join(ratings))
+        counted = self.train("blind.py", "count", self.folder).stdout
+        self.assertRegex(counted, "preferred 0 times, http://.* 10 times, no difference 2 times; sign test p = 0.002")
+        (self.folder / "ratings.txt").write_text("1 2")
+        refused = self.train("blind.py", "count", self.folder)
+        self.assertEqual(refused.returncode, 1)
+        self.assertRegex(refused.stderr, "^.*ratings.txt: wanted 12 of 1, 2 and =, found 2 words\n$")
 
 
 if __name__ == "__main__":
