@@ -204,7 +204,7 @@ def hidden(model, tokens, rope):
 
 def logits(model, h):
     head = model.model.embed_tokens if model.config.tie_word_embeddings else model.lm_head
-    return F.linear(h, head.weight)
+    return F.linear(h.to(head.weight.dtype), head.weight)
 
 
 # ---- what is computed before training -----------------------------------------------------------------------------------
