@@ -462,7 +462,8 @@ std::string Scheduler::description() const {
   return impl_->session.description();
 }
 uint64_t Scheduler::cache_bytes() const {
-  return impl_->session.cache_bytes();
+  const Session& session = impl_->session;
+  return session.cache_bytes() + impl_->slots.size() * session.snapshot_bytes();
 }
 
 }  // namespace vga

@@ -127,8 +127,9 @@ class Scheduler {
   size_t keep() const;
   size_t n_sequences() const;
   size_t max_waiting() const;
-  /// As Session has them.
+  /// As Session has it.
   std::string description() const;
+  /// The session's, and what the snapshots of its sequences take.
   uint64_t cache_bytes() const;
 
  private:
