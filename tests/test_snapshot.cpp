@@ -162,8 +162,8 @@ TEST_F(SnapshotTest, TheSchedulerGoesOnShortlyBeforeTheLastAnswer) {
   options.session = options_;
   options.session.n_sequences = 1;
   Scheduler scheduler(model_, options);
-  const Session session(model_, options.session);
-  EXPECT_EQ(scheduler.cache_bytes(), session.cache_bytes() + session.snapshot_bytes());
+  const Session same(model_, options.session);
+  EXPECT_EQ(scheduler.cache_bytes(), same.cache_bytes() + same.snapshot_bytes());
   const auto answer_to = [&](const std::vector<Token>& prompt) {
     std::pair<std::vector<Token>, AnswerReport> answer;
     std::promise<void> done;
