@@ -264,8 +264,8 @@ class Planner {
       return;
     }
     if (spec->second.is_matrix() && !spec->second.takes_updates()) {
-      throw Error(where(named), "is an update of '" + target.name +
-                                    "', whose weights are several in one tensor");
+      throw Error(where(named),
+                  "is an update of '" + target.name + "', whose weights are several in one tensor");
     }
     if (!spec->second.is_matrix()) {
       throw Error(where(named),
