@@ -20,9 +20,7 @@ Conversion plan_baking(const Gguf& base, const Adaptation& adaptation,
     if (!is_written_anew) conversion.writer.add(key, value);
   }
   if (!name.empty()) conversion.writer.add(name_key, std::string_view(name));
-  if (config.family == "vga" || (config.gate && !has_own_gate(config.family))) {
-    write_gate(config.gate, config.family, conversion.writer);
-  }
+  write_gate(config, conversion.writer);
   write_quantization(quantization, conversion.writer);
   size_t twice = 0;
   for (const WeightSpec& spec : weight_specs(config)) {

@@ -176,7 +176,7 @@ void read_experts(const JsonFields& fields, Config& c, size_t n_dense) {
   e.n_used = fields.required("num_experts_per_tok", fields.integer("num_experts_per_tok", e.n));
   e.ffn_size =
       fields.required("moe_intermediate_size", fields.integer("moe_intermediate_size", max_width));
-  for (size_t i = n_dense; i < c.n_layers(); ++i) c.layers[i].experts = true;
+  set_experts(c, n_dense);
 }
 
 /// Qwen's: experts in all layers.
@@ -201,9 +201,7 @@ void read_qwen3_moe(const JsonFields& fields, Config& c) {
 void read_qwen35(const JsonFields& fields, Config& c) {
   refuse_other(fields, "attention_bias", false);
   refuse_other(fields, "attn_output_gate", true);
-  if (fields.boolean("use_sliding_window").value_or(false)) {
-    fields.fail("use_sliding_window", "false");
-  }
+  refuse_other(fields, "use_sliding_window", false);
   const auto integer = [&](const char* key) {
     return fields.required(key, fields.integer(key, max_width));
   };
@@ -216,13 +214,7 @@ void read_qwen35(const JsonFields& fields, Config& c) {
     fields.fail("linear_value_head_dim", "linear_key_head_dim " + std::to_string(d.head_dim));
   }
   const size_t period = fields.integer("full_attention_interval", max_layers).value_or(4);
-  const std::vector<bool> is_delta =
-      other_layers(fields, c, "linear_attention", by_period(c, period));
-  for (size_t i = 0; i < c.n_layers(); ++i) {
-    if (!is_delta[i]) continue;
-    c.layers[i].mixer = Mixer::delta;
-    c.layers[i].rope.reset();
-  }
+  set_delta_nets(c, other_layers(fields, c, "linear_attention", by_period(c, period)));
 }
 
 /// The same with experts, and one network beside them.

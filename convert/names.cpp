@@ -20,8 +20,8 @@ constexpr std::array<NameRow, n + m> both(const std::array<NameRow, n>& a,
 
 constexpr std::array llama_model = {NameRow{"embed_tokens", "token_embd"},
                                     NameRow{"norm", "output_norm"}};
-constexpr std::array llama_blocks = {
-    NameRow{"input_layernorm", "attn_norm"},
+/// What most have in each block, beside norms that stand elsewhere in each.
+constexpr std::array usual_attention = {
     NameRow{"self_attn.q_proj", "attn_q", Transform::rotated},
     NameRow{"self_attn.k_proj", "attn_k", Transform::rotated},
     NameRow{"self_attn.v_proj", "attn_v"},
@@ -29,11 +29,15 @@ constexpr std::array llama_blocks = {
     NameRow{"self_attn.k_norm", "attn_k_norm"},
     NameRow{"self_attn.gate_proj", "attn_gate"},
     NameRow{"self_attn.o_proj", "attn_output"},
-    NameRow{"post_attention_layernorm", "ffn_norm"},
-    NameRow{"mlp.gate_proj", "ffn_gate"},
-    NameRow{"mlp.up_proj", "ffn_up"},
-    NameRow{"mlp.down_proj", "ffn_down"},
 };
+constexpr std::array usual_blocks =
+    both(usual_attention,
+         std::array{NameRow{"mlp.gate_proj", "ffn_gate"}, NameRow{"mlp.up_proj", "ffn_up"},
+                    NameRow{"mlp.down_proj", "ffn_down"}});
+
+constexpr std::array llama_blocks =
+    both(usual_blocks, std::array{NameRow{"input_layernorm", "attn_norm"},
+                                  NameRow{"post_attention_layernorm", "ffn_norm"}});
 constexpr NameTable llama = {"model.", "layers.", llama_model, llama_blocks, {"lm_head", "output"}};
 
 constexpr std::array gemma_model = {NameRow{"embed_tokens", "token_embd"},
@@ -67,20 +71,9 @@ constexpr std::array phi3_blocks = {
 };
 constexpr NameTable phi3 = {"model.", "layers.", llama_model, phi3_blocks, {"lm_head", "output"}};
 
-constexpr std::array olmo2_blocks = {
-    NameRow{"self_attn.q_proj", "attn_q"},
-    NameRow{"self_attn.k_proj", "attn_k"},
-    NameRow{"self_attn.v_proj", "attn_v"},
-    NameRow{"self_attn.q_norm", "attn_q_norm"},
-    NameRow{"self_attn.k_norm", "attn_k_norm"},
-    NameRow{"self_attn.gate_proj", "attn_gate"},
-    NameRow{"self_attn.o_proj", "attn_output"},
-    NameRow{"post_attention_layernorm", "post_attention_norm"},
-    NameRow{"mlp.gate_proj", "ffn_gate"},
-    NameRow{"mlp.up_proj", "ffn_up"},
-    NameRow{"mlp.down_proj", "ffn_down"},
-    NameRow{"post_feedforward_layernorm", "post_ffw_norm"},
-};
+constexpr std::array olmo2_blocks =
+    both(usual_blocks, std::array{NameRow{"post_attention_layernorm", "post_attention_norm"},
+                                  NameRow{"post_feedforward_layernorm", "post_ffw_norm"}});
 constexpr NameTable olmo2 = {"model.", "layers.", llama_model, olmo2_blocks, {"lm_head", "output"}};
 
 constexpr std::array gpt2_model = {NameRow{"wte", "token_embd"}, NameRow{"wpe", "position_embd"},
@@ -139,43 +132,25 @@ constexpr std::array experts = {
 };
 
 constexpr std::array qwen3_moe_blocks =
-    both(experts, std::array{
-                      NameRow{"input_layernorm", "attn_norm"},
-                      NameRow{"self_attn.q_proj", "attn_q"},
-                      NameRow{"self_attn.k_proj", "attn_k"},
-                      NameRow{"self_attn.v_proj", "attn_v"},
-                      NameRow{"self_attn.q_norm", "attn_q_norm"},
-                      NameRow{"self_attn.k_norm", "attn_k_norm"},
-                      NameRow{"self_attn.gate_proj", "attn_gate"},
-                      NameRow{"self_attn.o_proj", "attn_output"},
-                      NameRow{"post_attention_layernorm", "ffn_norm"},
-                      NameRow{"mlp.gate", "ffn_gate_inp"},
-                  });
+    both(both(usual_attention, experts), std::array{NameRow{"input_layernorm", "attn_norm"},
+                                                    NameRow{"post_attention_layernorm", "ffn_norm"},
+                                                    NameRow{"mlp.gate", "ffn_gate_inp"}});
 constexpr NameTable qwen3_moe = {
     "model.", "layers.", llama_model, qwen3_moe_blocks, {"lm_head", "output"}};
 
 constexpr std::array afmoe_blocks =
-    both(experts, std::array{
-                      NameRow{"input_layernorm", "attn_norm"},
-                      NameRow{"self_attn.q_proj", "attn_q"},
-                      NameRow{"self_attn.k_proj", "attn_k"},
-                      NameRow{"self_attn.v_proj", "attn_v"},
-                      NameRow{"self_attn.q_norm", "attn_q_norm"},
-                      NameRow{"self_attn.k_norm", "attn_k_norm"},
-                      NameRow{"self_attn.gate_proj", "attn_gate"},
-                      NameRow{"self_attn.o_proj", "attn_output"},
-                      NameRow{"post_attention_layernorm", "post_attention_norm"},
-                      NameRow{"pre_mlp_layernorm", "ffn_norm"},
-                      NameRow{"mlp.gate_proj", "ffn_gate"},
-                      NameRow{"mlp.up_proj", "ffn_up"},
-                      NameRow{"mlp.down_proj", "ffn_down"},
-                      NameRow{"mlp.router.gate", "ffn_gate_inp"},
-                      NameRow{"mlp.expert_bias", "exp_probs_b.bias", Transform::none, true},
-                      NameRow{"mlp.shared_experts.gate_proj", "ffn_gate_shexp"},
-                      NameRow{"mlp.shared_experts.up_proj", "ffn_up_shexp"},
-                      NameRow{"mlp.shared_experts.down_proj", "ffn_down_shexp"},
-                      NameRow{"post_mlp_layernorm", "post_ffw_norm"},
-                  });
+    both(both(usual_blocks, experts),
+         std::array{
+             NameRow{"input_layernorm", "attn_norm"},
+             NameRow{"post_attention_layernorm", "post_attention_norm"},
+             NameRow{"pre_mlp_layernorm", "ffn_norm"},
+             NameRow{"mlp.router.gate", "ffn_gate_inp"},
+             NameRow{"mlp.expert_bias", "exp_probs_b.bias", Transform::none, true},
+             NameRow{"mlp.shared_experts.gate_proj", "ffn_gate_shexp"},
+             NameRow{"mlp.shared_experts.up_proj", "ffn_up_shexp"},
+             NameRow{"mlp.shared_experts.down_proj", "ffn_down_shexp"},
+             NameRow{"post_mlp_layernorm", "post_ffw_norm"},
+         });
 constexpr NameTable afmoe = {"model.", "layers.", llama_model, afmoe_blocks, {"lm_head", "output"}};
 
 /// Qwen3-Next's and Qwen3.5's.

@@ -80,21 +80,6 @@ TransformedTensor::TransformedTensor(SourceTensor source, Transform transform, c
       n_heads_(config.n_heads),
       delta_(config.delta) {}
 
-bool TransformedTensor::reorders() const {
-  switch (transform_) {
-    case Transform::rotated:
-    case Transform::heads_together:
-    case Transform::value_heads:
-    case Transform::convolution:
-    case Transform::negative_exp:
-    case Transform::key_groups:
-    case Transform::gate_groups:
-      return true;
-    default:
-      return false;
-  }
-}
-
 size_t TransformedTensor::source_of_values(size_t i, size_t n) const {
   if (delta_.grouped) return i;
   const size_t per_head = n < delta_.value_size() ? 1 : delta_.head_dim;
@@ -144,9 +129,8 @@ size_t TransformedTensor::source_row(size_t i) const {
 
 void TransformedTensor::read_row(size_t row, std::span<float> out) const {
   const bool is_vector = source_.shape.size() == 1;
-  const bool moves = transform_ == Transform::value_columns || (reorders() && is_vector);
-  source_.read_row(is_vector || !reorders() ? row : source_row(row), out);
-  if (moves) {
+  source_.read_row(is_vector ? row : source_row(row), out);
+  if (is_vector || transform_ == Transform::value_columns) {
     const std::vector<float> before(out.begin(), out.end());
     for (size_t i = 0; i < out.size(); ++i) {
       out[i] = before[is_vector ? source_row(i) : source_of_values(i, out.size())];

@@ -22,9 +22,7 @@ class TransformedTensor {
   void read_row(size_t row, std::span<float> out) const;
 
  private:
-  /// Whether rows, or the elements of a vector, change places.
-  bool reorders() const;
-  /// Where row `i` of what is written stands in the source.
+  /// Where row `i` of what is written, or element `i` of a vector, stands in the source.
   size_t source_row(size_t i) const;
   /// The same of `n` rows, elements or columns, of which the last ones are value heads.
   size_t source_of_values(size_t i, size_t n) const;

@@ -11,6 +11,10 @@ size_t common_prefix(const auto& a, const auto& b) {
   return static_cast<size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
 }
 
+/// More tokens than a template puts between a message and its answer. The next prompt of a chat has
+/// what stands before them, but not always those: a snapshot is of use before them.
+constexpr size_t asking_tokens = 16;
+
 /// How many bytes at the end of `text` could be the beginning of `mark`, which is not empty and not
 /// in there.
 inline size_t begun(std::string_view text, std::string_view mark) {

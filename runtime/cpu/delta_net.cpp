@@ -17,29 +17,30 @@ constexpr size_t n_blocks(size_t cols) {
 
 }  // namespace
 
-void DeltaNetOps::begin(const Batch& batch) {
-  n_rows_ = batch.rows.size();
-  runs_.clear();
-  for (size_t r = 0; r < n_rows_; ++r) {
-    const BatchRow& row = batch.rows[r];
+const std::vector<DeltaNetOps::Run>& DeltaNetOps::runs() {
+  if (!runs_.empty()) return runs_;
+  for (size_t r = 0; r < rows_.size(); ++r) {
+    const BatchRow& row = rows_[r];
     auto run = std::ranges::find(runs_, row.slot, &Run::slot);
     if (run == runs_.end()) {
       run = runs_.insert(run, {.slot = row.slot, .is_first = row.position == 0, .rows = {}});
     }
     run->rows.push_back(r);
   }
+  return runs_;
 }
 
 void DeltaNetOps::convolve(float* x, const Tensor& taps, const CpuState& state, size_t layer) {
   const size_t cols = taps.rows;
   const size_t n_taps = taps.cols;
   const auto* by_column = reinterpret_cast<const float*>(taps.data);  // (cols, n_taps)
+  const std::vector<Run>& all = runs();
   const size_t blocks = n_blocks(cols);
   threads_.run(
-      runs_.size() * blocks, grain_for(block_cols * n_taps), [&](size_t begin, size_t end, size_t) {
+      all.size() * blocks, grain_for(block_cols * n_taps), [&](size_t begin, size_t end, size_t) {
         std::array<float, max_conv_size * block_cols> by_tap;  // (n_taps, n)
         for (size_t task = begin; task < end; ++task) {
-          const Run& run = runs_[task / blocks];
+          const Run& run = all[task / blocks];
           const size_t first = task % blocks * block_cols;
           const size_t n = std::min(block_cols, cols - first);
           for (size_t i = 0; i < n_taps * n; ++i) {
@@ -63,7 +64,7 @@ void DeltaNetOps::normalise(float* qkv, const DeltaNet& net) {
   const float eps = 1e-6f / length;
   const std::vector<float> for_query(dim, 1 / length);
   const std::vector<float> for_key(dim, 1 / std::sqrt(length));
-  threads_.run(n_rows_, grain_for(2 * net.key_size()), [&](size_t begin, size_t end, size_t) {
+  threads_.run(rows_.size(), grain_for(2 * net.key_size()), [&](size_t begin, size_t end, size_t) {
     for (size_t row = begin; row < end; ++row) {
       for (size_t head = 0; head < 2 * net.n_key_heads; ++head) {
         float* x = qkv + row * net.conv_cols() + head * dim;
@@ -80,12 +81,13 @@ void DeltaNetOps::run(float* qkv, const float* decay, const float* strength, con
   normalise(qkv, net);
   const size_t dim = net.head_dim;
   const size_t heads = net.n_value_heads;
+  const std::vector<Run>& all = runs();
   const size_t blocks = n_blocks(dim);
   threads_.run(
-      runs_.size() * heads * blocks, grain_for(dim * block_cols * n_rows_ / runs_.size()),
+      all.size() * heads * blocks, grain_for(dim * block_cols * rows_.size() / all.size()),
       [&](size_t begin, size_t end, size_t) {
         for (size_t task = begin; task < end; ++task) {
-          const Run& run = runs_[task / blocks / heads];
+          const Run& run = all[task / blocks / heads];
           const size_t head = task / blocks % heads;
           const size_t key_head = net.grouped ? head / (heads / net.n_key_heads)  //
                                               : head % net.n_key_heads;

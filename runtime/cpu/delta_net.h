@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "compute/backend.h"
@@ -35,7 +36,10 @@ class DeltaNetOps {
  public:
   DeltaNetOps(const Kernels& kernels, ThreadPool& threads) : kernels_(kernels), threads_(threads) {}
 
-  void begin(const Batch& batch);
+  void begin(const Batch& batch) {
+    rows_ = batch.rows;
+    runs_.clear();
+  }
   /// x is (rows, conv_cols).
   void convolve(float* x, const Tensor& taps, const CpuState& state, size_t layer);
   /// qkv is (rows, conv_cols), decay and strength are (rows, n_value_heads), out is (rows,
@@ -51,12 +55,14 @@ class DeltaNetOps {
     std::vector<size_t> rows;
   };
 
+  /// Of the batch; planned when the first op asks, as most models have no delta nets.
+  const std::vector<Run>& runs();
   /// Brings queries and keys to their lengths.
   void normalise(float* qkv, const DeltaNet& net);
 
   const Kernels& kernels_;
   ThreadPool& threads_;
-  size_t n_rows_ = 0;
+  std::span<const BatchRow> rows_;
   std::vector<Run> runs_;
 };
 

@@ -121,13 +121,9 @@ void read_mixers(const Keys& keys, Config& c) {
   constexpr std::string_view key = "attention.recurrent_layers";
   const size_t period = keys.number("full_attention_interval").value_or(4);
   const GgufValue* pattern = keys.find(key);
-  std::vector<bool> is_delta =
+  const std::vector<bool> is_delta =
       pattern == nullptr ? by_period(c.n_layers(), period) : keys.booleans(key, c.n_layers());
-  for (size_t i = 0; i < c.n_layers(); ++i) {
-    if (!is_delta[i]) continue;
-    c.layers[i].mixer = Mixer::delta;
-    c.layers[i].rope.reset();
-  }
+  set_delta_nets(c, is_delta);
 }
 
 void read_delta(const Keys& keys, Config& c) {
@@ -184,7 +180,7 @@ void read_experts(const Keys& keys, Config& c, size_t n_dense) {
     }
     e.router = *router == 1 ? Experts::Router::softmax : Experts::Router::sigmoid;
   }
-  for (size_t i = n_dense; i < c.n_layers(); ++i) c.layers[i].experts = true;
+  set_experts(c, n_dense);
 }
 
 void write_experts(const Config& c, const KeyWriter& keys) {
@@ -554,9 +550,19 @@ void write_config(const Config& c, GgufWriter& writer) {
   keys.real(eps_key(c), double{c.norm_eps});
   const Family* family = find_family(c.family);
   if (family != nullptr && family->write != nullptr) family->write(c, keys);
-  if (c.family == "vga" || (c.gate && !has_own_gate(c.family))) {
-    write_gate(c.gate, c.family, writer);
+  write_gate(c, writer);
+}
+
+void set_delta_nets(Config& c, const std::vector<bool>& is_delta) {
+  for (size_t i = 0; i < c.n_layers(); ++i) {
+    if (!is_delta[i]) continue;
+    c.layers[i].mixer = Mixer::delta;
+    c.layers[i].rope.reset();
   }
+}
+
+void set_experts(Config& c, size_t n_dense) {
+  for (size_t i = n_dense; i < c.n_layers(); ++i) c.layers[i].experts = true;
 }
 
 bool has_own_gate(std::string_view family) {
@@ -567,6 +573,12 @@ bool has_own_gate(std::string_view family) {
 Gate read_gate(const Gguf& gguf, const std::string& family) {
   const Keys keys(gguf, family);
   return has_gate(keys) ? read_gate(keys) : Gate{};
+}
+
+void write_gate(const Config& c, GgufWriter& writer) {
+  if (c.family == "vga" || (c.gate && !has_own_gate(c.family))) {
+    write_gate(c.gate, c.family, writer);
+  }
 }
 
 void write_gate(const Gate& gate, const std::string& family, GgufWriter& writer) {

@@ -25,9 +25,6 @@ double seconds_between(Clock::time_point begin, Clock::time_point end) {
 /// with.
 constexpr size_t worth_keeping = 16;
 
-/// More than what a template puts between a message and its answer.
-constexpr size_t asking_tokens = 16;
-
 /// Wakes the scheduler's thread. Requests may outlive the scheduler, so it is shared.
 struct Bell {
   std::mutex mutex;
@@ -103,9 +100,7 @@ struct Scheduler::Impl {
   void report_state(bool has_rows);
   void cancel_all();
 
-  /// Tokens of a prompt after which a sequence that cannot go back takes a snapshot: the next
-  /// prompt of a chat has what stands before the answer, but not always what asked for it. 0 is
-  /// never.
+  /// Tokens of a prompt after which a sequence that cannot go back takes a snapshot; 0 is never.
   size_t snapshot_at(const std::vector<Token>& prompt) const {
     return session.rewinds() || prompt.size() <= asking_tokens ? 0 : prompt.size() - asking_tokens;
   }

@@ -18,17 +18,15 @@ size_t blocks_of(size_t head_dim) {
 
 }  // namespace
 
-void VulkanDeltaNet::begin(const Batch& batch, const Staged& staged) {
-  n_rows_ = batch.rows.size();
-  staged_ = &staged;
+void VulkanDeltaNet::plan() {
   std::vector<uint32_t> rows;
-  plan_runs(batch.rows, rows, runs_);
-  staged.fill(staged.run_rows, std::as_bytes(std::span(rows)));
-  staged.fill(staged.runs, std::as_bytes(std::span(runs_)));
+  plan_runs(rows_, rows, runs_);
+  staged_->fill(staged_->run_rows, std::as_bytes(std::span(rows)));
+  staged_->fill(staged_->runs, std::as_bytes(std::span(runs_)));
 }
 
-std::vector<VulkanDeltaNet::Part> VulkanDeltaNet::parts(const VulkanState& state,
-                                                        size_t layer) const {
+std::vector<VulkanDeltaNet::Part> VulkanDeltaNet::parts(const VulkanState& state, size_t layer) {
+  if (runs_.empty()) plan();
   std::vector<Part> parts;
   for (size_t first = 0; first < runs_.size();) {
     const size_t slot = runs_[first].slot;

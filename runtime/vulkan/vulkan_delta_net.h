@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "compute/backend.h"
@@ -15,8 +16,11 @@ class VulkanDeltaNet {
  public:
   VulkanDeltaNet(Device& device, Commands& commands) : device_(device), commands_(commands) {}
 
-  /// Starts a batch; fills what is staged of its runs.
-  void begin(const Batch& batch, const Staged& staged);
+  void begin(const Batch& batch, const Staged& staged) {
+    rows_ = batch.rows;
+    staged_ = &staged;
+    runs_.clear();
+  }
 
   void convolve(Buffer& x, const Tensor& taps, const VulkanState& state, size_t layer);
   void run(const Buffer& qkv, const Buffer& decay, const Buffer& strength, const VulkanState& state,
@@ -33,13 +37,16 @@ class VulkanDeltaNet {
     Range states;
   };
 
-  std::vector<Part> parts(const VulkanState& state, size_t layer) const;
-  Range current(const Buffer& x) const { return on_device(x).rows_from(0, n_rows_); }
+  /// Plans the batch's runs when the first op asks, as most models have no delta nets, and fills
+  /// what is staged of them.
+  void plan();
+  std::vector<Part> parts(const VulkanState& state, size_t layer);
+  Range current(const Buffer& x) const { return on_device(x).rows_from(0, rows_.size()); }
 
   Device& device_;
   Commands& commands_;
   std::vector<GpuRun> runs_;
-  size_t n_rows_ = 0;
+  std::span<const BatchRow> rows_;
   const Staged* staged_ = nullptr;
 };
 

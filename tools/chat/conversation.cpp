@@ -7,14 +7,6 @@
 #include "common/thoughts.h"
 
 namespace vga {
-namespace {
-
-/// More than what a template puts between a message and its answer: a snapshot before that is of
-/// use in the next turn, which may not say it again.
-constexpr size_t asking_tokens = 16;
-
-}  // namespace
-
 Conversation::Conversation(const Model& model, const SessionOptions& session,
                            const SamplerOptions& sampler, std::optional<ChatTemplate> chat_template,
                            bool keeps_opening)
