@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -61,6 +62,18 @@ struct CacheShape {
     const size_t counted = static_cast<size_t>(position) / page_positions;
     return position < static_cast<int64_t>(n_kept) ? counted
                                                    : kept_pages() + counted % ring_pages();
+  }
+  /// Pages of a slot that follow each other.
+  struct PageRun {
+    size_t first;
+    size_t n;
+  };
+  /// Those that positions before `length` lie in, of the kept ones and of the ring.
+  std::array<PageRun, 2> pages_before(int64_t length) const {
+    const size_t n = (static_cast<size_t>(length) + page_positions - 1) / page_positions;
+    const bool in_ring = length > static_cast<int64_t>(n_kept);
+    return {{{0, std::min(n, kept_pages())},
+             {kept_pages(), in_ring ? std::min(n, ring_pages()) : 0}}};
   }
   /// Bytes of the keys, or of the values, of one head in one page.
   size_t page_bytes() const { return page_positions * row_bytes(type, padded_dim()); }
@@ -186,6 +199,8 @@ class Backend {
   virtual std::unique_ptr<Buffer> new_buffer(size_t rows, size_t cols) = 0;
   virtual std::unique_ptr<Cache> new_cache(const CacheShape& shape) = 0;
   virtual std::unique_ptr<State> new_state(const StateShape& shape) = 0;
+  /// Copies to another slot, of all layers, the pages that positions before `length` lie in.
+  virtual void copy_slot(Cache& cache, size_t from_slot, size_t to_slot, int64_t length) = 0;
   /// Copies a slot of all layers, from one state to another or within one.
   virtual void copy_state(const State& from, size_t from_slot, State& to, size_t to_slot) = 0;
 

@@ -70,4 +70,10 @@ void Rope::append(int64_t position, std::vector<float>& angles) const {
   }
 }
 
+std::vector<Rope> make_ropes(const Config& config, std::span<const float> factors) {
+  std::vector<Rope> ropes;
+  for (size_t i = 0; i < config.rope_tables.size(); ++i) ropes.emplace_back(config, i, factors);
+  return ropes;
+}
+
 }  // namespace vga

@@ -27,6 +27,9 @@ class Rope {
   double magnitude_;
 };
 
+/// All tables of a model.
+std::vector<Rope> make_ropes(const Config& config, std::span<const float> factors);
+
 /// Radians per position of each pair of a table before any factors: (rope_dim / 2).
 std::vector<double> rope_frequencies(const Config& config, const RopeTable& table);
 

@@ -40,12 +40,6 @@ std::span<const float> rope_factors(const Config& config, const Weights& weights
   return {reinterpret_cast<const float*>(factors.data), factors.cols};
 }
 
-std::vector<Rope> make_ropes(const Config& config, std::span<const float> factors) {
-  std::vector<Rope> ropes;
-  for (size_t i = 0; i < config.rope_tables.size(); ++i) ropes.emplace_back(config, i, factors);
-  return ropes;
-}
-
 }  // namespace
 
 struct Snapshot::Impl {
@@ -105,6 +99,7 @@ struct Session::Impl {
 
   bool has_states() const { return plan.state.n_layers > 0; }
   void go_back(Sequence& held, int64_t length, int64_t forgotten);
+  Sequence cut(const Sequence& held, int64_t length);
   static void check_whole(const Sequence& held);
   void end_snapshots(uint32_t sequence, int64_t length);
 
@@ -316,21 +311,45 @@ void Session::Impl::end_snapshots(uint32_t sequence, int64_t length) {
   });
 }
 
-void Session::truncate(int64_t length, uint32_t sequence) {
-  Impl& s = *impl_;
-  Impl::Sequence& held = s.sequence(sequence);
+/// A sequence as it is up to `length`, where it can go back to that.
+Session::Impl::Sequence Session::Impl::cut(const Sequence& held, int64_t length) {
   if (length < 0 || length > held.length) {
     throw Error("length",
                 "wanted 0 to " + std::to_string(held.length) + ", found " + std::to_string(length));
   }
-  if (s.has_states() && length != 0 && length != held.length) {
+  if (has_states() && length != 0 && length != held.length) {
     throw CannotRewind("this model's delta nets cannot go back from position " +
                        std::to_string(held.length) + " to " + std::to_string(length) +
-                       "; wanted 0, or a snapshot");
+                       "; wanted 0, all of it, or a snapshot");
   }
-  s.go_back(held, length, std::min(held.forgotten, length));
-  if (length == 0) held.is_torn = false;
+  Sequence left = held;
+  go_back(left, length, std::min(held.forgotten, length));
+  if (length == 0) left.is_torn = false;
+  return left;
+}
+
+void Session::truncate(int64_t length, uint32_t sequence) {
+  Impl& s = *impl_;
+  Impl::Sequence& held = s.sequence(sequence);
+  held = s.cut(held, length);
   s.end_snapshots(sequence, length);
+}
+
+void Session::copy(uint32_t from, uint32_t to, int64_t length) {
+  Impl& s = *impl_;
+  Impl::Sequence& target = s.sequence(to);
+  const Impl::Sequence copied = s.cut(s.sequence(from), length);
+  Impl::check_whole(copied);
+  if (from == to) return truncate(length, to);
+  target = {};
+  s.end_snapshots(to, -1);
+  for (const Stage& stage : s.stages) {
+    for (const auto& cache : stage.caches) {
+      if (cache != nullptr) stage.ops->copy_slot(*cache, from, to, length);
+    }
+    if (stage.state != nullptr) stage.ops->copy_state(*stage.state, from, *stage.state, to);
+  }
+  target = copied;
 }
 
 bool Session::rewinds() const {

@@ -57,6 +57,14 @@ class CpuBackend : public Backend {
     return std::make_unique<CpuCache>(shape);
   }
 
+  void copy_slot(Cache& cache, size_t from_slot, size_t to_slot, int64_t length) override {
+    const auto& c = static_cast<const CpuCache&>(cache);
+    for (const auto& [first, n] : c.shape().pages_before(length)) {
+      std::copy_n(c.keys(from_slot, first, 0, 0), n * c.whole_page_bytes(),
+                  c.keys(to_slot, first, 0, 0));
+    }
+  }
+
   std::unique_ptr<State> new_state(const StateShape& shape) override {
     return std::make_unique<CpuState>(shape);
   }

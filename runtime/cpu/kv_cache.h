@@ -16,6 +16,10 @@ class CpuCache : public Cache {
     const size_t index = ((slot * s.n_pages() + page) * s.n_layers + layer) * s.n_kv_heads + head;
     return memory_.get() + 2 * index * s.page_bytes();
   }
+  /// All layers and heads of a page.
+  size_t whole_page_bytes() const {
+    return shape().n_layers * shape().n_kv_heads * 2 * shape().page_bytes();
+  }
   std::byte* values(size_t slot, size_t page, size_t layer, size_t head) const {
     return keys(slot, page, layer, head) + shape().page_bytes();
   }

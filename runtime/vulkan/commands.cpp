@@ -226,6 +226,13 @@ void copy(Commands& c, const Range& from, const Range& to) {
   vkCmdCopyBuffer(commands, from.buffer, to.buffer, 1, &region);
 }
 
+void copy_within(Commands& c, const Range& range, std::span<const VkBufferCopy> parts) {
+  VkCommandBuffer commands = start(c);
+  order(c, {&range, 1}, {&range, 1});
+  vkCmdCopyBuffer(commands, range.buffer, range.buffer, static_cast<uint32_t>(parts.size()),
+                  parts.data());
+}
+
 void clear(Commands& c, const Range& range) {
   VkCommandBuffer commands = start(c);
   order(c, {}, {&range, 1});

@@ -70,6 +70,9 @@ void dispatch(Commands& commands, const Device::Pipeline& pipeline,
 /// Copies after everything that it depends on. Sizes are equal.
 void copy(Commands& commands, const Range& from, const Range& to);
 
+/// The same for parts of a range that are copied to others of it, by their places in the buffer.
+void copy_within(Commands& commands, const Range& range, std::span<const VkBufferCopy> parts);
+
 /// Sets a range to zero.
 void clear(Commands& commands, const Range& range);
 

@@ -66,6 +66,10 @@ class VulkanBackend : public Backend {
     return std::make_unique<VulkanCache>(commands_, shape);
   }
 
+  void copy_slot(Cache& cache, size_t from_slot, size_t to_slot, int64_t length) override {
+    on_device(cache).copy_slot(from_slot, to_slot, length);
+  }
+
   std::unique_ptr<State> new_state(const StateShape& shape) override {
     return std::make_unique<VulkanState>(commands_, shape);
   }

@@ -42,4 +42,21 @@ size_t VulkanCache::heads_from(size_t layer, size_t first) const {
   return n;
 }
 
+void VulkanCache::copy_slot(size_t from_slot, size_t to_slot, int64_t length) const {
+  const uint64_t slot_bytes = shape().n_pages() * shape().page_bytes();
+  for (const Memory& memory : memory_) {
+    std::vector<VkBufferCopy> parts;
+    for (uint64_t head = 0; head < memory.bytes; head += head_bytes()) {
+      for (const auto& [first, n] : shape().pages_before(length)) {
+        const uint64_t at = head + first * shape().page_bytes();
+        if (n > 0) {
+          parts.push_back({at + from_slot * slot_bytes, at + to_slot * slot_bytes,
+                           n * shape().page_bytes()});
+        }
+      }
+    }
+    if (!parts.empty()) copy_within(commands_, whole(memory), parts);
+  }
+}
+
 }  // namespace vga::vulkan

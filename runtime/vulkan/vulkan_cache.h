@@ -21,6 +21,8 @@ class VulkanCache : public Cache {
   Range heads(size_t layer, Side side, size_t first, size_t n) const;
   /// How many KV heads from `first` on can be bound at once, with their keys and with their values.
   size_t heads_from(size_t layer, size_t first) const;
+  /// As Backend has it.
+  void copy_slot(size_t from_slot, size_t to_slot, int64_t length) const;
 
  private:
   uint64_t head_bytes() const { return shape().n_slots * shape().n_pages() * shape().page_bytes(); }

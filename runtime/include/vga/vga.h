@@ -216,6 +216,11 @@ class Session {
   /// Error says what is left. Nothing is changed then. Delta nets cannot go back but to the
   /// beginning: elsewhere such a model throws CannotRewind, and restore() is the way.
   void truncate(int64_t length, uint32_t sequence = 0);
+  /// Makes `to` the first `length` tokens of `from`, with what was forgotten of them; both go on
+  /// independently. It goes where truncate() of `from` goes, and throws what that would: what a
+  /// window has slid over cannot be copied, and of delta nets all of `from` or nothing. What `to`
+  /// was is gone, and so are its snapshots.
+  void copy(uint32_t from, uint32_t to, int64_t length);
   /// Whether truncate() goes anywhere; with delta nets it goes to the beginning alone.
   bool rewinds() const;
   /// The sequence as it is now, to restore() later. It takes snapshot_bytes() where the session
