@@ -22,7 +22,7 @@ double seconds_between(Clock::time_point begin, Clock::time_point end) {
 }
 
 /// Fewer tokens in common than that are not worth the rest of a sequence that somebody may go on
-/// with.
+/// with, nor a copy or a wait.
 constexpr size_t worth_keeping = 16;
 
 /// Wakes the scheduler's thread. Requests may outlive the scheduler, so it is shared.
@@ -69,7 +69,10 @@ struct Slot {
   std::vector<Token> tokens;  // of the sequence
   RequestPtr request;         // null: free
   Snapshot snapshot;          // shortly before the end of the last prompt, where it is of use
-  uint64_t last_used = 0;
+  uint64_t last_used = 0;     // while it is busy, since when
+  bool is_held_up = false;    // its receiver takes nothing now
+
+  bool is_reading() const { return request && request->read < request->request.prompt.size(); }
 };
 
 /// log of the sum of exp() of a row of logits.
@@ -94,6 +97,12 @@ struct Scheduler::Impl {
   void begin(Slot& slot, const RequestPtr& request);
   void finish(Slot& slot, AnswerEnd end, const std::string& error = {});
   void drop_cancelled();
+  void ask_receiver(Slot& slot);
+  std::vector<Slot*> share();
+  void catch_up(Slot& slot);
+  size_t handed_over(const std::vector<Token>& by, const Request& to) const;
+  bool waits(const Slot& slot, std::span<Slot* const> older) const;
+  size_t end_of_rows(const Slot& slot) const;
   std::vector<Row> next_rows();
   void step(const std::vector<Row>& rows);
   void take(Slot& slot, AnswerToken token);
@@ -128,7 +137,9 @@ struct Scheduler::Impl {
 };
 
 /// Of the free slots, of which there is one: that with the longest beginning of the prompt, if that
-/// is worth it and most of what is there; else the one used least recently.
+/// is worth it and most of what is there; else the one used least recently. A beginning can be
+/// copied to that one, so there the first must not have more to lose than the second, but for some
+/// tokens that are no matter.
 Slot& Scheduler::Impl::choose_slot(const std::vector<Token>& prompt) {
   const auto in_common = [&](const Slot* slot) { return common_prefix(slot->tokens, prompt); };
   std::vector<Slot*> free;
@@ -139,8 +150,9 @@ Slot& Scheduler::Impl::choose_slot(const std::vector<Token>& prompt) {
   Slot* oldest = *std::ranges::min_element(free, {}, &Slot::last_used);
   Slot* best = *std::ranges::max_element(free, {}, in_common);
   const size_t most = in_common(best);
-  const bool worth_it =
-      most >= worth_keeping && (2 * most >= best->tokens.size() || best == oldest);
+  const size_t lost = best->tokens.size() - most;
+  const bool may_lose = !session.rewinds() || lost < worth_keeping || lost <= oldest->tokens.size();
+  const bool worth_it = most >= worth_keeping && (best == oldest || (lost <= most && may_lose));
   return worth_it ? *best : *oldest;
 }
 
@@ -160,6 +172,46 @@ void Scheduler::Impl::begin(Slot& slot, const RequestPtr& request) {
   request->report.prompt_tokens = prompt.size();
   request->report.cached_tokens = known;
   request->report.queue_seconds = seconds_between(request->queued, request->begun);
+  ask_receiver(slot);
+}
+
+void Scheduler::Impl::ask_receiver(Slot& slot) {
+  const auto& can_take = slot.request->request.can_take;
+  slot.is_held_up = can_take && !can_take();
+}
+
+/// How many tokens of a prompt a sequence can take from one with these tokens. The last one is read
+/// in any case, and where sequences cannot go back those behind its snapshot are.
+size_t Scheduler::Impl::handed_over(const std::vector<Token>& by, const Request& to) const {
+  const std::vector<Token>& prompt = to.request.prompt;
+  return std::min(common_prefix(by, prompt),
+                  session.rewinds() ? prompt.size() - 1 : snapshot_at(prompt));
+}
+
+/// Copies the longest beginning of the prompt that another sequence has, if that saves enough.
+void Scheduler::Impl::catch_up(Slot& slot) {
+  Request& request = *slot.request;
+  std::vector<std::pair<size_t, uint32_t>> sources;  // tokens, sequence
+  for (const Slot& other : slots) {
+    const size_t n = handed_over(other.tokens, request);
+    if (&other != &slot && n >= request.read + worth_keeping) {
+      sources.emplace_back(n, sequence_of(other));
+    }
+  }
+  std::ranges::sort(sources, std::ranges::greater());
+  for (const auto& [n, from] : sources) {
+    try {
+      session.copy(from, sequence_of(slot), static_cast<int64_t>(n));
+    } catch (const Error&) {
+      continue;  // a window has slid over it, or delta nets are ahead of it
+    }
+    const std::vector<Token>& prompt = request.request.prompt;
+    slot.tokens.assign(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(n));
+    request.report.cached_tokens += n - request.read;
+    request.read = n;
+    if (n == snapshot_at(prompt)) slot.snapshot = session.snapshot(sequence_of(slot));
+    return;
+  }
 }
 
 void Scheduler::Impl::finish(Slot& slot, AnswerEnd end, const std::string& error) {
@@ -219,34 +271,70 @@ void Scheduler::Impl::admit() {
   }
 }
 
-/// One row for each sequence that decodes, then prompts as far as the budget goes.
-std::vector<Row> Scheduler::Impl::next_rows() {
-  std::vector<Row> rows;
-  std::vector<Slot*> reading;
-  for (Slot& slot : slots) {
-    if (!slot.request) continue;
-    const auto& can_take = slot.request->request.can_take;
-    if (can_take && !can_take()) continue;
-    if (slot.request->read < slot.request->request.prompt.size()) {
-      reading.push_back(&slot);
-    } else {
-      const uint32_t sequence = sequence_of(slot);
-      rows.push_back({*slot.request->next, session.length(sequence), sequence, true});
+/// Where a prompt's rows end in a step: at its end or, where sequences cannot go back, already
+/// where it takes a snapshot or where a younger prompt goes another way.
+size_t Scheduler::Impl::end_of_rows(const Slot& slot) const {
+  const std::vector<Token>& prompt = slot.request->request.prompt;
+  const size_t read = slot.request->read;
+  size_t end = prompt.size();
+  if (session.rewinds()) return end;
+  if (read < snapshot_at(prompt)) end = snapshot_at(prompt);
+  for (const Slot& other : slots) {
+    if (!other.is_reading() || other.is_held_up || other.last_used <= slot.last_used) continue;
+    const size_t shared = handed_over(prompt, *other.request);
+    if (shared > read && shared >= other.request->read + worth_keeping) {
+      end = std::min(end, shared);
     }
   }
-  std::ranges::sort(reading, {}, [](const Slot* slot) { return slot->request->begun; });
+  return end;
+}
+
+/// A prompt waits while an older one reads what both begin with. It loses nothing by that, as it
+/// would get what rows that one leaves.
+bool Scheduler::Impl::waits(const Slot& slot, std::span<Slot* const> older) const {
+  return std::ranges::any_of(older, [&](const Slot* other) {
+    const size_t shared = handed_over(other->request->request.prompt, *slot.request);
+    return shared > other->request->read && shared >= slot.request->read + worth_keeping;
+  });
+}
+
+/// Each prompt that waits for none copies what others have of it. These are returned, the oldest
+/// first.
+std::vector<Slot*> Scheduler::Impl::share() {
+  std::vector<Slot*> readers;
+  for (Slot& slot : slots) {
+    if (slot.is_reading() && !slot.is_held_up) readers.push_back(&slot);
+  }
+  std::ranges::sort(readers, {}, &Slot::last_used);
+  size_t n = 0;
+  for (Slot* slot : readers) {
+    if (waits(*slot, std::span(readers).first(n))) continue;
+    catch_up(*slot);
+    readers[n++] = slot;
+  }
+  readers.resize(n);
+  return readers;
+}
+
+/// One row for each sequence that decodes, then prompts as far as the budget goes, the oldest
+/// first.
+std::vector<Row> Scheduler::Impl::next_rows() {
+  std::vector<Row> rows;
+  for (const Slot& slot : slots) {
+    if (!slot.request || slot.is_held_up || slot.is_reading()) continue;
+    const uint32_t sequence = sequence_of(slot);
+    rows.push_back({*slot.request->next, session.length(sequence), sequence, true});
+  }
   size_t budget = session.max_batch();
   if (!rows.empty()) budget = std::min(budget, std::max(options.step_rows, rows.size() + 1));
-  for (Slot* slot : reading) {
+  for (const Slot* slot : share()) {
+    const Request& request = *slot->request;
     const uint32_t sequence = sequence_of(*slot);
-    const std::vector<Token>& prompt = slot->request->request.prompt;
-    const size_t read = slot->request->read;
-    const size_t stop = read < snapshot_at(prompt) ? snapshot_at(prompt) : prompt.size();
-    const size_t n = std::min(budget - rows.size(), stop - read);
-    for (size_t i = 0; i < n; ++i) {
-      const size_t at = read + i;
-      const auto position = session.length(sequence) + static_cast<int64_t>(i);
-      rows.push_back({prompt[at], position, sequence, at + 1 == prompt.size()});
+    const std::vector<Token>& prompt = request.request.prompt;
+    const size_t end = end_of_rows(*slot);
+    const size_t n = std::min(budget - rows.size(), end - request.read);
+    for (size_t at = request.read; at < request.read + n; ++at) {
+      rows.push_back({prompt[at], static_cast<int64_t>(at), sequence, at + 1 == prompt.size()});
     }
   }
   return rows;
@@ -335,6 +423,10 @@ void Scheduler::Impl::cancel_all() {
 void Scheduler::Impl::run() {
   while (true) {
     drop_cancelled();
+    for (Slot& slot : slots) {
+      if (slot.request) ask_receiver(slot);
+    }
+    share();  // before one that is new takes the place of what is there
     admit();
     const std::vector<Row> rows = next_rows();
     report_state(!rows.empty());

@@ -35,7 +35,7 @@ struct Metrics::Impl {
   Counter& prompt_tokens =
       counter("vga_prompt_tokens_total", "Tokens of prompts, those in the cache included");
   Counter& cached_tokens =
-      counter("vga_cached_tokens_total", "Tokens of prompts that a sequence had already");
+      counter("vga_cached_tokens_total", "Tokens of prompts that a sequence had read already");
   Counter& generation_tokens = counter("vga_generation_tokens_total", "Tokens generated");
   Counter& evicted_tokens =
       counter("vga_evicted_tokens_total", "Tokens that left a window before their answer ended");

@@ -32,7 +32,7 @@ struct AnswerReport {
   AnswerEnd end = AnswerEnd::stop;
   std::string error = {};
   size_t prompt_tokens = 0;
-  size_t cached_tokens = 0;   // of them the sequence had already
+  size_t cached_tokens = 0;   // of them not read again: its sequence, or another one, had them
   size_t tokens = 0;          // generated, one that ends the text included
   size_t evicted_tokens = 0;  // with a window: of both, what the next token would not see
   double queue_seconds = 0;
@@ -74,6 +74,11 @@ struct SchedulerOptions {
 /// A sequence keeps its tokens when an answer ends. The next request takes the free sequence with
 /// which it has most tokens in common, and reads only what is new; one with little in common takes
 /// the sequence that was used least recently.
+///
+/// What another sequence has read, one that is busy or one that a conversation may go on with, is
+/// copied rather than read again. Of prompts that begin alike and are read at the same time the
+/// oldest reads, the others wait for it and copy. With delta nets a copy is possible only where the
+/// other sequence ends: what arrives together is shared, what was answered before is not.
 ///
 /// All functions may be called from any thread.
 class Scheduler {
