@@ -5,11 +5,11 @@
 
 #include <gtest/gtest.h>
 
-#include "chat/conversation.h"
-#include "common/thoughts.h"
 #include "gguf_image.h"
 #include "logits.h"
 #include "run_program.h"
+#include "vga/conversation.h"
+#include "vga/thoughts.h"
 
 namespace vga::test {
 namespace {

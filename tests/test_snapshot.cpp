@@ -4,9 +4,9 @@
 
 #include <gtest/gtest.h>
 
-#include "chat/conversation.h"
 #include "gguf_image.h"
 #include "logits.h"
+#include "vga/conversation.h"
 #include "vga/scheduler.h"
 
 namespace vga::test {

@@ -10,12 +10,11 @@
 #include <optional>
 #include <thread>
 
+#include "base/clock.h"
 #include "base/prefix.h"
 
 namespace vga {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 double seconds_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();

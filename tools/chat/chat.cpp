@@ -10,12 +10,12 @@
 
 #include "base/file.h"
 #include "base/text.h"
-#include "chat/conversation.h"
 #include "chat/line_editor.h"
 #include "common/chat_flags.h"
 #include "common/program.h"
 #include "common/terminal.h"
-#include "common/thoughts.h"
+#include "vga/conversation.h"
+#include "vga/thoughts.h"
 
 namespace {
 

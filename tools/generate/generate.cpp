@@ -4,8 +4,8 @@
 
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/text.h"
-#include "common/clock.h"
 #include "common/program.h"
 #include "common/terminal.h"
 #include "common/text_flags.h"

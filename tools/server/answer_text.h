@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "common/thoughts.h"
+#include "vga/thoughts.h"
 #include "vga/tokenizer.h"
 
 namespace vga {

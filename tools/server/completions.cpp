@@ -6,7 +6,7 @@
 
 #include <boost/asio/this_coro.hpp>
 
-#include "common/clock.h"
+#include "base/clock.h"
 #include "server/answer_json.h"
 #include "server/answer_text.h"
 #include "server/api_error.h"

@@ -9,8 +9,8 @@
 #include <boost/beast/core/string.hpp>
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "base/text.h"
-#include "common/clock.h"
 #include "common/program.h"
 #include "server/answer_json.h"
 #include "server/page.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "common/clock.h"
+#include "base/clock.h"
 #include "common/terminal.h"
 
 namespace vga {

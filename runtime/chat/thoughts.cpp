@@ -1,4 +1,4 @@
-#include "common/thoughts.h"
+#include "vga/thoughts.h"
 
 #include <algorithm>
 

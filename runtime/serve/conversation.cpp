@@ -1,12 +1,13 @@
-#include "chat/conversation.h"
+#include "vga/conversation.h"
 
 #include <algorithm>
 
+#include "base/clock.h"
 #include "base/prefix.h"
-#include "common/clock.h"
-#include "common/thoughts.h"
+#include "vga/thoughts.h"
 
 namespace vga {
+
 Conversation::Conversation(const Model& model, const SessionOptions& session,
                            const SamplerOptions& sampler, std::optional<ChatTemplate> chat_template,
                            bool keeps_opening)
