@@ -113,11 +113,28 @@ def sentencepiece(kind):
         return (pathlib.Path(folder) / "m.model").read_bytes()
 
 
+def http():
+    """The first byte says where what is sent is cut in two."""
+    host = "Host: localhost\r\n"
+    post = "POST /pieces HTTP/1.1\r\n" + host
+    get = "GET /a%20b?c=d HTTP/1.1\r\n" + host
+    sent = [get + "Origin: http://a\r\nAuthorization: Bearer k\r\n\r\n" + post + "Content-Length: 9\r\n\r\nnine byte",
+            post + "Transfer-Encoding: chunked\r\n\r\n4;x=y\r\nfour\r\n10\r\nsixteen bytes ..\r\n0\r\nTrailer: t\r\n\r\n",
+            post + "Expect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n123",
+            post.replace("1.1", "1.0") + "Connection: keep-alive\r\nContent-Length: 8\r\n\r\n12345678",
+            "HEAD /pieces HTTP/1.1\r\n" + host + "\r\nOPTIONS /none HTTP/1.1\r\n" + host + "\r\n",
+            post + "Content-Length: 99999\r\n\r\n", post + "Transfer-Encoding: chunked\r\n\r\n259\r\n" + 601 * "x",
+            "GET / HTTP/1.1\r\n" + "".join(f"{i}:\r\n" for i in range(101)) + "\r\n", "GET / HTTP/1.1\r\nA: " + 600 * "a",
+            get + "Content-Length: 1\r\nContent-Length: 2\r\n\r\n12", get + host + "\r\n"]
+    return [bytes([cut]) + text.encode() for text, cut in zip(sent, [255, 128] * len(sent))]
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     seeds = {
         "blocks": [bytes([kind]) + bytes(range(1, 211)) for kind in range(11)],
         "gguf": [model("llama"), model("vga"), model("vga", "input", "output", "element"), adapter()],
+        "http": http(),
         "pickle": [path.read_bytes() for path in sorted(TESTS.glob("data/peculiar/*.pt"))],
         "safetensors": [safetensors("F32", 4), safetensors("BF16", 2), safetensors("F16", 2), llama2c()] +
                        [(TESTS / "data/cases" / case / "config.json").read_bytes()
