@@ -136,9 +136,8 @@ struct Scheduler::Impl {
 };
 
 /// Of the free slots, of which there is one: that with the longest beginning of the prompt, if that
-/// is worth it and most of what is there; else the one used least recently. A beginning can be
-/// copied to that one, so there the first must not have more to lose than the second, but for some
-/// tokens that are no matter.
+/// is worth it and most of what is there; else the one used least recently. Where a beginning can
+/// be copied to that one, the first is taken only if it loses less by it, or next to nothing.
 Slot& Scheduler::Impl::choose_slot(const std::vector<Token>& prompt) {
   const auto in_common = [&](const Slot* slot) { return common_prefix(slot->tokens, prompt); };
   std::vector<Slot*> free;
@@ -150,8 +149,9 @@ Slot& Scheduler::Impl::choose_slot(const std::vector<Token>& prompt) {
   Slot* best = *std::ranges::max_element(free, {}, in_common);
   const size_t most = in_common(best);
   const size_t lost = best->tokens.size() - most;
-  const bool may_lose = !session.rewinds() || lost < worth_keeping || lost <= oldest->tokens.size();
-  const bool worth_it = most >= worth_keeping && (best == oldest || (lost <= most && may_lose));
+  const bool loses_less =
+      !session.rewinds() || lost < worth_keeping || lost <= oldest->tokens.size();
+  const bool worth_it = most >= worth_keeping && (best == oldest || (lost <= most && loses_less));
   return worth_it ? *best : *oldest;
 }
 
@@ -180,11 +180,11 @@ void Scheduler::Impl::ask_receiver(Slot& slot) {
 }
 
 /// How many tokens of a prompt a sequence can take from one with these tokens. The last one is read
-/// in any case, and where sequences cannot go back those behind its snapshot are.
+/// in any case or, where sequences cannot go back, the one that a snapshot is taken behind.
 size_t Scheduler::Impl::handed_over(const std::vector<Token>& by, const Request& to) const {
   const std::vector<Token>& prompt = to.request.prompt;
-  return std::min(common_prefix(by, prompt),
-                  session.rewinds() ? prompt.size() - 1 : snapshot_at(prompt));
+  const size_t last = session.rewinds() ? prompt.size() : std::max<size_t>(1, snapshot_at(prompt));
+  return std::min(common_prefix(by, prompt), last - 1);
 }
 
 /// Copies the longest beginning of the prompt that another sequence has, if that saves enough.
@@ -208,7 +208,6 @@ void Scheduler::Impl::catch_up(Slot& slot) {
     slot.tokens.assign(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(n));
     request.report.cached_tokens += n - request.read;
     request.read = n;
-    if (n == snapshot_at(prompt)) slot.snapshot = session.snapshot(sequence_of(slot));
     return;
   }
 }
@@ -266,6 +265,7 @@ void Scheduler::Impl::admit() {
       request = waiting.front();
       waiting.pop_front();
     }
+    share();  // before this one takes the place of what is there
     begin(choose_slot(request->request.prompt), request);
   }
 }
@@ -425,7 +425,6 @@ void Scheduler::Impl::run() {
     for (Slot& slot : slots) {
       if (slot.request) ask_receiver(slot);
     }
-    share();  // before one that is new takes the place of what is there
     admit();
     const std::vector<Row> rows = next_rows();
     report_state(!rows.empty());
