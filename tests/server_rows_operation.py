@@ -388,6 +388,8 @@ def row_38_secrets_stay_out_of_the_log():
     s.stream_text(secret, **endless).first(1).close()
     time.sleep(0.2)
     check(secret not in s.log(), "what a user wrote is in the log")
+    ok(s.get("/health"))
+    check("GET /health 200" not in s.log(), "a log of probes that found all well")
 
 
 def check_metrics_format(answer):

@@ -213,6 +213,9 @@ awaitable<http::Response> Router::answer(const http::Request& request) {
     response.headers["Vary"] = "Origin";
   }
   metrics_.response(response.status);
+  // Probes come every few seconds: as long as all is well, they would be most of the log.
+  const bool is_probe = request.path == "/health" || request.path == "/metrics";
+  if (is_probe && response.status == 200) co_return response;
   // A path that is none may hold anything, so it is not said. Nor is what was asked or answered.
   const bool known = response.status != 404;
   std::cerr << request.method.substr(0, 8) << ' ' << (known ? printable(request.path) : "?") << ' '
