@@ -158,6 +158,10 @@ def row_12_several_answers():
 
     choices_or_400(s.text("Once upon", n=2, **asked), "n", 2 * [alone["Once upon"]])
     choices_or_400(s.text(["Once upon", "The dog"], **asked), "prompt", list(alone.values()))
+    several = s.text(long_text(12, "several answers"), n=3, **asked)
+    if several.status != 400:  # the first reads the prompt, the others its last token
+        size = ok(several)["usage"]["prompt_tokens"]
+        equal(several.json["timings"]["prompt_n"], size - cached(several) + 2, f"tokens read of {size}")
     answer = s.chat("Hi", n=2, max_tokens=4)
     if answer.status != 400:
         equal(len(ok(answer)["choices"]), 2, "choices of a chat")
