@@ -72,8 +72,8 @@ struct CacheShape {
   std::array<PageRun, 2> pages_before(int64_t length) const {
     const size_t n = (static_cast<size_t>(length) + page_positions - 1) / page_positions;
     const bool in_ring = length > static_cast<int64_t>(n_kept);
-    return {{{0, std::min(n, kept_pages())},
-             {kept_pages(), in_ring ? std::min(n, ring_pages()) : 0}}};
+    return {
+        {{0, std::min(n, kept_pages())}, {kept_pages(), in_ring ? std::min(n, ring_pages()) : 0}}};
   }
   /// Bytes of the keys, or of the values, of one head in one page.
   size_t page_bytes() const { return page_positions * row_bytes(type, padded_dim()); }

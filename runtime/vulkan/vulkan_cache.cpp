@@ -50,8 +50,8 @@ void VulkanCache::copy_slot(size_t from_slot, size_t to_slot, int64_t length) co
       for (const auto& [first, n] : shape().pages_before(length)) {
         const uint64_t at = head + first * shape().page_bytes();
         if (n > 0) {
-          parts.push_back({at + from_slot * slot_bytes, at + to_slot * slot_bytes,
-                           n * shape().page_bytes()});
+          parts.push_back(
+              {at + from_slot * slot_bytes, at + to_slot * slot_bytes, n * shape().page_bytes()});
         }
       }
     }
