@@ -1,6 +1,7 @@
 """A model to give gates to: weights, tokenizer and chat template of a llama-like base.
 
     model, tokenizer, template = load("SmolLM2-135M-Instruct.Q4_1.gguf")      # or a Hugging Face folder
+    parameters = load_adapter("smollm2-vga.gguf", model.config)               # or the folder that retrofit.py wrote
 """
 import json
 import pathlib
@@ -15,6 +16,7 @@ LAYER_NAMES = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+ADAPTER_NAMES = LAYER_NAMES | {"attn_gate": "self_attn.gate_proj"}
 OTHER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
@@ -79,6 +81,26 @@ def half_split(name, tensor, head_dim):
         return tensor
     rows = tensor.unflatten(0, (-1, head_dim // 2, 2))                              # (heads, E/2, 2, D)
     return rows.transpose(1, 2).reshape(tensor.shape)
+
+
+def load_adapter(path, config):
+    """Updates and gates of an adapter, by the names that retrofit.py's student gives them; an update's factor is in its B."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        tensors = reference.load_safetensors(path / "adapter_model.safetensors")
+        return {name.removeprefix("base_model.model.").replace("lora_A.weight", "lora_A").replace("lora_B.weight", "lora_B"):
+                tensor.float() for name, tensor in tensors.items()}
+    import gguf
+    reader, parameters = gguf.GGUFReader(path), {}
+    alpha = reader.fields["adapter.lora.alpha"].contents()
+    for tensor in reader.tensors:
+        _, layer, kind, suffix = tensor.name.split(".", 3)
+        values = torch.from_numpy(tensor.data.copy()).float()
+        suffix = suffix.removeprefix("weight.").replace("lora_a", "lora_A").replace("lora_b", "lora_B")
+        if suffix == "lora_B":
+            values = half_split(f"{kind}.weight", values, config.head_dim) * (alpha / values.shape[1])
+        parameters[f"model.layers.{layer}.{ADAPTER_NAMES[kind]}.{suffix}"] = values
+    return parameters
 
 
 def gguf_tokenizer(path, fields):

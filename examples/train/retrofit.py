@@ -4,7 +4,7 @@
 
 1. What each head spends on the first token is collected from the base, and gates are fitted to give back the rest:
    g_i = sigmoid(W v_i + b) ~ 1 - alpha_i0. docs/retrofit.md says why.
-2. Where the first token's huge activation is made, a rank-one edit of that layer's MLP takes it away.
+2. Where the huge activations of the first token and of some others are made, an edit of that layer's MLP takes them away.
 3. Gates and low-rank updates are trained: the teacher is the base with its full view, the student sees random windows in
    which nothing is kept. Attention on the first token costs, also while it is in view.
 
@@ -34,6 +34,8 @@ import model as reference
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 CLOSED_ENOUGH = 0.02        # a head that spends less than this on the first token has no gate to learn
 OPEN = 5.0                  # bias of an open gate
+SPIKE = 16                  # a token spikes when its largest number is so many times the median token's
+RARE = 0.002                # spikes at a smaller share of the tokens behind the first are left alone
 
 
 # ---- what is not a product, fused: on a CPU it takes as long as the products otherwise ----------------------------------
@@ -74,7 +76,18 @@ class Norm(reference.RMSNorm):
 
 class FeedForward(reference.MLP):
     def forward(self, x):
-        return self.down_proj(gated_product(self.gate_proj(x), self.up_proj(x)))
+        mixed = gated_product(self.gate_proj(x), self.up_proj(x))
+        if self.view.peaks is not None:
+            self.view.peaks.append(excess(mixed))
+        return self.down_proj(mixed)
+
+
+class Layer(reference.Layer):
+    """The reference's layer, whose residual sums a student may round."""
+
+    def forward(self, x, rope, record=None):
+        x = self.view.rounded(x + self.self_attn(self.input_layernorm(x), rope))
+        return self.view.rounded(x + self.mlp(self.post_attention_layernorm(x)))
 
 
 class View:
@@ -85,8 +98,8 @@ class View:
         self.mask = None            # (T, T) which key a query sees; None: all up to itself
         self.queries = None         # positions whose attention on the first token is recorded
         self.first = []             # per layer: that attention, (B, H, queries)
-        # Per watched layer: log of the first token's largest number over all others' largest, before down_proj and behind it.
-        self.peaks = None
+        self.peaks = None           # per layer: excess() of what down_proj reads, and of the residual stream behind it
+        self.int8 = False           # the student rounds residual sums and what its matrices read to 8 bits
         self.fit = None             # per layer: (alpha of the first token, gate's input), for all tokens
 
     def see(self, T, window=0, kept=0, student=True, device="cpu"):
@@ -96,6 +109,18 @@ class View:
             i, j = torch.arange(T, device=device)[:, None], torch.arange(T, device=device)
             self.mask = (j <= i) & ((j > i - window + kept) | (j < kept))
 
+    def rounded(self, x):
+        return round_to_int8(x) if self.int8 and self.student else x
+
+
+@torch.compile(dynamic=True)
+def round_to_int8(x):
+    """x (B, T, n) with one range a row of the batch, zero in it. The gradient passes the rounding by, and finds the range."""
+    least, most = x.float().amin((1, 2), keepdim=True).clamp(max=0), x.float().amax((1, 2), keepdim=True).clamp(min=1e-6)
+    step = (most - least) / 255
+    units = x.float() / step
+    return (step * (units + (units.round() - units).detach())).to(x.dtype)
+
 
 class Updated(nn.Module):
     """A frozen matrix W (outputs, inputs), to which the student adds the update B A of a small rank."""
@@ -103,28 +128,41 @@ class Updated(nn.Module):
     def __init__(self, weight, view, dtype):
         super().__init__()
         self.register_buffer("weight", weight.detach().to(dtype), persistent=False)
-        self.view, self.watched, self.rank = view, False, 0
+        self.view, self.rank = view, 0
 
     def update(self, rank):
-        """From now on there is an update; it begins as zero."""
-        self.rank, (n_out, n_in) = rank, self.weight.shape
-        self.lora_A = nn.Parameter(torch.randn(rank, n_in) / math.sqrt(n_in))
-        self.lora_B = nn.Parameter(torch.zeros(n_out, rank))
+        """From now on there is an update of this rank, or of so much more; what is new begins as zero."""
+        n_out, n_in = self.weight.shape
+        A, B = torch.randn(rank, n_in) / math.sqrt(n_in), torch.zeros(n_out, rank)
+        if self.rank:
+            A, B = torch.cat((self.lora_A.detach(), A)), torch.cat((self.lora_B.detach(), B), 1)
+        self.lora_A, self.lora_B, self.rank = nn.Parameter(A), nn.Parameter(B), self.rank + rank
+
+    def cut(self, u, w):
+        """Takes W u w^T away, W being the matrix with its update; u and w (k, inputs)."""
+        W = self.weight.float() + (self.lora_B @ self.lora_A if self.rank else 0)
+        self.update(len(u))
+        self.lora_A[-len(u):] = w / w.norm(dim=1, keepdim=True)
+        self.lora_B[:, -len(u):] = -(W @ u.T) * w.norm(dim=1)
 
     def forward(self, x):
-        if self.watched and self.view.peaks is not None:
-            self.view.peaks.append(peak(x))
+        x = self.view.rounded(x)
         y = F.linear(x, self.weight)
         if self.rank and self.view.student:
             y = y + F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype))
         return y
 
 
-def peak(x):
-    """log of the first token's largest number over all others' largest, (B). x (B, T, n)"""
-    least, most = x.detach()[:, 1:].flatten(1).aminmax(dim=1)
-    others = torch.maximum(most, -least)
-    return (x[:, 0].abs().amax(-1) / others + 1e-6).float().log()
+def largest(x):
+    """Each token's largest number, (B, T). x (B, T, n)"""
+    least, most = x.aminmax(dim=-1)
+    return torch.maximum(most, -least).float()
+
+
+def excess(x):
+    """How far, in log, the largest number exceeds SPIKE / 2 times the median token's, (B)."""
+    sizes = largest(x)
+    return F.relu((sizes.amax(1) / sizes.detach().median(1).values * (2 / SPIKE)).log())
 
 
 class Attention(reference.Attention):
@@ -164,7 +202,7 @@ def first_attention(q, k, positions):
     return scores.masked_fill(hidden, -math.inf).softmax(-1)[..., 0]
 
 
-def make_student(model, gate, rank, dtype):
+def make_student(model, gate, dtype):
     """Turns the base into teacher and student in one, which share the frozen matrices. Returns its View."""
     model.requires_grad_(False)
     view, K_E = View(), model.config.num_key_value_heads * model.config.head_dim
@@ -173,16 +211,12 @@ def make_student(model, gate, rank, dtype):
     for norm in (module for module in model.modules() if isinstance(module, reference.RMSNorm)):
         norm.__class__, norm.dtype = Norm, dtype
     for layer in model.model.layers:
-        layer.mlp.__class__ = FeedForward
+        layer.__class__, layer.view, layer.mlp.__class__, layer.mlp.view = Layer, view, FeedForward, view
         attention = layer.self_attn
         attention.__class__, attention.view = Attention, view
-        for name in ATTENTION:
-            setattr(attention, name, Updated(getattr(attention, name).weight, view, dtype))
-            if rank:
-                getattr(attention, name).update(rank)
-        for name in MLP:
-            setattr(layer.mlp, name, Updated(getattr(layer.mlp, name).weight, view, dtype))
-        layer.mlp.down_proj.watched = True
+        for block, names in ((attention, ATTENTION), (layer.mlp, MLP)):
+            for name in names:
+                setattr(block, name, Updated(getattr(block, name).weight, view, dtype))
         if gate.source != "none":
             n_in = K_E if gate.source == "value" else model.config.hidden_size
             heads = model.config.num_attention_heads if gate.placement == "output" else model.config.num_key_value_heads
@@ -197,8 +231,8 @@ def hidden(model, tokens, rope):
     x, view = model.model.embed_tokens(tokens).float(), model.model.layers[0].self_attn.view
     for layer in model.model.layers:
         x = layer(x, rope)
-        if view.peaks is not None and layer.mlp.down_proj.watched:
-            view.peaks.append(peak(x))
+        if view.peaks is not None:
+            view.peaks.append(excess(x))
     return model.model.norm(x)
 
 
@@ -208,16 +242,6 @@ def logits(model, h):
 
 
 # ---- what is computed before training -----------------------------------------------------------------------------------
-
-@torch.no_grad()
-def spike_layers(model, view, tokens, rope, factor=8):
-    """Layers whose down_proj has a far larger input at the first token than anywhere else: there the spike is made and unmade."""
-    view.see(tokens.shape[1], student=False)
-    view.peaks = []
-    hidden(model, tokens, rope)
-    peaks, view.peaks = torch.stack(view.peaks[::2]).mean(1), None
-    return [i for i, peak in enumerate(peaks.tolist()) if peak > math.log(factor)]
-
 
 @torch.no_grad()
 def collect(model, view, batches, rope):
@@ -277,27 +301,39 @@ def fit_gates(model, samples):
 
 
 @torch.no_grad()
-def remove_spike(model, view, layer, batches, rope):
-    """A rank-one update of gate_proj and up_proj for which the first token's input is nothing, others' nearly what it was.
+def cut_spikes(model, view, tokens, rope, others):
+    """From the bottom up, each layer on top of those cut already: where the MLP makes a token's huge activation, W - W U V^T is
+    put in the place of gate_proj and up_proj. Then the tokens that spiked find nothing there, others nearly what they did.
 
-    u is the mean input at the first token, C the second moment of the inputs elsewhere. Of all w with w.u = 1,
-    w = C^-1 u / (u C^-1 u) answers least to the others; W - (W u) w^T is the edited matrix.
+    U (D, k): the mean input at the first token, and the leading singular directions, `others` of them, of the inputs at
+    other tokens that spike. C: the second moment of the inputs elsewhere. Of all V with V^T U = 1, V = C^-1 U (U^T C^-1 U)^-1
+    answers least to them.
     """
-    inputs = []
-    mlp = model.model.layers[layer].mlp
-    handle = mlp.gate_proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0].float()))
-    for tokens in batches:
-        view.see(tokens.shape[1])
-        hidden(model, tokens, rope)
-    handle.remove()
-    x = torch.cat(inputs)                                                           # (rows, T, D)
-    u, others = x[:, 0].mean(0), x[:, 1:].flatten(0, 1)
-    moment = others.T @ others / len(others)
-    w = torch.linalg.solve(moment + 1e-3 * moment.diagonal().mean() * torch.eye(len(u), device=u.device), u)
-    w = w / (w @ u)
-    for matrix in (mlp.gate_proj, mlp.up_proj):
-        matrix.lora_A[0] = w / w.norm()
-        matrix.lora_B[:, 0] = -(matrix.weight.float() @ u) * w.norm()
+    view.see(tokens.shape[1])
+    x = model.model.embed_tokens(tokens).float()
+    for i, layer in enumerate(model.model.layers):
+        mlp, x = layer.mlp, x + layer.self_attn(layer.input_layernorm(x), rope)
+        inputs = layer.post_attention_layernorm(x)
+        def sizes():
+            return largest(gated_product(mlp.gate_proj(inputs), mlp.up_proj(inputs)))
+        before, y = sizes(), inputs.float()
+        spikes = before > SPIKE * before.median()
+        U = [y[:, 0].mean(0, keepdim=True)] if spikes[:, 0].float().mean() > 0.5 else []
+        if spikes[:, 1:].float().mean() > RARE and others:
+            scale, directions = torch.linalg.svd(y[:, 1:][spikes[:, 1:]] / spikes[:, 1:].sum().sqrt(), full_matrices=False)[1:]
+            U.append(directions[:others] * scale[:others, None])
+        if U:
+            spikes[:, 0] = True
+            U, rest = torch.cat(U), y[~spikes]
+            moment = rest.T @ rest / len(rest)
+            V = torch.linalg.solve(moment + 1e-3 * moment.diagonal().mean() * torch.eye(len(moment), device=x.device), U.T)
+            for matrix in (mlp.gate_proj, mlp.up_proj):
+                matrix.cut(U, torch.linalg.solve((U @ V).T, V.T))
+            after = sizes()
+            print(f"layer {i}: {len(U)} directions cut; largest input of down_proj, median {before.median():.1f}: at the first token "
+                  f"{before[:, 0].mean():.1f} -> {after[:, 0].mean():.1f}, at others up to {before[:, 1:].max():.1f} -> "
+                  f"{after[:, 1:].max():.1f}; {spikes.float().mean():.1%} of the tokens spiked", flush=True)
+        x = x + mlp(inputs)
 
 
 # ---- text --------------------------------------------------------------------------------------------------------------
@@ -367,26 +403,26 @@ def report_held_out(model, view, tokens, rope, student):
 
 
 def loss_of(model, view, tokens, rope, window, args, rng):
-    """(KL from teacher to student, attention on the first token, its spike), each a scalar."""
+    """(KL from teacher to student, attention on the first token, spikes), each a scalar."""
     T = tokens.shape[1]
     scored = torch.arange(16 + int(rng.integers(args.stride)), T, args.stride, device=tokens.device)
     with torch.no_grad():
         view.see(T, student=False)
         wanted = logits(model, hidden(model, tokens, rope)[:, scored])
     view.see(T, window, device=tokens.device)
-    view.first, view.peaks = [], []
+    view.first, view.peaks, view.int8 = [], [], rng.random() < args.int8
     view.queries = torch.from_numpy(np.sort(rng.choice(np.arange(8, min(window or T, T)), 32))).to(tokens.device)
     h = hidden(model, tokens, rope)
     view.queries = None
     got = logits(model, h[:, scored])
     kl = divergence(wanted, got)
     first = -torch.log1p(-torch.stack(view.first).clamp(max=0.999)).mean()
-    spike = F.relu(torch.cat(view.peaks)).sum() / tokens.shape[0] if view.peaks else kl.new_zeros(())
-    view.peaks = None
+    spike = torch.stack(view.peaks).mean(1).sum()
+    view.peaks, view.int8 = None, False
     return kl, first, spike
 
 
-def export(folder, params, gate, args, mlp_layers):
+def export(folder, params, gate, args):
     """Writes the PEFT folder; params: name -> tensor."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
@@ -398,12 +434,10 @@ def export(folder, params, gate, args, mlp_layers):
     config = {
         "peft_type": "LORA", "base_model_name_or_path": args.name or pathlib.Path(args.base).stem, "r": args.rank,
         "lora_alpha": args.rank, "use_rslora": False, "use_dora": False, "bias": "none", "lora_dropout": 0.0,
-        "fan_in_fan_out": False, "task_type": "CAUSAL_LM", "target_modules": list(ATTENTION)}
-    if mlp_layers:
-        config["target_modules"] += MLP                         # where the file has no tensors, nothing is updated
-    if mlp_layers and args.mlp_rank != args.rank:
-        config["rank_pattern"] = {f"layers.{i}.mlp.{name}": args.mlp_rank for i in mlp_layers for name in MLP}
-        config["alpha_pattern"] = dict(config["rank_pattern"])
+        "fan_in_fan_out": False, "task_type": "CAUSAL_LM", "target_modules": list(ATTENTION + MLP)}
+    ranks = {name.removeprefix("model.").removesuffix(".lora_A"): len(p) for name, p in params.items() if name.endswith("lora_A")}
+    config["rank_pattern"] = {name: rank for name, rank in ranks.items() if rank != args.rank}
+    config["alpha_pattern"] = dict(config["rank_pattern"])
     if gate.source != "none":
         config["attention_gate"] = vars(gate)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -417,17 +451,20 @@ def parse():
     parser.add_argument("--state", type=pathlib.Path, help="folder of what is needed to go on (default: OUT.state)")
     parser.add_argument("--text", required=True, nargs=2, action="append", metavar=("FILE", "SHARE"),
                         help="text (documents parted by <|endoftext|>), or .jsonl of conversations; may be repeated")
-    parser.add_argument("--begin", type=pathlib.Path, metavar="FOLDER", help="begin with this adapter's gates and updates of attention")
+    parser.add_argument("--begin", type=pathlib.Path, metavar="ADAPTER",
+                        help="begin with this adapter's gates and updates, a folder or a GGUF file")
     parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE", help="a text to score")
     parser.add_argument("--heldout-rows", type=int, default=4, help="of 1,024 tokens")
     parser.add_argument("--source", default="value", choices=["value", "input", "none"], help="the gate; none: updates alone")
     parser.add_argument("--placement", default="output", choices=["output", "value"])
     parser.add_argument("--granularity", default="head", choices=["head", "element"])
     parser.add_argument("--rank", type=int, default=16, help="of the updates of q, k, v and o; 0: gates alone")
-    parser.add_argument("--mlp-rank", type=int, default=16, help="of the updates of the MLPs that make and unmake the spike")
-    parser.add_argument("--keep-spike", action="store_true", help="leave the first token's huge activation where it is")
+    parser.add_argument("--mlp-rank", type=int, default=8, help="of the updates of the MLPs, beside what the cut takes")
+    parser.add_argument("--keep-spike", action="store_true", help="leave huge activations where they are")
+    parser.add_argument("--cut-others", type=int, default=2, metavar="N", help="directions cut for tokens behind the first")
     parser.add_argument("--first", type=float, default=0.1, metavar="WEIGHT", help="cost of attention on the first token")
-    parser.add_argument("--spike", type=float, default=0.02, metavar="WEIGHT", help="cost of its activation")
+    parser.add_argument("--spike", type=float, default=0.02, metavar="WEIGHT", help="cost of huge activations")
+    parser.add_argument("--int8", type=float, default=0.0, metavar="SHARE", help="of the steps have activations of 8 bits")
     parser.add_argument("--tokens", type=int, default=1_500_000, help="to see, all in all")
     parser.add_argument("--batch", type=int, default=2048, help="tokens of a step")
     parser.add_argument("--stride", type=int, default=4, help="every so many-th position is distilled")
@@ -445,43 +482,35 @@ def parse():
 
 
 def prepare(model, view, texts, rope, args):
-    """Steps 1 and 2: gates in closed form, the spike taken away. Returns the layers whose MLPs get updates."""
+    """Steps 1 and 2: gates in closed form or those of an adapter, spikes taken away, and empty updates where there is none."""
     rng = np.random.default_rng([args.seed, 1])
     batches = [rows(texts, 4, 512, rng).to(args.device) for _ in range(args.fit_rows // 4)]
-    layers = [] if args.keep_spike else spike_layers(model, view, batches[0], rope)
-    if model.config.gate.source != "none":
+    if args.begin:
+        take(model, base_model.load_adapter(args.begin, model.config), args.begin)
+    elif model.config.gate.source != "none":
         for i, scores in enumerate(fit_gates(model, collect(model, view, batches, rope))):
             print(f"layer {i}: R^2 of its gates " + " ".join("open" if math.isnan(r) else f"{r:.2f}" for r in scores))
-    if args.begin:
-        take(model, args.begin)
-    add_mlp_updates(model, layers, args.mlp_rank)
-    if layers:
-        print(f"the first token's spike comes and goes in the MLPs of layers {layers}", flush=True)
-        remove_spike(model, view, layers[0], batches, rope)
-    return layers
+    for layer in model.model.layers:
+        for block, names, rank in ((layer.self_attn, ATTENTION, args.rank), (layer.mlp, MLP, args.mlp_rank)):
+            for matrix in (getattr(block, name) for name in names):
+                if rank and not matrix.rank:
+                    matrix.update(rank)
+    if not args.keep_spike:
+        cut_spikes(model, view, torch.cat(batches), rope, args.cut_others)
 
 
 @torch.no_grad()
-def take(model, folder):
-    """Begins with the updates and gates of an adapter that this program wrote. Heads without a sink keep their open gates."""
-    params, file = dict(model.named_parameters()), folder / "adapter_model.safetensors"
-    for key, tensor in reference.load_safetensors(file).items():
-        name = key.removeprefix("base_model.model.").replace("lora_A.weight", "lora_A").replace("lora_B.weight", "lora_B")
+def take(model, tensors, source):
+    """Makes these the parameters of updates and gates: name -> tensor. An update gets the rank that its A has."""
+    for name, tensor in tensors.items():
+        if name.endswith("lora_A"):
+            model.get_submodule(name.removesuffix(".lora_A")).update(len(tensor))
+    params = dict(model.named_parameters())
+    for name, tensor in tensors.items():
         if name not in params or params[name].shape != tensor.shape:
             wanted = f"of {list(params[name].shape)}" if name in params else "no such tensor"
-            raise SystemExit(f"{file}: {key}: wanted {wanted}, found one of {list(tensor.shape)}")
-        if name.endswith("gate_proj.weight"):
-            tensor[(params[name] == 0).all(1)] = 0
-        elif name.endswith("gate_proj.bias"):
-            tensor[params[name] == OPEN] = OPEN
+            raise SystemExit(f"{source}: {name}: wanted {wanted}, found one of {list(tensor.shape)}")
         params[name].copy_(tensor)
-
-
-def add_mlp_updates(model, layers, rank):
-    for i, layer in enumerate(model.model.layers):
-        layer.mlp.down_proj.watched = i in layers
-        for name in MLP if i in layers else ():
-            getattr(layer.mlp, name).update(rank)
 
 
 def trained(model):
@@ -496,10 +525,9 @@ class Run:
         self.args, self.model, self.file = args, model, args.state / "state.pt"
         saved = torch.load(self.file, weights_only=True, map_location=args.device) if self.file.exists() else None
         if saved:
-            self.mlp_layers = saved["mlp_layers"]
-            add_mlp_updates(model, self.mlp_layers, args.mlp_rank)
+            take(model, saved["model"], self.file)
         else:
-            self.mlp_layers = prepare(model, view, texts, rope, args)
+            prepare(model, view, texts, rope, args)
         for name, p in model.named_parameters():
             p.requires_grad_(name.endswith(("lora_A", "lora_B")) or ".self_attn.gate_proj." in name)
         model.to(args.device)
@@ -507,8 +535,7 @@ class Run:
         self.step = self.tokens = 0
         self.mean = {name: p.detach().clone() for name, p in trained(model).items()}
         if saved:
-            model.load_state_dict(saved["model"], strict=False)
-            self.mean = saved.get("mean", {name: p.detach().clone() for name, p in trained(model).items()})
+            self.mean = saved["mean"]
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step, self.tokens = saved["step"], saved["tokens"]
         elif not processes.is_initialized() or processes.get_rank() == 0:
@@ -524,11 +551,10 @@ class Run:
             self.mean[name].lerp_(p.detach(), 1 / min(self.step, self.args.average))
 
     def save(self):
-        values = {"step": self.step, "tokens": self.tokens, "mlp_layers": self.mlp_layers, "model": trained(self.model),
-                  "mean": self.mean, "optimizer": self.optimizer.state_dict()}
+        values = {"step": self.step, "tokens": self.tokens, "model": trained(self.model), "mean": self.mean, "optimizer": self.optimizer.state_dict()}
         torch.save(values, self.file.with_suffix(".part"))
         os.replace(self.file.with_suffix(".part"), self.file)
-        export(self.args.out, self.mean, self.model.config.gate, self.args, self.mlp_layers)
+        export(self.args.out, self.mean, self.model.config.gate, self.args)
 
 
 def average_gradients(params):
@@ -592,7 +618,7 @@ def main():
         print(f"{path}: {len(docs)} documents, {sum(map(len, docs))} tokens", flush=True)
 
     gate = reference.Gate(args.source, args.placement, args.granularity)
-    view = make_student(model, gate, args.rank, torch.float32 if args.float32 else torch.bfloat16)
+    view = make_student(model, gate, torch.float32 if args.float32 else torch.bfloat16)
     model.to(args.device)
     longest = reference.rope_table(model.config, max(length for length, *_ in SHAPES), device=args.device)
     def rope(length):
