@@ -14,6 +14,7 @@ import torch
 import base_model
 import model as reference
 import retrofit
+import student
 
 CELL, LEFT, TOP, GAP = 22, 60, 66, 70
 SOURCES = {"value": "from its values", "input": "from its input"}
@@ -65,7 +66,7 @@ def main():
     texts = [(retrofit.encode(path, tokenizer, template, args.cache), float(share)) for path, share in args.text]
     rng = np.random.default_rng([args.seed, 1])
     batches = [retrofit.rows(texts, 4, 512, rng) for _ in range(args.rows // 4)]
-    view = retrofit.make_student(model, reference.Gate(source="none"), torch.bfloat16)
+    view = student.make_student(model, reference.Gate(source="none"), torch.bfloat16)
     rope = reference.rope_table(model.config, 512)
     results = {source: measure(model, view, batches, rope, source) for source in SOURCES}
     print("layer,head,alpha,r2_value,r2_input")
