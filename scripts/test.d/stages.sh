@@ -83,7 +83,7 @@ stage_asan() {
   # with windows walk all that the host does for them.
   ASAN_OPTIONS=detect_leaks=0 suite asan-vulkan build/asan/bin/vga-tests \
     "*Vulkan*-$large:*VulkanAttend*window_0_*"
-  VGA_CPU=scalar suite asan-scalar build/asan/bin/vga-tests "*Reference*:*Session*-$large"
+  VGA_CPU=scalar suite asan-scalar build/asan/bin/vga-tests "*Reference*:*Session*-*Vulkan*:$large"
 }
 
 stage_fuzz() { fuzz_all "${FUZZ_SECONDS:-30}"; }
