@@ -233,12 +233,13 @@ def export(folder, params, gate, args):
             name += ".weight"
         tensors[f"base_model.model.{name}"] = p.to(torch.float16)
     reference.save_safetensors(folder / "adapter_model.safetensors", tensors)
+    rank = args.rank or args.mlp_rank  # PEFT knows no rank of 0
     config = {
-        "peft_type": "LORA", "base_model_name_or_path": args.name or pathlib.Path(args.base).stem, "r": args.rank,
-        "lora_alpha": args.rank, "use_rslora": False, "use_dora": False, "bias": "none", "lora_dropout": 0.0,
+        "peft_type": "LORA", "base_model_name_or_path": args.name or pathlib.Path(args.base).stem, "r": rank,
+        "lora_alpha": rank, "use_rslora": False, "use_dora": False, "bias": "none", "lora_dropout": 0.0,
         "fan_in_fan_out": False, "task_type": "CAUSAL_LM", "target_modules": list(ATTENTION + MLP)}
     ranks = {name.removeprefix("model.").removesuffix(".lora_A"): len(p) for name, p in params.items() if name.endswith("lora_A")}
-    config["rank_pattern"] = {name: rank for name, rank in ranks.items() if rank != args.rank}
+    config["rank_pattern"] = {name: own for name, own in ranks.items() if own != rank}
     config["alpha_pattern"] = dict(config["rank_pattern"])
     if gate.source != "none":
         config["attention_gate"] = vars(gate)
