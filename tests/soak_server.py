@@ -57,6 +57,11 @@ class Crowd:
         self.unread_tokens = 0                     # at most so many in those whose client did not stay
         self.alone = {}
 
+    def fill_caches(self):
+        """The CPU takes a cache's memory as it fills, so each sequence is filled once before memory is watched."""
+        answer = self.server.text("Once", n=8, max_tokens=4000, ignore_eos=True)
+        equal({choice["finish_reason"] for choice in answer.json["choices"]}, {"length"}, "how answers end that fill their context")
+
     def say_alone(self):
         for i, length in self.questions():
             self.alone["text", i, length] = text_of(self.server.text(PROMPTS[i], **asked(length)))
@@ -246,6 +251,7 @@ def soak(flags):
     options = ["--parallel", "8", "-c", "2048", "--queue", "64", "--header-timeout", "4", "--body-timeout", "4"]
     with started(*options) as server:
         crowd = Crowd(server, flags)
+        crowd.fill_caches()
         crowd.say_alone()
         wait_until(lambda: at_rest(server), "nothing runs")
         before, files = server.metrics(), server.files()
