@@ -100,6 +100,7 @@ struct Scheduler::Impl {
   std::vector<Slot*> share();
   void catch_up(Slot& slot);
   size_t handed_over(const std::vector<Token>& by, const Request& to) const;
+  size_t read_for(const Slot& older, const Slot& younger) const;
   bool waits(const Slot& slot, std::span<Slot* const> older) const;
   size_t end_of_rows(const Slot& slot) const;
   std::vector<Row> next_rows();
@@ -185,6 +186,14 @@ size_t Scheduler::Impl::handed_over(const std::vector<Token>& by, const Request&
   const std::vector<Token>& prompt = to.request.prompt;
   const size_t last = session.rewinds() ? prompt.size() : std::max<size_t>(1, snapshot_at(prompt));
   return std::min(common_prefix(by, prompt), last - 1);
+}
+
+/// Up to where an older prompt reads for a younger one, too; 0 if that is done or not worth a wait.
+size_t Scheduler::Impl::read_for(const Slot& older, const Slot& younger) const {
+  const size_t shared = handed_over(older.request->request.prompt, *younger.request);
+  const bool worth_it =
+      shared > older.request->read && shared >= younger.request->read + worth_keeping;
+  return worth_it ? shared : 0;
 }
 
 /// Copies the longest beginning of the prompt that another sequence has, if that saves enough.
@@ -274,16 +283,12 @@ void Scheduler::Impl::admit() {
 /// where it takes a snapshot or where a younger prompt goes another way.
 size_t Scheduler::Impl::end_of_rows(const Slot& slot) const {
   const std::vector<Token>& prompt = slot.request->request.prompt;
-  const size_t read = slot.request->read;
   size_t end = prompt.size();
   if (session.rewinds()) return end;
-  if (read < snapshot_at(prompt)) end = snapshot_at(prompt);
+  if (slot.request->read < snapshot_at(prompt)) end = snapshot_at(prompt);
   for (const Slot& other : slots) {
     if (!other.is_reading() || other.is_held_up || other.last_used <= slot.last_used) continue;
-    const size_t shared = handed_over(prompt, *other.request);
-    if (shared > read && shared >= other.request->read + worth_keeping) {
-      end = std::min(end, shared);
-    }
+    if (const size_t shared = read_for(slot, other)) end = std::min(end, shared);
   }
   return end;
 }
@@ -291,10 +296,7 @@ size_t Scheduler::Impl::end_of_rows(const Slot& slot) const {
 /// A prompt waits while an older one reads what both begin with. It loses nothing by that, as it
 /// would get what rows that one leaves.
 bool Scheduler::Impl::waits(const Slot& slot, std::span<Slot* const> older) const {
-  return std::ranges::any_of(older, [&](const Slot* other) {
-    const size_t shared = handed_over(other->request->request.prompt, *slot.request);
-    return shared > other->request->read && shared >= slot.request->read + worth_keeping;
-  });
+  return std::ranges::any_of(older, [&](const Slot* other) { return read_for(*other, slot) > 0; });
 }
 
 /// Each prompt that waits for none copies what others have of it. These are returned, the oldest
