@@ -18,13 +18,10 @@ import time
 
 import aiohttp
 
+from server_under_test import check, wait_until
+
 HERE = pathlib.Path(__file__).resolve().parent
 ADDRESS = "http://127.0.0.1:8000"
-
-
-def check(condition, what):
-    if not condition:
-        raise AssertionError(what)
 
 
 def processes(pattern):
@@ -42,13 +39,6 @@ def processes(pattern):
 
 def servers():  # of a replica: others may run beside it
     return processes(r"^\S*vga-server -m .* --host 127\.0\.0\.1 --port 0 ")
-
-
-async def wait_until(condition, what, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        check(time.monotonic() < end, f"{what} within {seconds} s")
-        await asyncio.sleep(0.2)
 
 
 class Stream:
@@ -140,7 +130,7 @@ async def a_death(client, whose, victims):
     began = time.monotonic()
     again = await asyncio.wait_for(asyncio.gather(*(stream(client, f"Tree {i}", 300) for i in range(8))), 120)
     check([result.text for result in again] == wanted, "asked again, all is answered by who is left")
-    await wait_until(lambda: len(servers()) == 2 and len(set(servers()) & before) == 1, f"{whose} comes back")
+    wait_until(lambda: len(servers()) == 2 and len(set(servers()) & before) == 1, f"{whose} comes back", 60)
     print(f"  {whose} killed: {len(cut)} of 8 streams cut with an error event, {len(whole)} whole; asked again, all 8 answered; "
           f"two are there again after {time.monotonic() - began:.0f} s", flush=True)
 
@@ -165,12 +155,12 @@ def main(arguments):
                             "parallel=4", "options=--window 256 --chat-template chatml"],
                            cwd=HERE.parent / "examples/deploy", stdout=log, stderr=log, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"})
     try:
-        asyncio.run(wait_until(lambda: "is ready at" in pathlib.Path(log.name).read_text(errors="replace"), "Ray Serve is ready", 180))
+        wait_until(lambda: "is ready at" in pathlib.Path(log.name).read_text(errors="replace"), "Ray Serve is ready", 180)
         asyncio.run(run())
     finally:
         app.send_signal(signal.SIGINT)
         app.wait(120)
-    asyncio.run(wait_until(lambda: not servers(), "no vga-server is left behind"))
+    wait_until(lambda: not servers(), "no vga-server is left behind", 60)
     print("the end: ok")
 
 

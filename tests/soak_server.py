@@ -21,7 +21,7 @@ import threading
 import time
 
 import server_under_test as under_test
-from server_under_test import check, equal, long_text, started, text_of, wait_until, where
+from server_under_test import check, equal, greedy, long_text, started, text_of, wait_until, where
 
 PROMPTS = [long_text(n, first) for n, first in ((0, "Once upon a time"), (3, "The dog"), (9, "One day"), (40, "Lily was sad."))]
 CHATS = [[{"role": "user", "content": "Tell me a story."}],
@@ -94,7 +94,7 @@ class Crowd:
 
 
 def asked(length):
-    return {"max_tokens": length, "ignore_eos": True, "temperature": 0}
+    return {"max_tokens": length, **greedy}
 
 
 def ask(crowd, source):

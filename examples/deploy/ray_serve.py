@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shlex
-import subprocess
 
 import aiohttp
 from ray import serve
@@ -69,7 +68,7 @@ class Replica:
     async def __init__(self, command):
         self.process = await asyncio.create_subprocess_exec(
             "bash", "-c", WITH_ITS_PARENT, "vga-server", *command, "--host", "127.0.0.1", "--port", "0",
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
         line = (await self.process.stdout.readline()).decode()
         if not line.startswith("listening on "):
             raise RuntimeError(f"vga-server did not start: {shlex.join(command)}")

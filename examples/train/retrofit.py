@@ -233,12 +233,12 @@ def export(folder, params, gate, args):
             name += ".weight"
         tensors[f"base_model.model.{name}"] = p.to(torch.float16)
     reference.save_safetensors(folder / "adapter_model.safetensors", tensors)
-    rank = args.rank or args.mlp_rank  # PEFT knows no rank of 0
+    ranks = {name.removeprefix("model.").removesuffix(".lora_A"): len(p) for name, p in params.items() if name.endswith("lora_A")}
+    rank = max(ranks.values(), default=0)  # 0 where there are gates alone
     config = {
         "peft_type": "LORA", "base_model_name_or_path": args.name or pathlib.Path(args.base).stem, "r": rank,
         "lora_alpha": rank, "use_rslora": False, "use_dora": False, "bias": "none", "lora_dropout": 0.0,
         "fan_in_fan_out": False, "task_type": "CAUSAL_LM", "target_modules": list(ATTENTION + MLP)}
-    ranks = {name.removeprefix("model.").removesuffix(".lora_A"): len(p) for name, p in params.items() if name.endswith("lora_A")}
     config["rank_pattern"] = {name: own for name, own in ranks.items() if own != rank}
     config["alpha_pattern"] = dict(config["rank_pattern"])
     if gate.source != "none":
