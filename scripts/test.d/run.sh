@@ -9,6 +9,20 @@ quietly() {
   "$@" >"$log" 2>&1 || { tail -n 50 "$log"; return 1; }
 }
 
+# side_by_side COMMAND...: all at once, each a line of words; what one says comes when it has ended.
+side_by_side() {
+  local command pids=() failed=false i=0
+  for command in "$@"; do
+    $command >"$logs/${command%% *}.log" 2>&1 &
+    pids+=($!)
+  done
+  for command in "$@"; do
+    wait "${pids[i++]}" || failed=true
+    cat "$logs/${command%% *}.log"
+  done
+  ! $failed
+}
+
 # build PRESET [TARGET...]
 build() {
   local preset=$1

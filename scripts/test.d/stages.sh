@@ -24,21 +24,32 @@ stage_release() {
   [[ -n ${1:-} ]] || python3 tests/test_scripts.py
 }
 
+python=build/python/bin/python
+
+# Formats, with the packages of others.
+check_formats() {
+  $python tests/check_gguf.py build/release/bin tests/data/cases/* models/vga-stories
+  $python tests/check_tokenizer.py build/release/bin "$1"
+  $python tests/check_templates.py build/release/bin "$1" tests/corpus/template/*
+  $python tests/test_scripts.py
+  tests/check_install build/vga-stories.gguf
+}
+
+# The server from outside. Each of these waits a good deal.
+check_servers() {
+  $python tests/check_server.py build/release/bin build/vga-stories.gguf
+  $python tests/check_clients.py build/release/bin build/vga-stories.gguf
+  $python tests/check_page.py build/release/bin build/vga-stories.gguf --if-present
+}
+
 stage_python() {
   build release
-  [[ -x build/python/bin/python ]] || python3 -m venv build/python
-  build/python/bin/pip install -q -r tests/requirements.txt
-  build/python/bin/python tests/check_gguf.py build/release/bin tests/data/cases/* models/vga-stories
-  build/python/bin/python tests/check_tokenizer.py build/release/bin \
-    "$(scripts/try-model smollm2 --get)"
-  build/python/bin/python tests/check_templates.py build/release/bin \
-    "$(scripts/try-model smollm2 --get)" tests/corpus/template/*
-  build/python/bin/python tests/test_scripts.py
+  [[ -x $python ]] || python3 -m venv build/python
+  $python -m pip install -q -r tests/requirements.txt
   build/release/bin/vga-convert models/vga-stories -o build/vga-stories.gguf --type f16 >/dev/null
-  build/python/bin/python tests/check_server.py build/release/bin build/vga-stories.gguf
-  build/python/bin/python tests/check_clients.py build/release/bin build/vga-stories.gguf
-  build/python/bin/python tests/check_page.py build/release/bin build/vga-stories.gguf --if-present
-  tests/check_install build/vga-stories.gguf
+  local base
+  base=$(scripts/try-model smollm2 --get)
+  side_by_side "check_formats $base" check_servers
 }
 
 # Chat formats differ in their tokens, of which a device and what is allocated know nothing: three of
