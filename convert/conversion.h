@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "checkpoint.h"
-#include "gguf/gguf.h"
+#include "gguf/gguf_writer.h"
 #include "model/weights.h"
 #include "name_rules.h"
 #include "quantization.h"

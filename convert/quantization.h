@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "gguf/gguf.h"
+#include "gguf/gguf_writer.h"
 #include "model/weights.h"
 
 namespace vga {

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "gguf/gguf.h"
+#include "gguf/gguf_writer.h"
 #include "tokenizer/piece.h"
 #include "tokenizer/vocabulary.h"
 #include "vga/token.h"

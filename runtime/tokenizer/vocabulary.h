@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gguf/gguf.h"
+#include "gguf/gguf_writer.h"
 #include "tokenizer/piece.h"
 #include "tokenizer/sentencepiece_model.h"
 #include "vga/token.h"

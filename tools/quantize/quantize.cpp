@@ -13,6 +13,7 @@
 #include "common/terminal.h"
 #include "gguf/decode.h"
 #include "gguf/gguf.h"
+#include "gguf/gguf_writer.h"
 #include "model/families.h"
 #include "model/weights.h"
 #include "quantization.h"
