@@ -342,6 +342,10 @@ class Planner {
       const Named& half = change.a != nullptr ? *change.a : *change.b;
       throw Error(where(half), "is one half of an update, the other is missing");
     }
+    if (adapter_.rank == 0) {
+      throw Error(adapter_.config_path + ": key 'r'",
+                  "is 0, which is for gates alone, but " + change.a->name + " is of an update");
+    }
     const SourceTensor& a = *change.a->tensor;
     const auto wanted =
         value_for(adapter_.rank_patterns, change.module, static_cast<double>(adapter_.rank),

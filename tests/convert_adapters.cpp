@@ -62,7 +62,14 @@ const BadFolder bad_folders[] = {
     {"AnotherBias", [](auto& c, auto&) { c["bias"] = "some"; }, {"bias", "some"}},
     {"NoRank", [](auto& c, auto&) { c.erase("r"); }, {"'r'"}},
     {"AnotherRank", [](auto& c, auto&) { c["r"] = 5; }, {"q_proj.lora_A", "5 rows", "(4, 48)"}},
+    {"NoRankButUpdates",
+     [](auto& c, auto&) {
+       c["r"] = 0;
+       c["rank_pattern"] = {{".*", 4}};
+     },
+     {"'r'", "gates alone", "lora_A"}},
     {"NoAlpha", [](auto& c, auto&) { c["lora_alpha"] = nullptr; }, {"lora_alpha"}},
+    {"AnAlphaOfZero", [](auto& c, auto&) { c["lora_alpha"] = 0; }, {"lora_alpha", "positive"}},
     {"ABadPattern",
      [](auto& c, auto&) {
        c["alpha_pattern"] = {{"(q_proj", 3}};
