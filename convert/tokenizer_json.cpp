@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "strict_json.h"
+#include "tokenizer/byte_bpe.h"
 #include "tokenizer/pretokenizer.h"
 #include "tokenizer/sentencepiece_model.h"
 #include "tokenizer/vocabulary.h"
@@ -265,6 +266,15 @@ class Reader {
     for (const auto& [left, right] : read_merges(model)) {
       out_.merges.push_back(std::string(left).append(" ").append(right));
     }
+    std::unordered_set<std::string_view> texts;
+    for (const Piece& piece : out_.pieces) {
+      if (piece.type != PieceType::control && piece.type != PieceType::unused) {
+        texts.insert(piece.text);
+      }
+    }
+    const std::string problem =
+        missing_byte_problem([&](std::string_view text) { return texts.contains(text); });
+    if (!problem.empty()) fail("model.vocab", problem);
   }
 
   void add_expression(const Step& step, std::vector<std::string>& expressions) const {

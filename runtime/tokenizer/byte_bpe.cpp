@@ -62,6 +62,17 @@ uint64_t pair_key(Token left, Token right) {
 
 }  // namespace
 
+std::string missing_byte_problem(const std::function<bool(std::string_view)>& has) {
+  std::string spelling;
+  for (int byte = 0; byte < 0x7F; ++byte) {
+    const char c = static_cast<char>(byte);
+    spell({&c, 1}, spelling);
+    if ((byte < 0x20 && c != '\n' && c != '\t') || has(spelling)) continue;
+    return "wanted a token for every ASCII character, found none for byte " + std::to_string(byte);
+  }
+  return {};
+}
+
 ByteBpe::ByteBpe(const Gguf& gguf, std::string_view pre) {
   namespace key = vocabulary_key;
   const std::string_view name = pre.empty() ? gguf.string(key::pre).value_or("") : pre;
@@ -125,13 +136,10 @@ void ByteBpe::read_tokens(const Gguf& gguf, const Vocabulary& vocabulary) {
     const char c = static_cast<char>(byte);
     spell({&c, 1}, spelling);
     byte_tokens_[byte] = find(spelling);
-    const bool needed = (byte >= 0x20 && byte < 0x7F) || c == '\n' || c == '\t';
-    if (needed && byte_tokens_[byte] < 0) {
-      throw Error(
-          key_in(gguf, vocabulary_key::tokens),
-          "wanted a token for every ASCII character, found none for byte " + std::to_string(byte));
-    }
   }
+  const std::string problem =
+      missing_byte_problem([&](std::string_view text) { return find(text) >= 0; });
+  if (!problem.empty()) throw Error(key_in(gguf, vocabulary_key::tokens), problem);
 }
 
 void ByteBpe::read_merges(const Gguf& gguf) {

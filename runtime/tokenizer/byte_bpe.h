@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,6 +16,10 @@
 #include "vga/token.h"
 
 namespace vga {
+
+/// What is wrong with a vocabulary of byte-level BPE in which `has` finds no token for a byte that
+/// no text can do without (what ASCII prints, tab, line break); empty if it has all of them.
+std::string missing_byte_problem(const std::function<bool(std::string_view)>& has);
 
 /// Byte-level BPE, `tokenizer.ggml.model` "gpt2": a text is cut into words, a word is its UTF-8
 /// bytes, and the merge that comes first in the file is applied until none is left. Tokens are
