@@ -12,6 +12,7 @@
 #include "byte_spelling.h"
 #include "ggml_vocab.h"
 #include "gguf_image.h"
+#include "run_program.h"
 #include "tokenizer/nfc.h"
 #include "tokenizer/pretokenizer.h"
 #include "vga/error.h"
@@ -360,6 +361,27 @@ TEST(ByteBpe, ThePretokenizerMayBeGiven) {
   EXPECT_THROW(ids(image, "nonesuch"), Error);
   image.set("tokenizer.ggml.model", "llama");
   EXPECT_THROW(ids(image, "llama-bpe"), Error);
+}
+
+TEST(ByteBpe, AProgramSaysThatItWasGivenThePretokenizer) {
+  const TemporaryDirectory directory;
+  const auto tokenize = [&](const GgufImage& image, const std::string& flags) {
+    const std::string file = directory.write("v.gguf", image.bytes()).string();
+    return run("vga-tokenize --ids -p 'hellohello 11111' -m '" + file + "'" + flags);
+  };
+  GgufImage image = vocabulary().image("llama-bpe");
+  const std::string note = "note: text is cut into words as --pre llama-bpe";
+  const Outcome named = tokenize(image, "");
+  EXPECT_EQ(named.errors.find(note), std::string::npos) << named.errors;
+  image.remove("tokenizer.ggml.pre");
+  const Outcome given = tokenize(image, " --pre llama-bpe");
+  EXPECT_EQ(given.status, 0) << given.errors;
+  EXPECT_EQ(given.output, named.output);
+  EXPECT_NE(given.errors.find(note), std::string::npos) << given.errors;
+  const Outcome none = tokenize(image, "");
+  EXPECT_EQ(none.status, 1);
+  EXPECT_NE(none.errors.find("--pre NAME takes one for this run"), std::string::npos)
+      << none.errors;
 }
 
 TEST(ByteBpe, LeavesOutBytesWithoutToken) {
