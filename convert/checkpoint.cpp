@@ -163,8 +163,10 @@ void read_tokenizer_settings(Checkpoint& checkpoint, const fs::path& folder) {
     if (const auto file = read_json(checkpoint, path)) settings.read_config(*file, path.string());
   }
   if (const fs::path path = folder / "chat_template.jinja"; is_there(path)) {
-    const auto bytes = open_json(checkpoint.files, path);
-    checkpoint.chat_template.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    std::string_view text = as_text(open_json(checkpoint.files, path));
+    constexpr std::string_view byte_order_mark = "\xEF\xBB\xBF";
+    if (text.starts_with(byte_order_mark)) text.remove_prefix(byte_order_mark.size());
+    checkpoint.chat_template = text;
   }
 }
 

@@ -272,6 +272,15 @@ TEST(ConvertFolder, ASnapshotIsCalledByItsModel) {
   EXPECT_EQ(open_checkpoint(snapshot / "model.safetensors", {}).config.model_name, "my-model-1.5");
 }
 
+TEST(ConvertFolder, ATemplateMayBeginWithAByteOrderMark) {
+  const Folder folder(good_config(false));
+  const std::string jinja = "{{ messages[0].content }}";
+  for (const std::string& text : {jinja, "\xEF\xBB\xBF" + jinja}) {
+    write_file(folder.path() / "chat_template.jinja", text);
+    EXPECT_EQ(open_checkpoint(folder.path(), {}).chat_template, jinja);
+  }
+}
+
 /// A tokenizer.model of 32 pieces, <unk>, <s>, </s>, <|eot_id|>, <|eom_id|>, <x> and letters.
 std::string small_tokenizer() {
   using Piece = SentencePieceModel::Piece;

@@ -274,10 +274,14 @@ TEST(Chat, TakesATemplateFromAFile) {
     const std::string script = directory.write("script", "abc\n").string();
     return run("vga-chat -n 4 --temp 0 -m '" + model + "' --chat-template '" + file + "'", script);
   };
-  const Outcome good =
-      chat("{% for m in messages %}{{ '[INST]' + m.content + '[/INST]' }}{% endfor %}");
+  const std::string jinja =
+      "{% for m in messages %}{{ '[INST]' + m.content + '[/INST]' }}{% endfor %}";
+  const Outcome good = chat(jinja);
   EXPECT_EQ(good.status, 0) << good.errors;
   EXPECT_NE(good.output, "");
+  const Outcome marked = chat("\xEF\xBB\xBF" + jinja);
+  EXPECT_EQ(marked.output, good.output);
+  EXPECT_NE(marked.errors.find("byte order mark"), std::string::npos) << marked.errors;
   const Outcome bad = chat("\n{% include 'x' %}");
   EXPECT_EQ(bad.status, 1);
   EXPECT_NE(bad.errors.find("line 2: the tag 'include' is not known here"), std::string::npos)

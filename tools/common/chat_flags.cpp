@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include "base/file.h"
+#include "common/text_flags.h"
 #include "vga/error.h"
 
 namespace vga {
@@ -14,7 +14,7 @@ ChatTemplate named_chat_template(const std::string& asked) {
     throw Error("--chat-template", "wanted none, a file, or one of " + ChatTemplate::names() +
                                        "; found '" + asked + "'");
   }
-  return {read_text(asked), asked};
+  return {read_text_file(asked), asked};
 }
 
 ChatTemplate chat_template_in(std::string_view jinja, const std::string& file) {

@@ -17,6 +17,7 @@
 #include "base/text.h"
 #include "common/chat_flags.h"
 #include "common/program.h"
+#include "common/text_flags.h"
 #include "server/completions.h"
 #include "server/http.h"
 #include "server/metrics.h"
@@ -53,8 +54,9 @@ std::string model_name(const Flags& flags) {
 std::vector<std::string> read_keys(const Flags& flags) {
   std::vector<std::string> keys = flags.api_keys;
   if (!flags.api_key_file.empty()) {
-    std::istringstream lines(vga::read_text(flags.api_key_file));
+    std::istringstream lines(vga::read_text_file(flags.api_key_file));
     for (std::string line; std::getline(lines, line);) {
+      if (line.ends_with('\r')) line.pop_back();
       if (!line.empty()) keys.push_back(line);
     }
     if (keys.empty()) throw vga::Error(flags.api_key_file, "wanted a key on each line, found none");
