@@ -201,7 +201,7 @@ std::string name_of(const fs::path& path, bool is_folder) {
 bool is_llama2c(const fs::path& weights) {
   if (weights.extension() == ".safetensors" || weights.extension() == ".json") return false;
   const MappedFile file(weights);
-  refuse_lfs_pointer(file.bytes(), weights);
+  refuse_lfs_pointer(file.bytes(), weights.string());
   return !looks_like_torch(file.bytes());
 }
 

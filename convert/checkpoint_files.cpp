@@ -1,8 +1,5 @@
 #include "checkpoint_files.h"
 
-#include <string>
-#include <string_view>
-
 #include "safetensors.h"
 #include "torch_state.h"
 #include "vga/error.h"
@@ -11,18 +8,9 @@ namespace vga {
 
 namespace fs = std::filesystem;
 
-void refuse_lfs_pointer(std::span<const std::byte> bytes, const fs::path& path) {
-  constexpr std::string_view start = "version https://git-lfs.github.com/spec/";
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  if (!text.starts_with(start)) return;
-  throw Error(path.string(),
-              "is a Git LFS pointer of " + std::to_string(bytes.size()) +
-                  " bytes, not the file itself; `git lfs pull` in its repository fetches it");
-}
-
 std::span<const std::byte> open_file(std::vector<MappedFile>& files, const fs::path& path) {
   const auto bytes = files.emplace_back(path).bytes();
-  refuse_lfs_pointer(bytes, path);
+  refuse_lfs_pointer(bytes, path.string());
   return bytes;
 }
 

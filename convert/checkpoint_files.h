@@ -20,9 +20,6 @@ std::span<const std::byte> open_json(std::vector<MappedFile>& files,
 
 bool is_there(const std::filesystem::path& path);
 
-/// An Error if `bytes` are what `git clone` leaves in place of a large file without Git LFS.
-void refuse_lfs_pointer(std::span<const std::byte> bytes, const std::filesystem::path& path);
-
 /// The tensors of one file, safetensors or PyTorch's.
 SourceTensors parse_weights(std::span<const std::byte> bytes, const std::filesystem::path& path);
 

@@ -197,6 +197,14 @@ void check_output(const std::filesystem::path& path, std::span<const std::string
   }
 }
 
+void refuse_lfs_pointer(std::span<const std::byte> bytes, const std::string& file) {
+  constexpr std::string_view start = "version https://git-lfs.github.com/spec/";
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  if (!text.starts_with(start)) return;
+  throw Error(file, "is a Git LFS pointer of " + std::to_string(bytes.size()) +
+                        " bytes, not the file itself; `git lfs pull` in its repository fetches it");
+}
+
 std::string read_text(const std::filesystem::path& path, uint64_t limit) {
   const std::string name = path.string();
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));

@@ -68,6 +68,9 @@ class OutputFile {
 /// An Error if writing to `path` would replace one of `inputs`, or what is no regular file.
 void check_output(const std::filesystem::path& path, std::span<const std::string> inputs);
 
+/// An Error if `bytes` are what `git clone` leaves in place of a large file without Git LFS.
+void refuse_lfs_pointer(std::span<const std::byte> bytes, const std::string& file);
+
 /// The whole file (a pipe or device too) as text, at most `limit` bytes.
 std::string read_text(const std::filesystem::path& path, uint64_t limit = 1ull << 32);
 /// The same of what stdin has left, which may be a socket: no path opens one.

@@ -88,6 +88,7 @@ void check_magic(std::span<const std::byte> bytes, const std::string& file) {
   }
   const std::string_view magic(reinterpret_cast<const char*>(bytes.data()), 4);
   if (magic == "GGUF") return;
+  refuse_lfs_pointer(bytes, file);
   // The older containers of the ggml family wrote their magic as a little-endian number.
   for (const std::string_view old : {"lmgg", "fmgg", "tjgg", "algg"}) {
     if (magic == old) {
