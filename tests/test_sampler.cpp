@@ -186,6 +186,25 @@ TEST(Sampler, RepeatPenaltyLooksBackAsFarAsAsked) {
   EXPECT_EQ(sampler.sample(logits), 1);
 }
 
+// As OpenAI has them: for having come, and for each time; and a bias that is there from the start.
+TEST(Sampler, PenaltiesCountWhatCame) {
+  const auto greedy = [](SamplerOptions options, std::initializer_list<Token> came) {
+    options.temperature = 0;
+    Sampler sampler(options);
+    for (const Token token : came) sampler.accept(token);
+    return sampler.sample(logits);
+  };
+  EXPECT_EQ(greedy({.presence_penalty = 0.5f}, {1}), 3);
+  EXPECT_EQ(greedy({.presence_penalty = 0.5f}, {1, 1, 1, 3}), 1);  // as much for both
+  EXPECT_EQ(greedy({.frequency_penalty = 0.5f}, {1, 1, 1, 3}), 3);
+  EXPECT_EQ(greedy({.presence_penalty = 1, .frequency_penalty = 0.25f}, {1, 1, 1, 3}), 2);
+  EXPECT_EQ(greedy({.presence_penalty = -2}, {0}), 0);
+  EXPECT_EQ(greedy({.repeat_last = 1, .presence_penalty = 0.5f}, {1, 0}), 3);  // also long ago
+  EXPECT_EQ(greedy({.logit_bias = {{4, 4.5f}}}, {}), 4);
+  EXPECT_EQ(greedy({.logit_bias = {{1, -1}, {3, -2}}}, {}), 1);
+  EXPECT_THROW(greedy({.logit_bias = {{5, 1}}}, {}), Error);
+}
+
 TEST(Sampler, RefusesToPenalizeWhatIsNoToken) {
   for (const Token bad : {-1, static_cast<Token>(logits.size()), 1 << 30}) {
     Sampler sampler({.temperature = 0, .repeat_penalty = 2});
@@ -209,7 +228,9 @@ TEST(Sampler, RefusesNonsense) {
        {SamplerOptions{.temperature = -1}, SamplerOptions{.temperature = nan},
         SamplerOptions{.temperature = std::numeric_limits<float>::infinity()},
         SamplerOptions{.top_p = 0}, SamplerOptions{.top_p = nan}, SamplerOptions{.min_p = 2},
-        SamplerOptions{.repeat_penalty = 0}, SamplerOptions{.repeat_penalty = nan}}) {
+        SamplerOptions{.repeat_penalty = 0}, SamplerOptions{.repeat_penalty = nan},
+        SamplerOptions{.presence_penalty = 2.5f}, SamplerOptions{.frequency_penalty = nan},
+        SamplerOptions{.logit_bias = {{0, 100.5f}}}}) {
     EXPECT_THROW(Sampler{bad}, Error);
   }
 }

@@ -1,5 +1,6 @@
 /// Vocabularies in GGUF files: defaults, what ends a text, added tokens, unused ones, bad arrays.
 
+#include <algorithm>
 #include <cstdio>
 #include <random>
 #include <set>
@@ -308,6 +309,39 @@ TEST(GgufVocabulary, AddedTokensPartTheTextAsItIs) {
   EXPECT_EQ(tokenizer.encode("say hello world"), (Tokens{1827, 29871, 32003}));
   EXPECT_EQ(tokenizer.encode("say hello world[TOOL]"), (Tokens{1827, 29871, 32003, 32002}));
   EXPECT_EQ(tokenizer.decode(Tokens{32002, 1404}), "[TOOL] user");
+}
+
+// As vga-convert writes it: SentencePiece's own model, and in the arrays what stands behind it.
+TEST(GgufVocabulary, AddedTokensStandBehindTheStoredModel) {
+  SentencePieceModel model;
+  model.algorithm = SentencePieceModel::Algorithm::bpe;
+  model.add_dummy_prefix = false;
+  model.pieces = {
+      {"<unk>", 0, PieceType::unknown}, {"a", 0, PieceType::normal}, {"b", 0, PieceType::normal}};
+  const std::string stored = serialize(model);
+  GgufImage image = vocabulary(3);
+  image.set_array("tokenizer.sentencepiece.model", GgufType::u8, stored.size(), stored);
+  for (const char* end : {"bos", "eos"}) {
+    image.set("tokenizer.ggml." + std::string(end) + "_token_id", 0u);
+  }
+  set_tokens(image, {"<unk>", "a", "b", "[TOOL]", "[PAD4]"},
+             {unknown, normal, normal, user_defined, unused});
+  const Tokenizer tokenizer = load(image);
+  EXPECT_EQ(tokenizer.encode("a[TOOL]b"), (Tokens{1, 3, 2}));
+  EXPECT_TRUE(std::ranges::equal(tokenizer.unused(), Tokens{4}));
+
+  const auto message = [&](const std::vector<std::string>& tokens) -> std::string {
+    set_tokens(image, tokens, std::vector<int32_t>(tokens.size(), normal));
+    try {
+      load(image);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(message({"<unk>", "a", "c"}).find("is 'c' in key 'tokenizer.ggml.tokens'"),
+            std::string::npos);
+  EXPECT_NE(message({"<unk>", "a"}).find("each of the 2 tokens, found 3"), std::string::npos);
 }
 
 TEST(GgufVocabulary, WhereThePrefixIsPut) {
