@@ -204,15 +204,27 @@ def report_held_out(model, view, tokens, rope, student):
           + ", ".join(f"{name} {ppl:.2f}" for name, ppl in zip(names, results)), flush=True)
 
 
-def loss_of(model, view, tokens, rope, window, args, rng):
-    """(KL from teacher to student, attention on the first token, spikes), each a scalar."""
+def strayed(wanted, got):
+    """How far the student's states are from the teacher's where those do not spike: |got - wanted|^2 / |wanted|^2, a mean."""
+    total = 0.0
+    for (target, quiet), (state, _) in zip(wanted, got):
+        target, state = target.float(), state.float()
+        far = (state - target).pow(2).sum(-1) / target.pow(2).sum(-1).clamp_min(1e-6)            # (B, T)
+        total = total + (far * quiet).sum() / quiet.sum()
+    return total / len(wanted)
+
+
+def losses(model, view, tokens, rope, window, args, rng):
+    """(KL from teacher to student, how far states strayed, attention on the first token, spikes), each a scalar."""
     T = tokens.shape[1]
     scored = torch.arange(16 + int(rng.integers(args.stride)), T, args.stride, device=tokens.device)
     with torch.no_grad():
         view.see(T, student=False)
+        view.states = []
         wanted = logits(model, hidden(model, tokens, rope)[:, scored])
+        states = view.states
     view.see(T, window, device=tokens.device)
-    view.first, view.peaks, view.int8 = [], [], rng.random() < args.int8
+    view.first, view.peaks, view.states, view.int8 = [], [], [], rng.random() < args.int8
     view.queries = torch.from_numpy(np.sort(rng.choice(np.arange(8, min(window or T, T)), 32))).to(tokens.device)
     h = hidden(model, tokens, rope)
     view.queries = None
@@ -220,8 +232,9 @@ def loss_of(model, view, tokens, rope, window, args, rng):
     kl = divergence(wanted, got)
     first = -torch.log1p(-torch.stack(view.first).clamp(max=0.999)).mean()
     spike = torch.stack(view.peaks).mean(1).sum()
-    view.peaks, view.int8 = None, False
-    return kl, first, spike
+    astray = strayed(states, view.states)
+    view.peaks, view.states, view.int8 = None, None, False
+    return kl, astray, first, spike
 
 
 def export(folder, params, gate, args):
@@ -265,6 +278,7 @@ def parse():
     parser.add_argument("--mlp-rank", type=int, default=8, help="of the updates of the MLPs, beside what the cut takes")
     parser.add_argument("--keep-spike", action="store_true", help="leave huge activations where they are")
     parser.add_argument("--cut-others", type=int, default=2, metavar="N", help="directions cut for tokens behind the first")
+    parser.add_argument("--states", type=float, default=1.0, metavar="WEIGHT", help="cost of layers' inputs unlike the teacher's")
     parser.add_argument("--first", type=float, default=0.1, metavar="WEIGHT", help="cost of attention on the first token")
     parser.add_argument("--spike", type=float, default=0.02, metavar="WEIGHT", help="cost of huge activations")
     parser.add_argument("--int8", type=float, default=0.0, metavar="SHARE", help="of the steps have activations of 8 bits")
@@ -305,9 +319,10 @@ def prepare(model, view, texts, rope, args):
 @torch.no_grad()
 def take(model, tensors, source):
     """Makes these the parameters of updates and gates: name -> tensor. An update gets the rank that its A has."""
+    modules = dict(model.named_modules())
     for name, tensor in tensors.items():
-        if name.endswith("lora_A"):
-            model.get_submodule(name.removesuffix(".lora_A")).update(len(tensor))
+        if name.endswith(".lora_A") and name.removesuffix(".lora_A") in modules:
+            modules[name.removesuffix(".lora_A")].update(len(tensor))
     params = dict(model.named_parameters())
     for name, tensor in tensors.items():
         if name not in params or params[name].shape != tensor.shape:
@@ -373,7 +388,7 @@ def average_gradients(params):
 
 def train(run, view, texts, heldout, rope, args):
     start = since = time.time()
-    sums, counted = np.zeros(3), 0
+    sums, counted = np.zeros(4), 0
     n, rank = (processes.get_world_size(), processes.get_rank()) if processes.is_initialized() else (1, 0)
     while run.tokens < args.tokens:
         rng = np.random.default_rng([args.seed, 2, run.step])           # the same in all processes
@@ -381,20 +396,20 @@ def train(run, view, texts, heldout, rope, args):
         window = int(rng.choice(windows))
         rng = np.random.default_rng([args.seed, 3, run.step, rank])
         tokens = rows(texts, max(1, args.batch // n // length), length, rng).to(args.device)
-        kl, first, spike = loss_of(run.model, view, tokens, rope(length), window, args, rng)
-        (kl + args.first * first + args.spike * spike).backward()
+        costs = losses(run.model, view, tokens, rope(length), window, args, rng)
+        sum(weight * cost for weight, cost in zip((1, args.states, args.first, args.spike), costs)).backward()
         average_gradients(list(trained(run.model).values()))
         torch.nn.utils.clip_grad_norm_(trained(run.model).values(), 1.0)
         left = 1 - run.tokens / args.tokens
         run.update(args.lr * min(1, (run.step + 1) / 10, left))
         run.tokens += n * tokens.numel()
-        sums += [kl.item(), first.item(), spike.item()]
+        sums += [cost.item() for cost in costs]
         counted += n * tokens.numel()
         if run.step % 5 == 0 and rank == 0:
-            kl, first, spike = sums / 5
-            print(f"{time.strftime('%H:%M:%S')} step {run.step} tokens {run.tokens} kl {kl:.4f} first {first:.4f} "
+            kl, states, first, spike = sums / 5
+            print(f"{time.strftime('%H:%M:%S')} step {run.step} tokens {run.tokens} kl {kl:.4f} states {states:.4f} first {first:.4f} "
                   f"spike {spike:.2f} tok/s {counted / (time.time() - since):.0f}", flush=True)
-            since, counted, sums = time.time(), 0, np.zeros(3)
+            since, counted, sums = time.time(), 0, np.zeros(4)
         enough = args.minutes is not None and n == 1 and time.time() - start > 60 * args.minutes
         if rank:
             continue

@@ -4,6 +4,7 @@
     view.see(512, window=128)                           # the student's view; see(512, student=False) is the teacher's
     logits(model, hidden(model, tokens, rope))
 """
+import itertools
 import math
 
 import torch
@@ -70,6 +71,7 @@ class View:
         self.queries = None         # positions whose attention on the first token is recorded
         self.first = []             # per layer: that attention, (B, H, queries)
         self.peaks = None           # per layer: excess() of what down_proj reads, and of the residual stream behind it
+        self.states = None          # per layer but the first: what its attention reads, (B, T, D), and which tokens do not spike there
         self.int8 = False           # the student rounds residual sums and what its matrices read to 8 bits
         self.fit = None             # per layer: (alpha of the first token, gate's input), for all tokens
 
@@ -200,10 +202,13 @@ def make_student(model, gate, dtype):
 def hidden(model, tokens, rope):
     """(B, T) -> the normalised residual stream behind the last layer, (B, T, D)."""
     x, view = model.model.embed_tokens(tokens).float(), model.model.layers[0].self_attn.view
-    for layer in model.model.layers:
+    for layer, after in itertools.zip_longest(model.model.layers, model.model.layers[1:]):
         x = layer(x, rope)
         if view.peaks is not None:
             view.peaks.append(excess(x))
+        if view.states is not None and after is not None:
+            sizes = largest(x)
+            view.states.append((after.input_layernorm(x), sizes < SPIKE / 2 * sizes.median()))
     return model.model.norm(x)
 
 
