@@ -4,7 +4,6 @@
     view.see(512, window=128)                           # the student's view; see(512, student=False) is the teacher's
     logits(model, hidden(model, tokens, rope))
 """
-import itertools
 import math
 
 import torch
@@ -55,10 +54,14 @@ class FeedForward(reference.MLP):
 
 
 class Layer(reference.Layer):
-    """The reference's layer, whose residual sums a student may round."""
+    """The reference's layer, which tells what it reads and whose residual sums a student may round."""
 
     def forward(self, x, rope, record=None):
-        x = self.view.rounded(x + self.self_attn(self.input_layernorm(x), rope))
+        read = self.input_layernorm(x)
+        if self.view.states is not None:
+            sizes = largest(x)
+            self.view.states.append((read, sizes < SPIKE / 2 * sizes.median()))
+        x = self.view.rounded(x + self.self_attn(read, rope))
         return self.view.rounded(x + self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -71,7 +74,7 @@ class View:
         self.queries = None         # positions whose attention on the first token is recorded
         self.first = []             # per layer: that attention, (B, H, queries)
         self.peaks = None           # per layer: excess() of what down_proj reads, and of the residual stream behind it
-        self.states = None          # per layer but the first: what its attention reads, (B, T, D), and which tokens do not spike there
+        self.states = None          # per layer: what its attention reads, (B, T, D), and which tokens do not spike there, (B, T)
         self.int8 = False           # the student rounds residual sums and what its matrices read to 8 bits
         self.fit = None             # per layer: (alpha of the first token, gate's input), for all tokens
 
@@ -202,13 +205,10 @@ def make_student(model, gate, dtype):
 def hidden(model, tokens, rope):
     """(B, T) -> the normalised residual stream behind the last layer, (B, T, D)."""
     x, view = model.model.embed_tokens(tokens).float(), model.model.layers[0].self_attn.view
-    for layer, after in itertools.zip_longest(model.model.layers, model.model.layers[1:]):
+    for layer in model.model.layers:
         x = layer(x, rope)
         if view.peaks is not None:
             view.peaks.append(excess(x))
-        if view.states is not None and after is not None:
-            sizes = largest(x)
-            view.states.append((after.input_layernorm(x), sizes < SPIKE / 2 * sizes.median()))
     return model.model.norm(x)
 
 
