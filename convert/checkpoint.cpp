@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/text.h"
 #include "checkpoint_files.h"
 #include "config_json.h"
 #include "llama2c.h"
@@ -163,10 +164,7 @@ void read_tokenizer_settings(Checkpoint& checkpoint, const fs::path& folder) {
     if (const auto file = read_json(checkpoint, path)) settings.read_config(*file, path.string());
   }
   if (const fs::path path = folder / "chat_template.jinja"; is_there(path)) {
-    std::string_view text = as_text(open_json(checkpoint.files, path));
-    constexpr std::string_view byte_order_mark = "\xEF\xBB\xBF";
-    if (text.starts_with(byte_order_mark)) text.remove_prefix(byte_order_mark.size());
-    checkpoint.chat_template = text;
+    checkpoint.chat_template = without_byte_order_mark(as_text(open_json(checkpoint.files, path)));
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -13,10 +12,6 @@
 #include "vga/error.h"
 
 namespace vga::test {
-
-inline std::span<const std::byte> bytes_of(const std::string& text) {
-  return std::as_bytes(std::span(text));
-}
 
 /// Runs `read`; the message of the Error it must throw.
 template <class Read>

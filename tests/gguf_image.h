@@ -5,6 +5,7 @@
 #include <fstream>
 #include <functional>
 #include <ostream>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,9 @@ namespace vga::test {
 template <class T>
 std::string raw(T value) {
   return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+inline std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text));
 }
 inline std::string raw_string(std::string_view text) {
   return raw<uint64_t>(text.size()) + std::string(text);

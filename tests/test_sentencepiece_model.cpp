@@ -17,10 +17,6 @@
 namespace vga::test {
 namespace {
 
-std::span<const std::byte> as_bytes(std::string_view text) {
-  return std::as_bytes(std::span(text));
-}
-
 std::string varint(uint64_t value) {
   std::string out;
   for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
@@ -68,9 +64,9 @@ struct BadModel {
 };
 
 TEST(SentencePieceModel, TheGoodOnesOfTheTableAreGood) {
-  EXPECT_NO_THROW(Tokenizer::from_sentencepiece(as_bytes(good()), "f"));
+  EXPECT_NO_THROW(Tokenizer::from_sentencepiece(bytes_of(good()), "f"));
   const std::string ruled = good(charsmap(rule("bcd")));
-  const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(ruled), "f");
+  const Tokenizer tokenizer = Tokenizer::from_sentencepiece(bytes_of(ruled), "f");
   EXPECT_EQ(tokenizer.decode(tokenizer.encode("a")), " \u2047 ");
 }
 
@@ -145,7 +141,7 @@ TEST(SentencePieceModel, RefusesBadFiles) {
   for (const auto& [name, bytes, says] : table) {
     SCOPED_TRACE(name);
     try {
-      Tokenizer::from_sentencepiece(as_bytes(bytes), "bad.model");
+      Tokenizer::from_sentencepiece(bytes_of(bytes), "bad.model");
       ADD_FAILURE() << "was taken";
     } catch (const Error& error) {
       const std::string_view message = error.what();
@@ -159,7 +155,7 @@ TEST(SentencePieceModel, EveryPrefixAndEveryFlippedByteIsTakenOrRefused) {
   const std::string bytes = good(charsmap(rule("bcd"))) + piece("\u2581a") + piece("ab", 4);
   const auto attempt = [](const std::string& changed) {
     try {
-      const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(changed), "f");
+      const Tokenizer tokenizer = Tokenizer::from_sentencepiece(bytes_of(changed), "f");
       tokenizer.decode(tokenizer.encode("a ab\xFF \u2581"));
     } catch (const Error&) {
     }
@@ -178,14 +174,14 @@ TEST(SentencePieceModel, SurvivesPiecesOfTheLargestSize) {
   for (const uint64_t algorithm : {1, 2}) {
     std::string bytes = good(bytes_field(2, number(3, algorithm)));
     bytes += piece(std::string(max_piece_bytes, 'x'), 4) + piece(std::string(max_piece_bytes, 'a'));
-    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(bytes), "f");
+    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(bytes_of(bytes), "f");
     const std::string text(3 * max_piece_bytes, 'x');
     EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), " \u2047 " + text);
   }
 }
 
 TEST(SentencePieceModel, FlagsSurviveSerialization) {
-  SentencePieceModel model = parse_sentencepiece(as_bytes(good()), "f");
+  SentencePieceModel model = parse_sentencepiece(bytes_of(good()), "f");
   model.treat_whitespace_as_suffix = true;
   model.add_dummy_prefix = false;
   model.remove_extra_whitespaces = false;
@@ -193,7 +189,7 @@ TEST(SentencePieceModel, FlagsSurviveSerialization) {
   model.unk_surface = "?";
   model.eos = std::nullopt;
   model.pad = 3;
-  const SentencePieceModel again = parse_sentencepiece(as_bytes(serialize(model)), "f");
+  const SentencePieceModel again = parse_sentencepiece(bytes_of(serialize(model)), "f");
   EXPECT_TRUE(again.treat_whitespace_as_suffix);
   EXPECT_FALSE(again.add_dummy_prefix);
   EXPECT_FALSE(again.remove_extra_whitespaces);

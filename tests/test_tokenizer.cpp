@@ -24,10 +24,6 @@ namespace {
 using sentencepiece::SentencePieceProcessor;
 using Special = Tokenizer::Special;
 
-std::span<const std::byte> as_bytes(std::string_view text) {
-  return std::as_bytes(std::span(text));
-}
-
 /// The lines the test models are trained on.
 class Corpus : public sentencepiece::SentenceIterator {
  public:
@@ -161,8 +157,8 @@ std::filesystem::path write_vocabulary(const TemporaryDirectory& directory, std:
                                        bool keep_original) {
   std::filesystem::path whole = directory.path() / "whole.gguf";
   GgufWriter writer;
-  const SentencePieceModel parsed = parse_sentencepiece(as_bytes(model), "test");
-  write_tokenizer(parsed, as_bytes(model), writer);
+  const SentencePieceModel parsed = parse_sentencepiece(bytes_of(model), "test");
+  write_tokenizer(parsed, bytes_of(model), writer);
   write_special_tokens(special_tokens_of(parsed), writer);
   OutputFile out(whole);
   writer.begin(out);
@@ -190,7 +186,7 @@ TEST(Tokenizer, EqualsTheLibraryOnTrainedModels) {
     SCOPED_TRACE(name);
     SentencePieceProcessor library;
     ASSERT_TRUE(library.LoadFromSerializedProto(bytes).ok());
-    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(bytes), name);
+    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(bytes_of(bytes), name);
     ASSERT_EQ(tokenizer.vocab_size(), static_cast<size_t>(library.GetPieceSize()));
     EXPECT_EQ(tokenizer.bos(), library.bos_id());
     EXPECT_EQ(tokenizer.eos(), library.eos_id());
@@ -210,21 +206,21 @@ TEST(Tokenizer, EqualsTheLibraryOnLongTexts) {
   size_t n_cut = 0;
   for (const auto& [name, bytes] : trained_models()) {
     SCOPED_TRACE(name);
-    n_cut += parse_sentencepiece(as_bytes(bytes), name).words_are_independent;
+    n_cut += parse_sentencepiece(bytes_of(bytes), name).words_are_independent;
     SentencePieceProcessor library;
     ASSERT_TRUE(library.LoadFromSerializedProto(bytes).ok());
-    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(bytes), name);
+    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(bytes_of(bytes), name);
     EXPECT_EQ(tokenizer.encode(text), library.EncodeAsIds(text));
   }
   EXPECT_EQ(n_cut, 4u);
 }
 
 TEST(Tokenizer, CutsTextsOnlyWhereThePartsAreIndependent) {
-  SentencePieceModel model = parse_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+  SentencePieceModel model = parse_sentencepiece(bytes_of(trained_models()[0].bytes), "test");
   ASSERT_TRUE(model.words_are_independent);
   // In parts as short as can be, so that every place where a text may be cut is tried.
   for (const auto& [name, bytes] : trained_models()) {
-    model = parse_sentencepiece(as_bytes(bytes), name);
+    model = parse_sentencepiece(bytes_of(bytes), name);
     if (!model.words_are_independent) continue;
     SentencePieceProcessor library;
     ASSERT_TRUE(library.LoadFromSerializedProto(bytes).ok());
@@ -239,7 +235,7 @@ TEST(Tokenizer, CutsTextsOnlyWhereThePartsAreIndependent) {
   }
   // A piece that spans two words, a piece with a space, rules, other algorithms: never.
   const auto independent = [](auto&& change) {
-    SentencePieceModel changed = parse_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+    SentencePieceModel changed = parse_sentencepiece(bytes_of(trained_models()[0].bytes), "test");
     change(changed);
     validate(changed, "test");
     return changed.words_are_independent;
@@ -321,7 +317,7 @@ TEST(Tokenizer, EqualsLlamaCppOnItsOwnVocabularyFile) {
 
 TEST(Tokenizer, ControlTokensOnlyWhenAsked) {
   const Tokenizer tokenizer =
-      Tokenizer::from_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+      Tokenizer::from_sentencepiece(bytes_of(trained_models()[0].bytes), "test");
   const Token start = tokenizer.find("<|im_start|>").value();
   const Token end = tokenizer.find("<|im_end|>").value();
   const std::string text = "<|im_start|>fox<|im_end|></s>";
@@ -344,7 +340,7 @@ TEST(Tokenizer, ControlTokensOnlyWhenAsked) {
 
 TEST(Tokenizer, PartsAreOneText) {
   const Tokenizer tokenizer =
-      Tokenizer::from_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+      Tokenizer::from_sentencepiece(bytes_of(trained_models()[0].bytes), "test");
   using Parts = std::vector<Tokenizer::Part>;
   EXPECT_EQ(tokenizer.encode(Parts{{"Once up", Special::parse}, {"on a time"}}),
             tokenizer.encode("Once upon a time"));
@@ -357,7 +353,7 @@ TEST(Tokenizer, PartsAreOneText) {
 
 TEST(Tokenizer, IsUsableFromManyThreads) {
   const Tokenizer tokenizer =
-      Tokenizer::from_sentencepiece(as_bytes(trained_models()[3].bytes), "test");
+      Tokenizer::from_sentencepiece(bytes_of(trained_models()[3].bytes), "test");
   const auto texts = hard_texts(100);
   std::vector<std::vector<Token>> wanted;
   for (const std::string& text : texts) wanted.push_back(tokenizer.encode(text));
@@ -379,7 +375,7 @@ TEST(StreamDecoder, PiecesConcatenateToTheWholeText) {
     SCOPED_TRACE(name);
     SentencePieceProcessor library;
     ASSERT_TRUE(library.LoadFromSerializedProto(bytes).ok());
-    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(as_bytes(bytes), name);
+    const Tokenizer tokenizer = Tokenizer::from_sentencepiece(bytes_of(bytes), name);
     std::mt19937 random(11);
     const auto n = static_cast<uint32_t>(tokenizer.vocab_size());
     for (int round = 0; round < 3000; ++round) {
@@ -405,7 +401,7 @@ TEST(StreamDecoder, PiecesConcatenateToTheWholeText) {
 
 TEST(StreamDecoder, KeepsTheSpaceOfATextThatContinues) {
   const Tokenizer tokenizer =
-      Tokenizer::from_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+      Tokenizer::from_sentencepiece(bytes_of(trained_models()[0].bytes), "test");
   const Token the = tokenizer.find("\u2581the").value();
   EXPECT_EQ(StreamDecoder(tokenizer).add(the), "the");
   EXPECT_EQ(StreamDecoder(tokenizer, true).add(the), " the");
@@ -413,7 +409,7 @@ TEST(StreamDecoder, KeepsTheSpaceOfATextThatContinues) {
 
 TEST(StreamDecoder, RefusesTokensOutOfRange) {
   const Tokenizer tokenizer =
-      Tokenizer::from_sentencepiece(as_bytes(trained_models()[0].bytes), "test");
+      Tokenizer::from_sentencepiece(bytes_of(trained_models()[0].bytes), "test");
   StreamDecoder decoder(tokenizer);
   for (const Token token : {-1, static_cast<Token>(tokenizer.vocab_size()), INT32_MAX, INT32_MIN}) {
     EXPECT_THROW(decoder.add(token), Error);

@@ -43,6 +43,11 @@ size_t append_repaired(std::string& out, std::string_view text, bool everything)
   return text.size() - rest.size();
 }
 
+std::string_view without_byte_order_mark(std::string_view text) {
+  constexpr std::string_view mark = "\xEF\xBB\xBF";
+  return text.starts_with(mark) ? text.substr(mark.size()) : text;
+}
+
 void append_utf8(std::string& text, uint32_t c) {
   const auto put = [&](uint32_t byte) { text.push_back(static_cast<char>(byte)); };
   if (c < 0x80) {

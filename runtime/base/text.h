@@ -19,6 +19,9 @@ bool is_utf8(std::string_view text);
 /// many bytes that were. An unfinished character at the end of `text` is left, unless `everything`.
 size_t append_repaired(std::string& out, std::string_view text, bool everything);
 
+/// The text behind UTF-8's byte order mark, or all of it if it has none.
+std::string_view without_byte_order_mark(std::string_view text);
+
 /// Appends code point `c` (at most 0x10FFFF) as UTF-8.
 void append_utf8(std::string& text, uint32_t c);
 

@@ -52,9 +52,8 @@ std::string read_text_file(const std::string& file) {
 
 void skip_byte_order_mark(std::string& text, std::string_view where) {
   using namespace std::string_view_literals;
-  constexpr std::string_view utf8 = "\xEF\xBB\xBF";
-  if (text.starts_with(utf8)) {
-    text.erase(0, utf8.size());
+  if (const size_t mark = text.size() - without_byte_order_mark(text).size(); mark > 0) {
+    text.erase(0, mark);
     std::cerr << "note: " << printable(where) << ": its byte order mark is not read\n";
     return;
   }
