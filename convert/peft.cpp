@@ -141,7 +141,7 @@ constexpr std::string_view half_a = ".lora_A.weight";
 constexpr std::string_view half_b = ".lora_B.weight";
 
 /// A tensor of the folder, and what it is without the wrappers' names.
-struct Named {
+struct NamedUpdate {
   const std::string* source_name;
   const SourceTensor* tensor;
   std::string name;
@@ -149,9 +149,9 @@ struct Named {
 
 /// What a weight of the base gets.
 struct Change {
-  const Named* whole = nullptr;
-  const Named* a = nullptr;
-  const Named* b = nullptr;
+  const NamedUpdate* whole = nullptr;
+  const NamedUpdate* a = nullptr;
+  const NamedUpdate* b = nullptr;
   std::string module;  // that an update is of
   Transform transform = Transform::none;
 };
@@ -183,7 +183,7 @@ class Planner {
 
   Conversion plan() {
     const NameMap map = name_map();
-    for (const Named& named : named_) assign(named, map);
+    for (const NamedUpdate& named : named_) assign(named, map);
     write_metadata();
     for (const std::string& name : order_) {
       const WeightSpec& spec = specs_.at(name);
@@ -202,7 +202,7 @@ class Planner {
   }
 
  private:
-  std::string where(const Named& named) const {
+  std::string where(const NamedUpdate& named) const {
     return adapter_.path + ": tensor '" + *named.source_name + "'";
   }
 
@@ -211,7 +211,7 @@ class Planner {
     const NameTable& table = name_table(model_type_of(config_.family));
     const std::string block = std::string(table.block);
     std::vector<std::string> embeddings;
-    for (const Named& named : named_) {
+    for (const NamedUpdate& named : named_) {
       for (size_t at = named.name.find(block); at != named.name.npos;
            at = named.name.find(block, at + 1)) {
         const size_t digit = at + block.size();
@@ -230,7 +230,7 @@ class Planner {
   }
 
   /// Finds out what a tensor changes.
-  void assign(const Named& named, const NameMap& map) {
+  void assign(const NamedUpdate& named, const NameMap& map) {
     const bool is_a = named.name.ends_with(half_a);
     const bool is_b = named.name.ends_with(half_b);
     if (is_adapter(named.name) && !is_a && !is_b) {
@@ -272,13 +272,13 @@ class Planner {
                   "is an update of '" + target.name + "', which nothing is multiplied by");
     }
     change.module = module;
-    const Named*& half = is_a ? change.a : change.b;
+    const NamedUpdate*& half = is_a ? change.a : change.b;
     if (half != nullptr)
       throw Error(where(named), "means the same as '" + *half->source_name + "'");
     half = &named;
   }
 
-  void take_whole(const Named& named, const WeightSpec& spec, Change& change) {
+  void take_whole(const NamedUpdate& named, const WeightSpec& spec, Change& change) {
     const bool is_vector = spec.role == Role::norm || spec.role == Role::bias;
     if (is_vector || (spec.is_gate() && adapter_.gate)) {
       change.whole = &named;
@@ -319,7 +319,8 @@ class Planner {
     return std::abs(factor - 1) < 1e-9 ? 1 : factor;
   }
 
-  void check(const Named& named, const SourceTensor& tensor, std::vector<uint64_t> wanted) const {
+  void check(const NamedUpdate& named, const SourceTensor& tensor,
+             std::vector<uint64_t> wanted) const {
     if (tensor.shape != wanted) {
       throw Error(where(named), "wanted shape " + bracketed(wanted) + " for " + base_file_ +
                                     ", found " + bracketed(tensor.shape));
@@ -339,7 +340,7 @@ class Planner {
 
   void plan_update(const WeightSpec& spec, const Change& change) {
     if (change.a == nullptr || change.b == nullptr) {
-      const Named& half = change.a != nullptr ? *change.a : *change.b;
+      const NamedUpdate& half = change.a != nullptr ? *change.a : *change.b;
       throw Error(where(half), "is one half of an update, the other is missing");
     }
     if (adapter_.rank == 0) {
@@ -377,7 +378,7 @@ class Planner {
   }
 
   void plan_half(const WeightSpec& of, const char* suffix, std::array<size_t, 2> shape,
-                 const Named& named, TensorEncoder::ReadRow read_row) {
+                 const NamedUpdate& named, TensorEncoder::ReadRow read_row) {
     const WeightSpec spec = {of.name + suffix, of.role, of.layer, shape[0], shape[1]};
     plan_tensor(conversion_,
                 {spec, named.tensor->type_name, where(named), type_, type_, std::move(read_row)});
@@ -395,7 +396,7 @@ class Planner {
   DType type_;
   std::vector<std::string> order_;  // of what the base is made of
   std::map<std::string, WeightSpec, std::less<>> specs_;
-  std::vector<Named> named_;
+  std::vector<NamedUpdate> named_;
   std::map<std::string, Change, std::less<>> changes_;  // by the names of the base
   Conversion conversion_;
 };

@@ -17,7 +17,7 @@ using pickle::Machine;
 /// Where programs that train put the weights, in the order in which we look.
 constexpr std::array<std::string_view, 6> containers = {"model",  "state_dict", "model_state_dict",
                                                         "module", "net",        "ema"};
-constexpr int max_depth = 2;  // of containers in containers
+constexpr int max_dict_depth = 2;  // of containers in containers
 constexpr size_t max_listed_keys = 12;
 
 const std::string_view* text_of(const Machine& machine, Index i) {
@@ -71,7 +71,7 @@ std::string describe_dict(const Machine& machine, const Dict& dict) {
 /// checkpoint's own tensors, such as the state of a random generator, are no weights.
 const Dict* find_tensors(const Machine& machine, const Dict& dict, int depth = 0) {
   for (const std::string_view name : containers) {
-    const auto value = depth < max_depth ? find(machine, dict, name) : std::nullopt;
+    const auto value = depth < max_dict_depth ? find(machine, dict, name) : std::nullopt;
     const auto* inner = value ? std::get_if<Dict>(&machine.object(*value)) : nullptr;
     const auto* found = inner != nullptr ? find_tensors(machine, *inner, depth + 1) : nullptr;
     if (found != nullptr) return found;

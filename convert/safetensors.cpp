@@ -42,7 +42,7 @@ constexpr std::array<SourceType, 17> source_types = {{{"F32", 4, DType::f32},
                                                       {"C64", 8, {}}}};
 
 /// A tensor and where the header says its data lies.
-struct Entry {
+struct TensorEntry {
   std::string name;
   SourceTensor tensor;
   uint64_t begin;
@@ -64,7 +64,7 @@ std::vector<uint64_t> integers(const json& array, const std::string& where) {
   return numbers;
 }
 
-Entry parse_entry(const std::string& name, const json& fields, const std::string& where) {
+TensorEntry parse_entry(const std::string& name, const json& fields, const std::string& where) {
   if (!fields.is_object()) throw Error(where, "wanted an object, found " + describe_json(fields));
   for (const auto& [key, value] : fields.items()) {
     if (key != "dtype" && key != "shape" && key != "data_offsets") {
@@ -143,7 +143,7 @@ SourceTensors parse_safetensors(std::span<const std::byte> bytes, std::string_vi
     throw Error(where, "has " + std::to_string(fields.size()) + " tensors, the limit is " +
                            std::to_string(max_source_tensors));
   }
-  std::vector<Entry> entries;
+  std::vector<TensorEntry> entries;
   for (const auto& [name, value] : fields.items()) {
     if (name == "__metadata__") {
       check_metadata(value, std::string(where) + ": __metadata__");
@@ -151,12 +151,12 @@ SourceTensors parse_safetensors(std::span<const std::byte> bytes, std::string_vi
       entries.push_back(parse_entry(name, value, std::string(where) + ": tensor '" + name + "'"));
     }
   }
-  std::ranges::sort(entries, {}, [](const Entry& e) { return std::pair(e.begin, e.end); });
+  std::ranges::sort(entries, {}, [](const TensorEntry& e) { return std::pair(e.begin, e.end); });
 
   const auto data = bytes.subspan(8 + header.size());
   SourceTensors tensors;
   uint64_t end = 0;  // of the tensors so far
-  for (Entry& entry : entries) {
+  for (TensorEntry& entry : entries) {
     const std::string tensor_where = std::string(where) + ": tensor '" + entry.name + "'";
     if (entry.begin != end) {
       throw Error(tensor_where, "begins at data offset " + std::to_string(entry.begin) +

@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int max_depth = 64;
+constexpr int max_json_depth = 64;
 
 std::string shortened(std::string text) {
   constexpr size_t max_length = 120;
@@ -34,8 +34,8 @@ json parse_json(std::span<const std::byte> bytes, std::string_view where, size_t
   std::vector<std::unordered_set<std::string>> open_objects;
   size_t n_values = 0;
   const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (depth > max_depth) {
-      throw Error(where, "JSON nested deeper than " + std::to_string(max_depth));
+    if (depth > max_json_depth) {
+      throw Error(where, "JSON nested deeper than " + std::to_string(max_json_depth));
     }
     if (++n_values > max_values) {
       throw Error(where, "more than " + std::to_string(max_values) + " JSON values");

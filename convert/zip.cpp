@@ -114,14 +114,14 @@ Directory find_directory(const Record& file) {
   return found;
 }
 
-struct Entry {
+struct ZipEntry {
   std::string name;
   uint64_t header;  // offset of the local header
   uint64_t size;
 };
 
 /// Fills in the fields that only the ZIP64 extra field of a directory entry has.
-void read_zip64(const Record& extra, bool wants_packed, Entry& entry, uint64_t& packed) {
+void read_zip64(const Record& extra, bool wants_packed, ZipEntry& entry, uint64_t& packed) {
   const bool wants_size = entry.size == in_zip64;
   const bool wants_header = entry.header == in_zip64;
   if (!wants_size && !wants_packed && !wants_header) return;
@@ -154,7 +154,7 @@ bool is_safe_name(std::string_view name) {
 }
 
 /// Reads the directory entry at `at` and moves behind it.
-Entry read_entry(const Record& directory, uint64_t& at) {
+ZipEntry read_entry(const Record& directory, uint64_t& at) {
   if (directory.u32(at) != central_signature) {
     throw Error(directory.where, "damaged ZIP archive: no directory entry at directory offset " +
                                      std::to_string(at));
@@ -165,8 +165,8 @@ Entry read_entry(const Record& directory, uint64_t& at) {
   const uint16_t extra_size = directory.u16(at + 30);
   const uint16_t comment_size = directory.u16(at + 32);
   uint64_t packed = directory.u32(at + 20);
-  Entry entry{std::string(directory.text(at + central_size, name_size)), directory.u32(at + 42),
-              directory.u32(at + 24)};
+  ZipEntry entry{std::string(directory.text(at + central_size, name_size)), directory.u32(at + 42),
+                 directory.u32(at + 24)};
   const std::string where = std::string(directory.where) + ": entry '" + entry.name + "'";
   if (!is_safe_name(entry.name)) throw Error(where, "is not a safe file name");
   const Record extra{directory.part(at + central_size + name_size, extra_size), where};
@@ -185,7 +185,7 @@ Entry read_entry(const Record& directory, uint64_t& at) {
 }
 
 /// Offset of the entry's data; its local header must tell the same story as the directory.
-uint64_t data_offset(const Record& file, const Entry& entry, const std::string& where) {
+uint64_t data_offset(const Record& file, const ZipEntry& entry, const std::string& where) {
   const Record header{file.part(entry.header, local_size), where};
   if (header.u32(0) != local_signature) throw Error(where, "has no header where it should be");
   const uint16_t name_size = header.u16(26);
@@ -203,15 +203,15 @@ std::map<std::string, std::span<const std::byte>, std::less<>> parse_zip(
   const Record file{archive, where};
   const Directory found = find_directory(file);
   const Record directory{file.part(found.offset, found.size), where};
-  std::vector<Entry> entries;
+  std::vector<ZipEntry> entries;
   uint64_t at = 0;
   for (uint64_t i = 0; i < found.n_entries; ++i) entries.push_back(read_entry(directory, at));
   if (at > found.size) throw Error(where, "damaged ZIP archive: its directory is cut off");
 
-  std::ranges::sort(entries, {}, &Entry::header);
+  std::ranges::sort(entries, {}, &ZipEntry::header);
   std::map<std::string, std::span<const std::byte>, std::less<>> files;
   uint64_t end = 0;  // of the entries so far
-  for (const Entry& entry : entries) {
+  for (const ZipEntry& entry : entries) {
     const std::string entry_where = std::string(where) + ": entry '" + entry.name + "'";
     if (entry.header < end) throw Error(entry_where, "overlaps the entry before it");
     const uint64_t begin = data_offset(file, entry, entry_where);

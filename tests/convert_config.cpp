@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-ConfigJson parse(const json& config) {
+ConfigJson parse_config(const json& config) {
   const std::string dump = config.dump();
   return parse_config_json(bytes_of(dump), "config.json");
 }
@@ -70,20 +70,20 @@ TEST(ConvertConfig, RopeMayBeDescribedTwiceIfTheSame) {
     config["rope_theta"] = theta;
     return config;
   };
-  EXPECT_EQ(parse(with(plain, nullptr, nullptr)).config.rope_tables[0].factor, 1);
-  EXPECT_EQ(parse(with(plain, {{"rope_theta", 5e5}, {"rope_type", "default"}}, nullptr))
+  EXPECT_EQ(parse_config(with(plain, nullptr, nullptr)).config.rope_tables[0].factor, 1);
+  EXPECT_EQ(parse_config(with(plain, {{"rope_theta", 5e5}, {"rope_type", "default"}}, nullptr))
                 .config.rope_tables[0]
                 .theta,
             5e5);
-  EXPECT_EQ(parse(with(linear, newer, 5e5)).config.rope_tables[0].factor, 4);
-  EXPECT_EQ(parse(with(llama3, llama3, nullptr)).rope_factors.size(), 32u);
+  EXPECT_EQ(parse_config(with(linear, newer, 5e5)).config.rope_tables[0].factor, 4);
+  EXPECT_EQ(parse_config(with(llama3, llama3, nullptr)).rope_factors.size(), 32u);
   for (const json& bad :
        {with(linear, plain, nullptr), with(plain, llama3, nullptr), with(linear, llama3, nullptr),
         with(llama3_scaling("factor", 8), llama3, nullptr)}) {
-    const auto message = message_of([&] { parse(bad); });
+    const auto message = message_of([&] { parse_config(bad); });
     EXPECT_NE(message.find("'rope_parameters': contradicts"), std::string::npos) << message;
   }
-  const auto message = message_of([&] { parse(with(linear, newer, 1e4)); });
+  const auto message = message_of([&] { parse_config(with(linear, newer, 1e4)); });
   EXPECT_NE(message.find("rope_theta"), std::string::npos) << message;
 }
 
@@ -106,17 +106,17 @@ TEST(ConvertConfig, MistralIsALlama) {
   config["model_type"] = "mistral";
   for (const json& window : {json(nullptr), json(0)}) {
     config["sliding_window"] = window;
-    EXPECT_EQ(parse(config).config.family, "llama");
-    EXPECT_EQ(parse(config).config.layers[0].window, 0u);
+    EXPECT_EQ(parse_config(config).config.family, "llama");
+    EXPECT_EQ(parse_config(config).config.layers[0].window, 0u);
   }
   config["sliding_window"] = 7;
-  EXPECT_EQ(parse(config).config.layers[0].window, 7u);
+  EXPECT_EQ(parse_config(config).config.layers[0].window, 7u);
 }
 
 TEST(ConvertConfig, AnyFamilyMayHaveAGate) {
   json config = good_config(true);
   config["attention_gate"] = good_config(false)["attention_gate"];
-  EXPECT_EQ(parse(config).config.gate, parse(good_config(false)).config.gate);
+  EXPECT_EQ(parse_config(config).config.gate, parse_config(good_config(false)).config.gate);
 }
 
 /// The config.json of one of the tests' checkpoints.
@@ -161,19 +161,19 @@ TEST(ConvertConfig, RefusesWhatAFamilyCannotRepresent) {
   for (const Row& row : rows) {
     SCOPED_TRACE(std::string(row.family) + " " + row.key + " = " + row.value.dump());
     json config = family_config(row.family);
-    parse(config);
+    parse_config(config);
     if (std::string_view(row.family) == "qwen2") config["sliding_window"] = 8;
     config[row.key] = row.value;
-    const auto message = message_of([&] { parse(config); });
+    const auto message = message_of([&] { parse_config(config); });
     EXPECT_NE(message.find(row.key), std::string::npos) << message;
   }
   json qwen = family_config("qwen2");
   qwen["sliding_window"] = 8;
   qwen["use_sliding_window"] = false;
   qwen.erase("layer_types");
-  EXPECT_EQ(parse(qwen).config.layers[0].window, 0u);
+  EXPECT_EQ(parse_config(qwen).config.layers[0].window, 0u);
   qwen["use_sliding_window"] = true;
-  message_of([&] { parse(qwen); });
+  message_of([&] { parse_config(qwen); });
 }
 
 TEST(ConvertConfig, RefusesWhatItCannotRepresent) {
@@ -278,7 +278,7 @@ TEST(ConvertNames, TheBodyMayBeAPartOfSomethingElse) {
 TEST(ConvertNames, EveryWeightOfEveryFamilyHasOne) {
   for (const auto& folder :
        fs::directory_iterator(fs::path(VGA_SOURCE_DIR) / "tests/data/families")) {
-    const ConfigJson parsed = parse(family_config(folder.path().filename().string()));
+    const ConfigJson parsed = parse_config(family_config(folder.path().filename().string()));
     const NameMap map(name_table(parsed.model_type), {});
     for (const WeightSpec& spec : weight_specs(parsed.config)) {
       if (spec.role == Role::rope_factors) continue;  // from config.json

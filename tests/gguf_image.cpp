@@ -185,7 +185,7 @@ GgufImage family_model(const std::string& family, size_t n_layers,
   return image;
 }
 
-GgufImage hybrid_model(uint32_t vocab, bool has_experts) {
+GgufImage hybrid_model(size_t vocab, bool has_experts) {
   const std::string family = has_experts ? "qwen35moe" : "qwen35";
   const auto keys = [&](GgufImage& image) {
     const auto set = [&](const char* key, uint32_t value) { image.set(family + "." + key, value); };
@@ -241,6 +241,11 @@ std::filesystem::path TemporaryDirectory::write(std::string_view name,
   std::ofstream out(path_ / name, std::ios::binary);
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   return path_ / name;
+}
+
+Tokenizer tokenizer_of(const GgufImage& image) {
+  const TemporaryDirectory directory;
+  return Tokenizer::from_gguf(Gguf::open(directory.write("v.gguf", image.bytes())));
 }
 
 }  // namespace vga::test

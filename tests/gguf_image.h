@@ -14,6 +14,7 @@
 #include "gguf/gguf_writer.h"
 #include "vga/config.h"
 #include "vga/dtype.h"
+#include "vga/tokenizer.h"
 
 namespace vga {
 
@@ -88,13 +89,17 @@ struct GgufImage {
   std::string bytes() const;
 };
 
+/// How many tokens the models below have, if nothing else is asked for.
+constexpr size_t tiny_vocab = 32;
+
 /// A tiny gated model with random weights, a tokenizer of `vocab` tokens (at least 16) and every
 /// key a good file has. `head_dim` is even.
-GgufImage tiny_model(size_t vocab = 32, AttentionGate gate = {AttentionGate::Source::value},
+GgufImage tiny_model(size_t vocab = tiny_vocab, AttentionGate gate = {AttentionGate::Source::value},
                      size_t head_dim = 8);
 
 /// A tiny model of any family with random weights and bare token ids: `keys` adds metadata without
-/// "<family>.", `tensors` says which optional ones there are. It has 32 tokens, 24 numbers wide
+/// "<family>.", `tensors` says which optional ones there are. It has
+/// tiny_vocab tokens, 24 numbers wide
 /// states, 4 heads of 8 over 2 KV heads, and is trained for 96 tokens.
 GgufImage family_model(const std::string& family, size_t n_layers,
                        const std::function<void(GgufImage&)>& keys,
@@ -102,7 +107,7 @@ GgufImage family_model(const std::string& family, size_t n_layers,
 
 /// A tiny qwen35: three delta nets (2 key heads, 4 value heads of 8, 4 taps) and one attention. Or
 /// a tiny qwen35moe, with 4 experts of which 2 are used.
-GgufImage hybrid_model(uint32_t vocab = 32, bool has_experts = false);
+GgufImage hybrid_model(size_t vocab = tiny_vocab, bool has_experts = false);
 /// The same with 48 tokens, most of them letters.
 GgufImage talking_hybrid_model(bool has_experts = false);
 
@@ -120,5 +125,8 @@ class TemporaryDirectory {
  private:
   std::filesystem::path path_;
 };
+
+/// The tokenizer of such a file.
+Tokenizer tokenizer_of(const GgufImage& image);
 
 }  // namespace vga::test

@@ -235,22 +235,24 @@ TEST_F(BenchTest, BytesReadGrowWithDepth) {
 
 // Behind a window a token reads the same, however deep it is.
 TEST_F(BenchTest, WindowBoundsWhatIsRead) {
-  const Outcome outcome =
-      bench("-p 0 -n 300 -d 4,700 -t 1 -r 2 -ub 8 -ctk f32 --window 0,9 --keep 2 -o json");
+  const size_t n = on_device() ? 30 : 300;
+  const size_t depth = on_device() ? 70 : 700;
+  const Outcome outcome = bench("-p 0 -n " + std::to_string(n) + " -d 4," + std::to_string(depth) +
+                                " -t 1 -r 2 -ub 8 -ctk f32 --window 0,9 --keep 2 -o json");
   ASSERT_EQ(outcome.status, 0) << outcome.errors;
   const auto results = nlohmann::json::parse(outcome.output);
   ASSERT_EQ(results.size(), 4u);
   const Model model = Model::load(file_);
   const Config& c = model.config();
   const double per_position = 2.0 * 4 * static_cast<double>(c.n_layers() * c.kv_size());
-  const double weights = 300 * static_cast<double>(model.bytes_per_token());
-  const double growing = 150.0 * 301;  // 1 + ... + 300
-  const double seen[] = {300 * 4 + growing, 300 * 700 + growing, 5 + 6 + 7 + 8 + 296 * 9, 300 * 9};
+  const double weights = static_cast<double>(n * model.bytes_per_token());
+  const size_t growing = n * (n + 1) / 2;  // 1 + ... + n
+  const size_t seen[] = {n * 4 + growing, n * depth + growing, 5 + 6 + 7 + 8 + (n - 4) * 9, n * 9};
   for (size_t i = 0; i < 4; ++i) {
     const auto& r = results[i];
     EXPECT_EQ(r.at("window"), i < 2 ? 0 : 9);
     EXPECT_EQ(r.at("keep"), i < 2 ? 0 : 2);
-    const double bytes = weights + per_position * seen[i];
+    const double bytes = weights + per_position * static_cast<double>(seen[i]);
     EXPECT_NEAR(r.at("gb_per_s").get<double>() * r.at("avg_ns").get<double>(), bytes, 1e-6 * bytes);
   }
 }

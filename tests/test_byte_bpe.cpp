@@ -109,11 +109,6 @@ const Vocabulary& vocabulary() {
   return vocabulary;
 }
 
-Tokenizer load(const GgufImage& image) {
-  const TemporaryDirectory directory;
-  return Tokenizer::from_gguf(Gguf::open(directory.write("v.gguf", image.bytes())));
-}
-
 Strings words(const char* pre, std::string_view text) {
   Strings words;
   Pretokenizer::find(pre).value().split(text, [&](std::string_view w) { words.emplace_back(w); });
@@ -252,7 +247,7 @@ TEST(ByteBpe, MergesByTheRule) {
   const auto texts = random_texts(1500);
   for (const char* pre : pretokenizers) {
     SCOPED_TRACE(pre);
-    const Tokenizer tokenizer = load(vocabulary().image(pre));
+    const Tokenizer tokenizer = tokenizer_of(vocabulary().image(pre));
     const bool whole_words = Pretokenizer::find(pre)->keeps_whole_words();
     for (const std::string& text : texts) {
       if (text.find("  ") != std::string::npos) continue;  // a token of its own, see below
@@ -272,7 +267,7 @@ TEST(ByteBpe, MergesByTheRule) {
 
 TEST(ByteBpe, TextThereAndBack) {
   for (const char* pre : pretokenizers) {
-    const Tokenizer tokenizer = load(vocabulary().image(pre));
+    const Tokenizer tokenizer = tokenizer_of(vocabulary().image(pre));
     for (const std::string& text : random_texts(3000)) {
       ASSERT_EQ(tokenizer.decode(tokenizer.encode(text)), as_read(pre, text)) << printable(text);
     }
@@ -282,7 +277,7 @@ TEST(ByteBpe, TextThereAndBack) {
 TEST(ByteBpe, WordsOfAnyLength) {
   // Beyond what is merged in one go, and runs that make an expression step back.
   for (const char* pre : {"gpt-2", "qwen2"}) {
-    const Tokenizer tokenizer = load(vocabulary().image(pre));
+    const Tokenizer tokenizer = tokenizer_of(vocabulary().image(pre));
     for (const char* bit : {"a", " ", "\u00E9"}) {
       std::string text;
       while (text.size() < 1'200'000) text += bit;
@@ -294,13 +289,13 @@ TEST(ByteBpe, WordsOfAnyLength) {
 
 TEST(ByteBpe, WholeWordsFirstWhereTheModelWasTrainedSo) {
   const std::vector<Token> hello = {vocabulary().hello};
-  EXPECT_EQ(load(vocabulary().image("llama-bpe")).encode("hellohello"), hello);
-  EXPECT_EQ(load(vocabulary().image("tekken")).encode("hellohello"), hello);
-  EXPECT_NE(load(vocabulary().image("qwen2")).encode("hellohello"), hello);
+  EXPECT_EQ(tokenizer_of(vocabulary().image("llama-bpe")).encode("hellohello"), hello);
+  EXPECT_EQ(tokenizer_of(vocabulary().image("tekken")).encode("hellohello"), hello);
+  EXPECT_NE(tokenizer_of(vocabulary().image("qwen2")).encode("hellohello"), hello);
 }
 
 TEST(ByteBpe, SpecialTokens) {
-  const Tokenizer tokenizer = load(vocabulary().image("smollm"));
+  const Tokenizer tokenizer = tokenizer_of(vocabulary().image("smollm"));
   const Vocabulary& v = vocabulary();
   // What the file calls user-defined is found in any text, unless it looks like a marker.
   EXPECT_EQ(tokenizer.encode("<note>  "), (std::vector<Token>{v.note, v.spaces}));
@@ -323,12 +318,12 @@ TEST(ByteBpe, SpecialTokens) {
 
 TEST(ByteBpe, Bos) {
   GgufImage image = vocabulary().image("smollm");
-  EXPECT_EQ(load(image).bos(), vocabulary().bos);
-  EXPECT_FALSE(load(image).adds_bos());
-  EXPECT_FALSE(load(image).eos());
-  EXPECT_TRUE(load(vocabulary().image("llama-bpe")).adds_bos());
+  EXPECT_EQ(tokenizer_of(image).bos(), vocabulary().bos);
+  EXPECT_FALSE(tokenizer_of(image).adds_bos());
+  EXPECT_FALSE(tokenizer_of(image).eos());
+  EXPECT_TRUE(tokenizer_of(vocabulary().image("llama-bpe")).adds_bos());
   image.set("tokenizer.ggml.add_bos_token", GgufType::boolean, std::string(1, '\1'));
-  EXPECT_EQ(load(image).encode_prompt("a"), (std::vector<Token>{vocabulary().bos, 'a'}));
+  EXPECT_EQ(tokenizer_of(image).encode_prompt("a"), (std::vector<Token>{vocabulary().bos, 'a'}));
 }
 
 // Qwen's tokenizer composes characters first; the file may say otherwise.
@@ -336,13 +331,13 @@ TEST(ByteBpe, NormalizesWhereTheTokenizerDoes) {
   const std::string composed = "Caf\u00e9 \u1eb9\u0301";
   const std::string apart = "Cafe\u0301 e\u0301\u0323";
   GgufImage image = vocabulary().image("qwen2");
-  EXPECT_EQ(load(image).encode(apart), load(image).encode(composed));
+  EXPECT_EQ(tokenizer_of(image).encode(apart), tokenizer_of(image).encode(composed));
   image.set("tokenizer.ggml.normalizer", "none");
-  EXPECT_NE(load(image).encode(apart), load(image).encode(composed));
+  EXPECT_NE(tokenizer_of(image).encode(apart), tokenizer_of(image).encode(composed));
   image = vocabulary().image("llama-bpe");
-  EXPECT_NE(load(image).encode(apart), load(image).encode(composed));
+  EXPECT_NE(tokenizer_of(image).encode(apart), tokenizer_of(image).encode(composed));
   image.set("tokenizer.ggml.normalizer", "nfc");
-  EXPECT_EQ(load(image).encode(apart), load(image).encode(composed));
+  EXPECT_EQ(tokenizer_of(image).encode(apart), tokenizer_of(image).encode(composed));
 }
 
 TEST(ByteBpe, ThePretokenizerMayBeGiven) {
@@ -388,12 +383,12 @@ TEST(ByteBpe, LeavesOutBytesWithoutToken) {
   Vocabulary changed = vocabulary();
   changed.tokens[0xFF] = spell("never made");
   changed.tokens[0x04] = spell("neither");
-  const Tokenizer tokenizer = load(changed.image("gpt-2"));
+  const Tokenizer tokenizer = tokenizer_of(changed.image("gpt-2"));
   EXPECT_EQ(tokenizer.decode(tokenizer.encode("a\x04z")), "az");
 }
 
 TEST(ByteBpe, StreamsWholeCharacters) {
-  const Tokenizer tokenizer = load(vocabulary().image("gpt-2"));
+  const Tokenizer tokenizer = tokenizer_of(vocabulary().image("gpt-2"));
   std::mt19937 random(17);
   const auto n = static_cast<uint32_t>(tokenizer.vocab_size());
   for (int round = 0; round < 5000; ++round) {
@@ -423,14 +418,14 @@ TEST(ByteBpe, StreamsWholeCharacters) {
   EXPECT_THROW(tokenizer.decode(std::vector<Token>{static_cast<Token>(n)}), Error);
 }
 
-struct BadVocabulary {
+struct BadByteVocabulary {
   const char* name;
   void (*change)(Vocabulary& vocabulary, GgufImage& image);
   std::vector<std::string> says;
 };
 
 TEST(ByteBpe, RefusesBadVocabularies) {
-  const std::vector<BadVocabulary> table = {
+  const std::vector<BadByteVocabulary> table = {
       {"no pre",
        [](auto&, auto& image) { image.remove("tokenizer.ggml.pre"); },
        {"tokenizer.ggml.pre", "missing"}},
@@ -529,13 +524,13 @@ TEST(ByteBpe, RefusesBadVocabularies) {
        {"tokenizer.ggml.eot_token_id", "4294967295"}},
   };
   EXPECT_EQ(vocabulary().tokens.size(), 661u);
-  for (const BadVocabulary& bad : table) {
+  for (const BadByteVocabulary& bad : table) {
     SCOPED_TRACE(bad.name);
     Vocabulary changed = vocabulary();
     GgufImage image = changed.image("gpt-2");
     bad.change(changed, image);
     try {
-      load(image);
+      tokenizer_of(image);
       ADD_FAILURE() << "was accepted";
     } catch (const Error& error) {
       const std::string message = error.what();

@@ -13,8 +13,6 @@
 namespace vga {
 namespace {
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
-
 /// Floats of every size, also subnormals, infinities and NaN.
 std::vector<float> random_bits(size_t n) {
   std::mt19937 random(1);
@@ -59,7 +57,7 @@ TEST(DTypeTest, EveryF16RoundTrips) {
         ASSERT_TRUE(std::isnan(f32_from_f16(f16_from_f32(x)))) << bits;
         continue;
       }
-      ASSERT_EQ(x, (h & 0x8000) != 0 ? -infinity : infinity);
+      ASSERT_EQ(x, (h & 0x8000) != 0 ? -INFINITY : INFINITY);
     } else {
       ASSERT_EQ(x, f16_value(h)) << bits;
     }
@@ -76,7 +74,7 @@ TEST(DTypeTest, F16RoundsToNearestEven) {
   for (uint16_t h = 0; h < 0x7C00; ++h) {
     const double next = h + 1 == 0x7C00 ? 65536 : f16_value(static_cast<uint16_t>(h + 1));
     const auto tie = static_cast<float>((f16_value(h) + next) / 2);
-    for (const float x : {tie, std::nextafter(tie, 0.f), std::nextafter(tie, infinity), -tie}) {
+    for (const float x : {tie, std::nextafter(tie, 0.f), std::nextafter(tie, INFINITY), -tie}) {
       ASSERT_EQ(f16_from_f32(x), nearest_f16(x)) << x;
     }
   }

@@ -98,7 +98,7 @@ TEST_F(Hybrid, StreamSpeaksOfTheOtherLayers) {
 // A text of 901 tokens over and over, through windows of 40. VGA_LONG makes it 200,000 tokens.
 TEST_F(Hybrid, NeitherMemoryNorTimeDrifts) {
   const bool is_long = !Variable::value_of("VGA_LONG").empty();
-  const size_t n_tokens = is_long ? 200000 : 6000;
+  const size_t n_tokens = is_long ? 200000 : on_device() ? 600 : 6000;
   const json report =
       json::parse(run("vga-stream -m '" + plain_ + "' -f '" + text_ +
                       "' --window 40 -t 1 --json --tokens " + std::to_string(n_tokens))

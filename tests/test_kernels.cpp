@@ -25,8 +25,6 @@ using test::random_floats;
 using test::small_integers;
 using test::whole_blocks;
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
-
 /// Every test compares each fast table that this CPU runs with the scalar one.
 class KernelsTest : public testing::TestWithParam<const Kernels*> {
  protected:
@@ -218,7 +216,7 @@ TEST_P(KernelsTest, ProjectKeepsExtremeValues) {
       std::vector<float> weights(3 * 16, 0);
       weights[1] = 60000;       // close to the largest f16
       weights[16 + 2] = 6e-8f;  // a subnormal f16
-      weights[32 + 3] = infinity;
+      weights[32 + 3] = INFINITY;
       const std::vector<float> x(n_tokens * 16, 2);
       const auto expected = project(scalar_kernels, {scalar_kernels, type, weights, 16}, x);
       EXPECT_EQ(project(fast, {fast, type, weights, 16}, x), expected) << name(type);
@@ -245,7 +243,7 @@ TEST_P(KernelsTest, QuantizedProductsDoNotOverflow) {
 }
 
 TEST_P(KernelsTest, ActivationsThatAreNoNumbersStayVisible) {
-  for (const float bad : {NAN, infinity, -infinity}) {
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
     std::vector<float> x(64, 1);
     x[40] = bad;
     for (const DType type : {DType::f16, DType::q8_0, DType::q4_1}) {
@@ -393,7 +391,7 @@ TEST(AttendTest, SeesItsPositionsAlone) {
                                     all.begin() + (page_positions + end[i]) * head_dim);
         };
         if (begin[i] == end[i]) {
-          EXPECT_EQ(got[i], -infinity);
+          EXPECT_EQ(got[i], -INFINITY);
           EXPECT_EQ(got[5 + i], 0);
           for (size_t j = 0; j < head_dim; ++j) EXPECT_EQ(got[10 + i * head_dim + j], 0);
           continue;
@@ -458,7 +456,7 @@ TEST_P(KernelsTest, SigmoidIsAccurateEverywhere) {
     // Below 2^-126 floats are subnormal, and 1 / infinity is 0.
     ASSERT_NEAR(got[i], expected, std::max(2.5e-7 * expected, 0x1p-126)) << x[i];
   }
-  std::vector<float> extreme = {infinity, -infinity, 1e30f, -1e30f, 0, -0.f, NAN};
+  std::vector<float> extreme = {INFINITY, -INFINITY, 1e30f, -1e30f, 0, -0.f, NAN};
   fast.activate(Activation::sigmoid, extreme.data(), nullptr, extreme.size());
   EXPECT_EQ(std::vector<float>(extreme.begin(), extreme.end() - 1),
             (std::vector<float>{1, 0, 1, 0, 0.5f, 0.5f}));

@@ -19,18 +19,18 @@ namespace {
 
 const std::filesystem::path cases = std::filesystem::path(VGA_SOURCE_DIR) / "tests/data/cases";
 
-struct Case {
+struct ReferenceCase {
   std::string name;
   std::string type;
 };
 
-std::ostream& operator<<(std::ostream& out, const Case& c) {
+std::ostream& operator<<(std::ostream& out, const ReferenceCase& c) {
   return out << c.name << ' ' << c.type;
 }
 
 /// Every stored logits file is a case.
-std::vector<Case> all_cases() {
-  std::vector<Case> found;
+std::vector<ReferenceCase> reference_cases() {
+  std::vector<ReferenceCase> found;
   for (const auto& folder : std::filesystem::directory_iterator(cases)) {
     for (const std::string type : {"f32", "f16", "bf16", "q8_0"}) {
       if (std::filesystem::exists(folder.path() / ("logits_" + type + ".npy"))) {
@@ -38,11 +38,11 @@ std::vector<Case> all_cases() {
       }
     }
   }
-  std::ranges::sort(found, {}, [](const Case& c) { return c.name + c.type; });
+  std::ranges::sort(found, {}, [](const ReferenceCase& c) { return c.name + c.type; });
   return found;
 }
 
-class Reference : public testing::TestWithParam<Case> {};
+class Reference : public testing::TestWithParam<ReferenceCase> {};
 
 TEST_P(Reference, LogitsAgree) {
   const auto& [case_name, type] = GetParam();
@@ -74,12 +74,13 @@ TEST_P(Reference, LogitsAgree) {
   EXPECT_LT(worst, type == "f32" ? 1e-4 : 1e-3);
 }
 
-INSTANTIATE_TEST_SUITE_P(PyTorch, Reference, testing::ValuesIn(all_cases()), [](const auto& row) {
-  std::string name = row.param.name + "_" + row.param.type;
-  std::ranges::replace_if(
-      name, [](char c) { return !std::isalnum(c); }, '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(PyTorch, Reference, testing::ValuesIn(reference_cases()),
+                         [](const auto& row) {
+                           std::string name = row.param.name + "_" + row.param.type;
+                           std::ranges::replace_if(
+                               name, [](char c) { return !std::isalnum(c); }, '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace vga::test

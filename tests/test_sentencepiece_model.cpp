@@ -57,7 +57,7 @@ std::string rule_with_root_at(uint32_t offset) {
   return blob;
 }
 
-struct BadModel {
+struct WrongModel {
   const char* name;
   std::string bytes;
   const char* says;
@@ -80,7 +80,7 @@ TEST(SentencePieceModel, RefusesBadFiles) {
   // An 'a' behind the 'a' that leads to the same children again.
   const uint32_t back = 'a' << 10 | 'a';
   std::memcpy(loop.data() + 4 + (256 ^ 512) * sizeof back, &back, sizeof back);
-  const std::vector<BadModel> table = {
+  const std::vector<WrongModel> table = {
       {"empty file", "", "no pieces"},
       {"truncated varint", good() + "\x80", "cut off inside a number"},
       {"endless varint", good() + std::string(11, '\x80'), "longer than 10 bytes"},

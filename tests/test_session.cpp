@@ -16,20 +16,11 @@ namespace {
 
 using Gate = AttentionGate;
 
-constexpr size_t vocab = 32;
-
-std::vector<Token> some_tokens(size_t n, int seed = 1) {
-  std::vector<Token> tokens(n);
-  for (size_t i = 0; i < n; ++i) {
-    tokens[i] = static_cast<Token>((i * i * 7 + i * 3 + static_cast<size_t>(seed) * 11) % vocab);
-  }
-  return tokens;
-}
-
 class SessionTest : public testing::TestWithParam<Gate> {
  protected:
   TemporaryDirectory directory_;
-  Model model_ = Model::load(directory_.write("tiny.gguf", tiny_model(vocab, GetParam()).bytes()));
+  Model model_ =
+      Model::load(directory_.write("tiny.gguf", tiny_model(tiny_vocab, GetParam()).bytes()));
 
   /// Logits of every token, fed in chunks of `chunk`.
   std::vector<float> all_logits(const SessionOptions& options, std::span<const Token> tokens,
@@ -44,7 +35,7 @@ TEST_P(SessionTest, DecodingEqualsChunksEqualsWhole) {
     const SessionOptions options{.n_threads = 1, .cache_type = type};
     const auto whole = all_logits(options, tokens, tokens.size());
     for (const size_t chunk : {1, 2, 3, 7, 16, 60}) {
-      EXPECT_TRUE(same_logits(all_logits(options, tokens, chunk), whole, vocab, type))
+      EXPECT_TRUE(same_logits(all_logits(options, tokens, chunk), whole, tiny_vocab, type))
           << "chunks of " << chunk;
     }
   }
@@ -55,7 +46,7 @@ TEST_P(SessionTest, ThreadsDoNotMatter) {
   const auto one = all_logits({.n_threads = 1}, tokens, 50);
   EXPECT_EQ(all_logits({.n_threads = 2}, tokens, 50), one);
   EXPECT_EQ(all_logits({.n_threads = 7}, tokens, 50), one);
-  EXPECT_TRUE(same_logits(all_logits({.n_threads = 7}, tokens, 1), one, vocab));
+  EXPECT_TRUE(same_logits(all_logits({.n_threads = 7}, tokens, 1), one, tiny_vocab));
 }
 
 TEST_P(SessionTest, PrefillEqualsDecode) {
@@ -63,7 +54,7 @@ TEST_P(SessionTest, PrefillEqualsDecode) {
   const auto all = all_logits({.n_threads = 1}, tokens, 40);
   Session session(model_, {.n_threads = 2, .max_batch = 9});
   const auto last = prefill(session, tokens);
-  EXPECT_TRUE(same_logits(last, std::span(all).last(vocab), vocab));
+  EXPECT_TRUE(same_logits(last, std::span(all).last(tiny_vocab), tiny_vocab));
   EXPECT_EQ(session.length(), 40);
 }
 
@@ -76,9 +67,11 @@ TEST_P(SessionTest, InterleavedSessionsEqualSeparateOnes) {
   Session b(model_, {.n_threads = 2});
   for (size_t i = 0; i < 30; ++i) {
     const auto from_a = a.decode(first[i]);
-    EXPECT_TRUE(std::ranges::equal(from_a, std::span(first_alone).subspan(i * vocab, vocab)));
+    EXPECT_TRUE(
+        std::ranges::equal(from_a, std::span(first_alone).subspan(i * tiny_vocab, tiny_vocab)));
     const auto from_b = b.decode(second[i]);
-    EXPECT_TRUE(std::ranges::equal(from_b, std::span(second_alone).subspan(i * vocab, vocab)));
+    EXPECT_TRUE(
+        std::ranges::equal(from_b, std::span(second_alone).subspan(i * tiny_vocab, tiny_vocab)));
   }
 }
 
@@ -92,10 +85,12 @@ TEST_P(SessionTest, SequencesOfOneBatchAreIndependent) {
     const std::array rows = {Row{second[i], static_cast<int64_t>(i), 1, true},
                              Row{first[i], static_cast<int64_t>(i), 0, true}};
     const auto logits = session.decode(rows);
-    EXPECT_TRUE(
-        same_logits(logits.first(vocab), std::span(second_alone).subspan(i * vocab, vocab), vocab));
-    EXPECT_TRUE(
-        same_logits(logits.last(vocab), std::span(first_alone).subspan(i * vocab, vocab), vocab));
+    EXPECT_TRUE(same_logits(logits.first(tiny_vocab),
+                            std::span(second_alone).subspan(i * tiny_vocab, tiny_vocab),
+                            tiny_vocab));
+    EXPECT_TRUE(same_logits(logits.last(tiny_vocab),
+                            std::span(first_alone).subspan(i * tiny_vocab, tiny_vocab),
+                            tiny_vocab));
   }
 }
 
@@ -108,7 +103,7 @@ TEST_P(SessionTest, SessionsOfOneModelRunInParallel) {
     threads.emplace_back([&, i] { results[i] = all_logits({.n_threads = 2}, tokens, 1 + i); });
   }
   for (std::thread& thread : threads) thread.join();
-  for (const auto& result : results) EXPECT_TRUE(same_logits(result, expected, vocab));
+  for (const auto& result : results) EXPECT_TRUE(same_logits(result, expected, tiny_vocab));
 }
 
 // Over several pages of the cache, with few rows (split over the threads) and with many.
@@ -119,7 +114,7 @@ TEST_P(SessionTest, LongContextsDoNotDependOnChunksAndThreads) {
     if (n_threads > 1 && on_device()) break;  // which has its own
     for (const size_t chunk : {1, 2, 100, 256}) {
       EXPECT_TRUE(same_logits(all_logits({.context = 700, .n_threads = n_threads}, tokens, chunk),
-                              expected, vocab))
+                              expected, tiny_vocab))
           << n_threads << " threads, chunks of " << chunk;
     }
   }
@@ -134,20 +129,20 @@ TEST_P(SessionTest, LikeliestAreThoseOfTheLogits) {
     const auto position = static_cast<int64_t>(i);
     session.append(
         std::array{Row{tokens[i], position, 0, true}, Row{tokens[i + 1], position + 1, 0, true}});
-    for (const size_t k : {size_t{1}, size_t{5}, vocab}) {
+    for (const size_t k : {size_t{1}, size_t{5}, tiny_vocab}) {
       const auto found = session.likeliest(k);
       ASSERT_EQ(found.size(), 2 * k);
       const auto logits = session.logits();
       std::vector<Candidate> expected(k);
       for (size_t row = 0; row < 2; ++row) {
-        find_likeliest(logits.subspan(row * vocab, vocab), expected);
+        find_likeliest(logits.subspan(row * tiny_vocab, tiny_vocab), expected);
         for (size_t j = 0; j < k; ++j) {
           EXPECT_EQ(found[row * k + j].token, expected[j].token);
           EXPECT_EQ(found[row * k + j].logit, expected[j].logit);
         }
       }
     }
-    const auto last = session.logits().last(vocab);
+    const auto last = session.logits().last(tiny_vocab);
     EXPECT_EQ(session.sample(greedy), greedy.sample(last));
     EXPECT_EQ(session.sample(penalized), penalized.sample(last));
     penalized.accept(tokens[i]);
@@ -162,7 +157,7 @@ TEST_P(SessionTest, TruncateForgets) {
   const auto expected = all_logits({.n_threads = 1}, tokens, 20);
   for (size_t i = 5; i < 20; ++i) {
     EXPECT_TRUE(same_logits(session.decode(tokens[i]),
-                            std::span(expected).subspan(i * vocab, vocab), vocab));
+                            std::span(expected).subspan(i * tiny_vocab, tiny_vocab), tiny_vocab));
   }
 }
 
@@ -193,7 +188,7 @@ TEST_F(SessionErrors, ContextFullLeavesTheSessionIntact) {
 TEST_F(SessionErrors, NamesWhatIsOutOfRange) {
   Session session(model_, {.n_threads = 1});
   EXPECT_THROW(session.decode(-1), Error);
-  EXPECT_THROW(session.decode(static_cast<Token>(vocab)), Error);
+  EXPECT_THROW(session.decode(static_cast<Token>(tiny_vocab)), Error);
   const std::array gap = {Row{1, 5}};
   EXPECT_THROW(session.decode(gap), Error);
   const std::array stranger = {Row{1, 0, 7}};
@@ -201,7 +196,7 @@ TEST_F(SessionErrors, NamesWhatIsOutOfRange) {
   EXPECT_THROW(session.decode(std::span<const Row>()), Error);
   EXPECT_THROW(session.prefill({}), Error);
   EXPECT_THROW(session.truncate(1), Error);
-  EXPECT_THROW(session.likeliest(vocab + 1), Error);
+  EXPECT_THROW(session.likeliest(tiny_vocab + 1), Error);
   Sampler greedy({.temperature = 0});
   EXPECT_THROW(session.sample(greedy), Error);
   EXPECT_EQ(session.length(), 0);
@@ -239,7 +234,7 @@ TEST_F(SessionErrors, PrefillStopsWhenAsked) {
   Session session(model_, {.n_threads = 1, .max_batch = 4});
   session.prefill(some_tokens(20), 0, [](size_t done) { return done < 8; });
   EXPECT_EQ(session.length(), 8);
-  EXPECT_EQ(session.logits().size(), vocab);
+  EXPECT_EQ(session.logits().size(), tiny_vocab);
 }
 
 }  // namespace

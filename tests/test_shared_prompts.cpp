@@ -7,18 +7,18 @@
 
 #include "asked.h"
 #include "gguf_image.h"
+#include "logits.h"
 
 namespace vga::test {
 namespace {
 
-constexpr Token vocab = 32;
-
 /// A beginning of n tokens, which goes on for `more` tokens in the `branch`-th way.
 std::vector<Token> prompt(size_t n, size_t more, Token branch) {
   std::vector<Token> tokens;
-  for (size_t i = 0; i < n; ++i) tokens.push_back(static_cast<Token>((7 * i * i + 3 * i) % vocab));
+  for (size_t i = 0; i < n; ++i)
+    tokens.push_back(static_cast<Token>((7 * i * i + 3 * i) % tiny_vocab));
   for (size_t i = 0; i < more; ++i) {
-    tokens.push_back(static_cast<Token>((i * i + static_cast<size_t>(branch)) % vocab));
+    tokens.push_back(static_cast<Token>((i * i + static_cast<size_t>(branch)) % tiny_vocab));
   }
   return tokens;
 }
@@ -102,7 +102,7 @@ TEST_F(SchedulerShares, BeginningsWithinBeginnings) {
   Scheduler scheduler(model, with);
   const auto branch = [](size_t n, Token way, size_t more) {
     auto tokens = prompt(50, n, way);
-    for (size_t i = 0; i < more; ++i) tokens.push_back(static_cast<Token>((i + more) % vocab));
+    for (size_t i = 0; i < more; ++i) tokens.push_back(static_cast<Token>((i + more) % tiny_vocab));
     return tokens;
   };
   Asked a(branch(0, 0, 30), 1), b(branch(60, 1, 30), 1), c(branch(60, 1, 31), 1),

@@ -20,7 +20,7 @@ namespace {
 using nlohmann::json;
 using Tokens = std::vector<Token>;
 
-TokenizerJson parse(const json& file) {
+TokenizerJson parse_tokenizer(const json& file) {
   const std::string text = file.dump();
   return parse_tokenizer_json(std::as_bytes(std::span(text)), "tokenizer.json");
 }
@@ -100,7 +100,7 @@ json unigram() {
 }
 
 TEST(TokenizerJson, ByteLevel) {
-  TokenizerJson parsed = parse(byte_level());
+  TokenizerJson parsed = parse_tokenizer(byte_level());
   EXPECT_EQ(parsed.pre, "qwen2");
   EXPECT_TRUE(parsed.nfc);
   ASSERT_EQ(parsed.pieces.size(), 260u);
@@ -121,7 +121,7 @@ TEST(TokenizerJson, PreTokenizersByTheirExpressions) {
     json file = byte_level();
     file["pre_tokenizer"] = cuts;
     file["model"]["ignore_merges"] = ignore_merges;
-    return parse(file).pre;
+    return parse_tokenizer(file).pre;
   };
   const json gpt2 = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
   const json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
@@ -164,7 +164,7 @@ TEST(TokenizerJson, PreTokenizersByTheirExpressions) {
 }
 
 TEST(TokenizerJson, SentencePieceLike) {
-  const TokenizerJson parsed = parse(sentencepiece_like());
+  const TokenizerJson parsed = parse_tokenizer(sentencepiece_like());
   EXPECT_EQ(parsed.bos, 0);
   EXPECT_FALSE(parsed.eos);
   const Tokenizer tokenizer = load(parsed);
@@ -175,7 +175,7 @@ TEST(TokenizerJson, SentencePieceLike) {
 
 TEST(TokenizerJson, Prefixes) {
   const auto ids = [](const json& file, std::string_view text) {
-    return load(parse(file)).encode(text);
+    return load(parse_tokenizer(file)).encode(text);
   };
   json file = sentencepiece_like();
   file["added_tokens"].push_back(added(264, "<x>", false));
@@ -200,7 +200,7 @@ TEST(TokenizerJson, Prefixes) {
 }
 
 TEST(TokenizerJson, Unigram) {
-  const Tokenizer tokenizer = load(parse(unigram()));
+  const Tokenizer tokenizer = load(parse_tokenizer(unigram()));
   EXPECT_EQ(tokenizer.encode("aaa"), (Tokens{3, 4}));
   EXPECT_EQ(tokenizer.encode(" a"), (Tokens{3}));
 }
@@ -304,10 +304,10 @@ TEST(TokenizerJson, RefusesByName) {
   for (const Refusal& refusal : table) {
     SCOPED_TRACE(refusal.name);
     json file = refusal.good();
-    EXPECT_NO_THROW(parse(file));
+    EXPECT_NO_THROW(parse_tokenizer(file));
     refusal.spoil(file);
     try {
-      parse(file);
+      parse_tokenizer(file);
       ADD_FAILURE() << "was taken";
     } catch (const Error& error) {
       const std::string_view message = error.what();

@@ -40,12 +40,6 @@ GgufImage vocabulary(size_t n) {
   return image;
 }
 
-Tokenizer load(const GgufImage& image) {
-  const TemporaryDirectory directory;
-  const Gguf gguf = Gguf::open(directory.write("bad.gguf", image.bytes()));
-  return Tokenizer::from_gguf(gguf);
-}
-
 struct BadVocabulary {
   const char* name;
   size_t n_tokens;
@@ -54,7 +48,7 @@ struct BadVocabulary {
 };
 
 TEST(GgufVocabulary, DefaultsAreThoseOfLlamaCpp) {
-  const Tokenizer tokenizer = load(vocabulary(8));
+  const Tokenizer tokenizer = tokenizer_of(vocabulary(8));
   EXPECT_EQ(tokenizer.bos(), 1);
   EXPECT_EQ(tokenizer.eos(), 2);
   EXPECT_TRUE(tokenizer.adds_bos());
@@ -70,7 +64,7 @@ TEST(GgufVocabulary, TemplateMarkersCannotBeForged) {
                       raw<int32_t>(4) + raw<int32_t>(4));
   image.set("tokenizer.ggml.add_space_prefix", GgufType::boolean, std::string(1, '\0'));
   image.set("tokenizer.ggml.eot_token_id", 5u);
-  const Tokenizer tokenizer = load(image);
+  const Tokenizer tokenizer = tokenizer_of(image);
   EXPECT_TRUE(tokenizer.is_control(4));
   EXPECT_TRUE(tokenizer.is_end(4));
   EXPECT_TRUE(tokenizer.is_end(5));
@@ -86,13 +80,13 @@ TEST(GgufVocabulary, ManyUnknownPiecesAreFilling) {
   image.set_array("tokenizer.ggml.token_type", GgufType::i32, 6,
                   raw<int32_t>(3) + raw<int32_t>(3) + raw<int32_t>(3) + raw<int32_t>(1) +
                       raw<int32_t>(2) + raw<int32_t>(2));
-  EXPECT_EQ(load(image).encode("ab"), (std::vector<Token>{0, 3, 0}));
+  EXPECT_EQ(tokenizer_of(image).encode("ab"), (std::vector<Token>{0, 3, 0}));
 }
 
 TEST(GgufVocabulary, WhatIsNotUsedMayBeWrong) {
   GgufImage image = vocabulary(8);
   image.set("tokenizer.ggml.padding_token_id", 8u);  // as in many fine-tuned models
-  EXPECT_EQ(load(image).vocab_size(), 8u);
+  EXPECT_EQ(tokenizer_of(image).vocab_size(), 8u);
 }
 
 TEST(GgufVocabulary, RefusesBadArrays) {
@@ -188,11 +182,11 @@ TEST(GgufVocabulary, RefusesBadArrays) {
     GgufImage image = vocabulary(n);
     change(image);
     try {
-      load(image);
+      tokenizer_of(image);
       ADD_FAILURE() << "was taken";
     } catch (const Error& error) {
       const std::string_view message = error.what();
-      EXPECT_NE(message.find("bad.gguf"), std::string_view::npos) << message;
+      EXPECT_NE(message.find("v.gguf"), std::string_view::npos) << message;
       for (const char* part : says) {
         EXPECT_NE(message.find(part), std::string_view::npos) << message;
       }
@@ -221,7 +215,7 @@ void set_tokens(GgufImage& image, const std::vector<std::string>& tokens,
 TEST(GgufVocabulary, TypesMayBeAbsent) {
   GgufImage image = vocabulary(8);
   image.remove("tokenizer.ggml.token_type");
-  const Tokenizer tokenizer = load(image);
+  const Tokenizer tokenizer = tokenizer_of(image);
   EXPECT_EQ(tokenizer.encode("ab"), (Tokens{0, 3, 4}));
   EXPECT_FALSE(tokenizer.is_control(1));
   EXPECT_TRUE(tokenizer.is_end(2));  // eos by default
@@ -233,7 +227,7 @@ TEST(GgufVocabulary, EndsAreAllThatTheFileNames) {
   image.set("tokenizer.ggml.eot_token_id", 4u);
   image.set("tokenizer.ggml.eom_token_id", 5u);
   image.set_array("tokenizer.ggml.eos_token_ids", GgufType::i32, 3, raw(3) + raw(7) + raw(9));
-  const Tokenizer tokenizer = load(image);
+  const Tokenizer tokenizer = tokenizer_of(image);
   EXPECT_EQ(tokenizer.eos(), 3);
   Tokens ends;
   for (Token token = 0; token < 12; ++token) {
@@ -259,7 +253,7 @@ TEST(GgufVocabulary, EndsByTheirNames) {
     GgufImage image = vocabulary(3);
     set_tokens(image, tokens, types);
     image.set("tokenizer.ggml.eos_token_id", 1u);
-    const Tokenizer tokenizer = load(image);
+    const Tokenizer tokenizer = tokenizer_of(image);
     for (const std::string& name : always) {
       EXPECT_TRUE(tokenizer.is_end(*tokenizer.find(name))) << name << ", type " << type;
     }
@@ -303,7 +297,7 @@ TEST(GgufVocabulary, AddedTokensPartTheTextAsItIs) {
   const auto file = std::filesystem::path(VGA_SOURCE_DIR) /
                     "../shared/tokenizers/ggml-vocab/ggml-vocab-llama-spm.gguf";
   if (!exists(file)) GTEST_SKIP() << "no " << file;
-  const Tokenizer tokenizer = load(llama2_with_added_tokens(Gguf::open(file)));
+  const Tokenizer tokenizer = tokenizer_of(llama2_with_added_tokens(Gguf::open(file)));
   // A space is put before text only, and before each stretch of it.
   EXPECT_EQ(tokenizer.encode("[TOOL]user"), (Tokens{32002, 1404}));
   EXPECT_EQ(tokenizer.encode("say hello world"), (Tokens{1827, 29871, 32003}));
@@ -326,14 +320,14 @@ TEST(GgufVocabulary, AddedTokensStandBehindTheStoredModel) {
   }
   set_tokens(image, {"<unk>", "a", "b", "[TOOL]", "[PAD4]"},
              {unknown, normal, normal, user_defined, unused});
-  const Tokenizer tokenizer = load(image);
+  const Tokenizer tokenizer = tokenizer_of(image);
   EXPECT_EQ(tokenizer.encode("a[TOOL]b"), (Tokens{1, 3, 2}));
   EXPECT_TRUE(std::ranges::equal(tokenizer.unused(), Tokens{4}));
 
   const auto message = [&](const std::vector<std::string>& tokens) -> std::string {
     set_tokens(image, tokens, std::vector<int32_t>(tokens.size(), normal));
     try {
-      load(image);
+      tokenizer_of(image);
     } catch (const Error& error) {
       return error.what();
     }
@@ -350,7 +344,7 @@ TEST(GgufVocabulary, WhereThePrefixIsPut) {
              {unknown, control, control, normal, normal, normal, user_defined});
   const auto ids = [&](std::string_view place, std::string_view text) {
     image.set("tokenizer.ggml.space_prefix", place);
-    return load(image).encode(text);
+    return tokenizer_of(image).encode(text);
   };
   EXPECT_EQ(ids("stretch", "a<x>a"), (Tokens{5, 6, 5}));
   EXPECT_EQ(ids("stretch", " a<x> a"), (Tokens{4, 5, 6, 4, 5}));

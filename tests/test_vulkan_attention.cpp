@@ -75,7 +75,12 @@ class VulkanAttend : public VulkanOps, public testing::WithParamInterface<Attend
     begin(std::move(rows), {.first_visible = std::move(first_visible)});
   }
 
-  void write_and_attend(const AttendCase& c, const Kind& kind, const std::string& what) {
+  struct Batch {
+    std::array<size_t, 3> counts;  // of rows of each slot
+    bool attends = true;
+  };
+  void write_and_attend(const AttendCase& c, const Kind& kind, bool attends,
+                        const std::string& what) {
     const CacheShape& s = kind.shape;
     const Both k = cached_buffer(s.type, c.n_kv_heads * c.head_dim, seed_++);
     const Both v = cached_buffer(s.type, c.n_kv_heads * c.head_dim, seed_++);
@@ -94,11 +99,12 @@ class VulkanAttend : public VulkanOps, public testing::WithParamInterface<Attend
     const auto run = [&](Backend& ops, Cache& cache, const auto& side) {
       const Buffer* kept = s.n_kept > 0 ? side(q_kept) : nullptr;
       ops.write_cache(cache, layer, *side(k), *side(v), on_values ? side(gate) : nullptr);
+      if (!attends) return;
       ops.attend(*side(q), kept, cache, layer, spec, on_outputs ? side(gate) : nullptr, *side(out));
     };
     run(*cpu_, *kind.on_cpu, [](const Both& b) { return b.cpu.get(); });
     run(*gpu_, *kind.on_gpu, [](const Both& b) { return b.gpu.get(); });
-    expect_equal(out, 2e-5, what + ", kind " + std::to_string(s.kind));
+    if (attends) expect_equal(out, 2e-5, what + ", kind " + std::to_string(s.kind));
   }
 
   std::array<int64_t, 3> next_ = {};  // position of each slot
@@ -113,15 +119,17 @@ TEST_P(VulkanAttend, EqualsTheCpu) {
     if (caches.empty()) continue;
     next_ = {};
     seed_ = 20;
-    // Prefill of one slot in chunks, slots together, then single tokens far behind.
-    const std::vector<std::array<size_t, 3>> batches = {
-        {1, 0, 0},   {2, 3, 0},   {40, 1, 1}, {0, 200, 0}, {0, 200, 0}, {1, 1, 1},
-        {0, 200, 9}, {0, 100, 0}, {0, 1, 0},  {1, 1, 0},   {0, 3, 0}};
-    for (const auto& counts : batches) {
+    // Prefill of one slot in chunks, slots together, then single tokens far behind. What makes them
+    // far is written alone: to attend to it takes a driver on the CPU most of a minute.
+    const std::vector<Batch> batches = {{{1, 0, 0}},          {{2, 3, 0}},          {{40, 1, 1}},
+                                        {{0, 200, 0}, false}, {{0, 200, 0}, false}, {{1, 1, 1}},
+                                        {{0, 70, 9}},         {{0, 200, 0}, false}, {{0, 1, 0}},
+                                        {{1, 1, 0}},          {{0, 3, 0}}};
+    for (const auto& [counts, attends] : batches) {
       begin_rows(c, counts);
       for (const Kind& kind : caches) {
         write_and_attend(
-            c, kind,
+            c, kind, attends,
             sizes({counts[0], counts[1], counts[2]}) + " rows, " + std::string(name(type)));
         if (HasFatalFailure()) return;
       }

@@ -11,7 +11,8 @@
 namespace vga::jinja {
 namespace {
 
-constexpr size_t max_depth = 400;  // of expressions and statements in each other, macros included
+constexpr size_t max_running_depth =
+    400;  // of expressions and statements in each other, macros included
 
 constexpr std::array<std::string_view, 5> functions = {"range", "namespace", "dict",
                                                        "raise_exception", "strftime_now"};
@@ -59,7 +60,7 @@ class Evaluator {
   /// One more level of the program; a Fault where the stack could come to its end.
   struct Level {
     explicit Level(size_t& depth) : depth_(depth) {
-      if (depth_ >= max_depth) throw Fault("macros call each other too deeply");
+      if (depth_ >= max_running_depth) throw Fault("macros call each other too deeply");
       ++depth_;
     }
     Level(const Level&) = delete;

@@ -10,8 +10,8 @@ namespace vga::jinja {
 namespace {
 
 // More than any template has, and far from the end of the stack.
-constexpr size_t max_nesting = 100;
-constexpr size_t max_depth = 150;
+constexpr size_t max_expression_nesting = 100;
+constexpr size_t max_expression_depth = 150;
 
 /// The value of `n` digits at `at`; a Fault if there are none such.
 uint32_t escape_digits(std::string_view text, size_t at, size_t n, int base, size_t line) {
@@ -144,7 +144,8 @@ void ExpressionParser::measure(Expression& expression) const {
   for (const Expression& part : expression.parts) {
     expression.depth = std::max(expression.depth, part.depth + 1);
   }
-  if (expression.depth > max_depth) throw Fault("an expression is too long", expression.line);
+  if (expression.depth > max_expression_depth)
+    throw Fault("an expression is too long", expression.line);
 }
 
 Expression ExpressionParser::make(Operation operation, size_t line, std::vector<Expression> parts,
@@ -159,7 +160,8 @@ Expression ExpressionParser::constant(Value value) const {
 }
 
 Expression ExpressionParser::expression() {
-  if (++nesting_ > max_nesting) throw Fault("an expression is nested too deeply", peek().line);
+  if (++nesting_ > max_expression_nesting)
+    throw Fault("an expression is nested too deeply", peek().line);
   Expression value = logical_or();
   while (is_word("if")) {
     const size_t line = take().line;
@@ -206,7 +208,7 @@ Expression ExpressionParser::logical_and() {
 Expression ExpressionParser::logical_not() {
   if (!is_word("not")) return comparison();
   const size_t line = take().line;
-  if (++nesting_ > max_nesting) throw Fault("an expression is nested too deeply", line);
+  if (++nesting_ > max_expression_nesting) throw Fault("an expression is nested too deeply", line);
   Expression of = logical_not();
   --nesting_;
   return make(Operation::logical_not, line, listed(std::move(of)));
@@ -271,7 +273,8 @@ Expression ExpressionParser::unary(bool with_filters) {
   Expression value;
   if (is_sign("-") || is_sign("+")) {
     const Lexeme& sign = take();
-    if (++nesting_ > max_nesting) throw Fault("an expression is nested too deeply", sign.line);
+    if (++nesting_ > max_expression_nesting)
+      throw Fault("an expression is nested too deeply", sign.line);
     const Operation operation = sign.text == "-" ? Operation::negate : Operation::plus;
     value = make(operation, sign.line, listed(unary(false)));
     --nesting_;

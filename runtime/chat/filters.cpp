@@ -255,7 +255,7 @@ Value rounded(const Value& value, const Arguments& arguments) {
 }
 
 /// Words begin behind spaces, hyphens and opening brackets.
-MarkedText titled(const MarkedText& text) {
+MarkedText titled_by_breaks(const MarkedText& text) {
   MarkedText out;
   const std::vector<size_t> at = character_offsets(text.chars());
   bool inside = false;
@@ -345,7 +345,7 @@ std::optional<Value> apply_text_filter(Heap& heap, std::string_view name, const 
   if (name == "upper") return heap.text(with_case(text, Case::upper));
   if (name == "lower") return heap.text(with_case(text, Case::lower));
   if (name == "capitalize") return heap.text(capitalized(text));
-  if (name == "title") return heap.text(titled(text));
+  if (name == "title") return heap.text(titled_by_breaks(text));
   if (name == "escape" || name == "e") return heap.text(escaped(text));
   if (name == "wordcount") {
     const Value words = heap.method(heap.text(text), "split");

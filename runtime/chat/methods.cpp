@@ -163,7 +163,7 @@ int64_t counted(const MarkedText& text, const Arguments& arguments) {
   return n;
 }
 
-MarkedText titled(const MarkedText& text) {
+MarkedText titled_by_letters(const MarkedText& text) {
   MarkedText out;
   const std::vector<size_t> at = character_offsets(text.chars());
   bool inside = false;
@@ -256,7 +256,7 @@ Value call_text_method(Heap& heap, const MarkedText& text, const Method& method,
   if (name == "upper") return heap.text(with_case(text, Case::upper));
   if (name == "lower") return heap.text(with_case(text, Case::lower));
   if (name == "capitalize") return heap.text(capitalized(text));
-  if (name == "title") return heap.text(titled(text));
+  if (name == "title") return heap.text(titled_by_letters(text));
   if (name == "isspace") return all_characters(text, is_space);
   if (name == "isalpha") return all_characters(text, is_letter);
   return all_characters(text, [](uint32_t c) { return c >= '0' && c <= '9'; });

@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t bytes_a_step = 16;
 // Deeper than any conversation, and far from the end of the stack.
-constexpr size_t max_depth = 100;
+constexpr size_t max_value_depth = 100;
 // Lists share what they hold, so one may be far longer to walk through than it was to make.
 constexpr size_t max_weight = 100'000'000;
 
@@ -30,7 +30,8 @@ struct Extent {
   void add(const Value& value) {
     depth = std::max(depth, depth_of(value) + 1);
     weight += vga::jinja::weight(value);
-    if (depth > max_depth || weight > max_weight) throw Fault("lists within lists are too deep");
+    if (depth > max_value_depth || weight > max_weight)
+      throw Fault("lists within lists are too deep");
   }
 };
 

@@ -8,17 +8,11 @@
 #include <iterator>
 #include <vector>
 
+#include "base/load.h"
 #include "gguf/blocks.h"
 
 namespace vga::cpu {
 namespace {
-
-template <class T>
-T load(const std::byte* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
 
 template <class T>
 void store(std::byte* to, T value) {

@@ -2,17 +2,11 @@
 
 #include <cstring>
 
+#include "base/load.h"
 #include "gguf/blocks.h"
 
 namespace vga {
 namespace {
-
-template <class T>
-T load(const std::byte* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
 
 void decode(const BlockQ8_0& b, float* out) {
   const float d = f32_from_f16(b.d);

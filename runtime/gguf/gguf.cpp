@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "base/checked.h"
+#include "base/load.h"
 #include "base/text.h"
 #include "vga/error.h"
 
@@ -37,13 +38,6 @@ constexpr std::array<BlockSize, 40> block_sizes = {{
     {1, 1},    {1, 2},    {1, 4},    {1, 8},     {1, 8},     {256, 56},  {1, 2},     {0, 0},
     {0, 0},    {0, 0},    {256, 54}, {256, 66},  {0, 0},     {0, 0},     {0, 0},     {32, 17},
 }};
-
-template <class T>
-T load(const std::byte* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
 
 /// Reads forward through the file; whatever would pass its end is an Error naming the offset.
 class Cursor {

@@ -12,7 +12,7 @@ namespace {
 
 /// A longer word is merged in stretches of this size, so that memory stays small whatever the text.
 constexpr size_t max_word_bytes = 1 << 20;
-constexpr uint32_t none = UINT32_MAX;
+constexpr uint32_t no_neighbour = UINT32_MAX;
 
 /// Code point to byte in GPT-2's spelling, -1 where there is none: printable Latin-1 characters
 /// stand for themselves, the other bytes for code points from 256 on.
@@ -243,16 +243,16 @@ void ByteBpe::merge(std::string_view word, Scratch& scratch, std::vector<Token>&
     const Token token = byte_tokens_[static_cast<unsigned char>(c)];
     if (token < 0) continue;
     const auto i = static_cast<uint32_t>(symbols.size());
-    symbols.push_back({token, i == 0 ? none : i - 1, i + 1});
+    symbols.push_back({token, i == 0 ? no_neighbour : i - 1, i + 1});
   }
   if (symbols.empty()) return;
-  symbols.back().next = none;
+  symbols.back().next = no_neighbour;
 
   // Entries are (merge, symbol) in one number: the first merge comes out first, at its leftmost
   // place. They are not removed when their symbols change, but checked when they come out.
   const auto enqueue = [&](uint32_t left) {
     const Symbol& symbol = symbols[left];
-    if (symbol.next == none) return false;
+    if (symbol.next == no_neighbour) return false;
     const int32_t found = merge_of_pair_.find(pair_key(symbol.token, symbols[symbol.next].token),
                                               [this](int32_t m) { return pair_of(m); });
     if (found < 0) return false;
@@ -268,19 +268,19 @@ void ByteBpe::merge(std::string_view word, Scratch& scratch, std::vector<Token>&
     const Merge& best = merges_[top >> 32];
     const auto at = static_cast<uint32_t>(top);
     Symbol& left = symbols[at];
-    if (left.token != best.left || left.next == none) continue;
+    if (left.token != best.left || left.next == no_neighbour) continue;
     Symbol& right = symbols[left.next];
     if (right.token != best.right) continue;
     left.token = best.merged;
     right.token = -1;
     left.next = right.next;
-    if (left.next != none) symbols[left.next].previous = at;
+    if (left.next != no_neighbour) symbols[left.next].previous = at;
     if (enqueue(at)) std::ranges::push_heap(queue, std::greater());
-    if (left.previous != none && enqueue(left.previous)) {
+    if (left.previous != no_neighbour && enqueue(left.previous)) {
       std::ranges::push_heap(queue, std::greater());
     }
   }
-  for (uint32_t i = 0; i != none; i = symbols[i].next) out.push_back(symbols[i].token);
+  for (uint32_t i = 0; i != no_neighbour; i = symbols[i].next) out.push_back(symbols[i].token);
 }
 
 }  // namespace vga

@@ -179,7 +179,7 @@ std::string with_characters(std::string_view pattern) {
   return out;
 }
 
-[[noreturn]] void fail(int code) {
+[[noreturn]] void fail_to_split(int code) {
   std::array<PCRE2_UCHAR, 256> message{};
   pcre2_get_error_message(code, message.data(), message.size());
   throw Error("text", "cannot be cut into words: PCRE2 says " +
@@ -196,7 +196,7 @@ class Pretokenizer::Expression {
     PCRE2_SIZE at = 0;
     code_ = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                           PCRE2_UTF | PCRE2_UCP, &error, &at, nullptr);
-    if (code_ == nullptr) fail(error);
+    if (code_ == nullptr) fail_to_split(error);
     // Where this fails (no memory may be made executable), matching is slower and no different.
     pcre2_jit_compile(code_, PCRE2_JIT_COMPLETE);
   }
@@ -231,7 +231,7 @@ class Pretokenizer::Matcher {
     int found = match(0);
     if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(PCRE2_NO_JIT);
     if (found == PCRE2_ERROR_NOMATCH) return {text.size(), text.size()};
-    if (found < 0) fail(found);
+    if (found < 0) fail_to_split(found);
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(data_.get());
     assert(bounds[0] >= from && bounds[1] > bounds[0]);
     return {bounds[0], bounds[1]};

@@ -8,7 +8,7 @@
 namespace vga {
 namespace {
 
-constexpr uint32_t none = UINT32_MAX;
+constexpr uint32_t no_symbol = UINT32_MAX;
 
 /// "▁" for every space, and one before all for the prefix.
 std::string spelled(std::string_view text, bool prefix) {
@@ -74,16 +74,16 @@ void SentencePieceBpe::encode(std::string_view text, bool prefix, std::vector<To
   for (std::string_view rest = spelling; !rest.empty();) {
     const size_t size = character_bytes(rest[0]);
     const auto i = static_cast<uint32_t>(symbols.size());
-    symbols.push_back({rest.substr(0, size), i == 0 ? none : i - 1, i + 1});
+    symbols.push_back({rest.substr(0, size), i == 0 ? no_symbol : i - 1, i + 1});
     rest.remove_prefix(size);
   }
   if (symbols.empty()) return;
-  symbols.back().next = none;
+  symbols.back().next = no_symbol;
 
   UnusedParts unused;
   join(symbols, unused);
   bool after_unknown = false;
-  for (uint32_t i = 0; i != none; i = symbols[i].next) {
+  for (uint32_t i = 0; i != no_symbol; i = symbols[i].next) {
     emit(symbols[i].text, unused, after_unknown, out);
   }
 }
@@ -97,7 +97,7 @@ void SentencePieceBpe::join(std::vector<Symbol>& symbols, UnusedParts& unused) c
   std::vector<Join> queue;
   const auto enqueue = [&](uint32_t left) {
     const uint32_t right = symbols[left].next;
-    if (right == none) return false;
+    if (right == no_symbol) return false;
     const Parts parts = {symbols[left].text, symbols[right].text};
     const std::string_view both(parts.left.data(), parts.left.size() + parts.right.size());
     const Token token = find(both);
@@ -119,9 +119,9 @@ void SentencePieceBpe::join(std::vector<Symbol>& symbols, UnusedParts& unused) c
     left.text = {left.text.data(), top.size};
     right.text = {};
     left.next = right.next;
-    if (left.next != none) symbols[left.next].previous = top.left;
+    if (left.next != no_symbol) symbols[left.next].previous = top.left;
     if (enqueue(top.left)) std::ranges::push_heap(queue, comes_later);
-    if (left.previous != none && enqueue(left.previous)) {
+    if (left.previous != no_symbol && enqueue(left.previous)) {
       std::ranges::push_heap(queue, comes_later);
     }
   }

@@ -56,17 +56,26 @@ stage_python() {
 # twelve stand for all. Templates have tests of their own.
 many_formats='*ConversationTest*/llama*:*ConversationTest*/mistral_*:*ConversationTest*/zephyr'
 
+# What is asked of every family and every gate in the same way. On a device the families are compared
+# with the CPU, and with transformers; of windows it is the kept tokens and gates by head that matter.
+many_families='*/Families.EveryKernel*:*/Families.Chunks*:*/Families.Streaming*:*/Families.WhatAll*'
+many_windows='*WindowTest*_element_w37_*:*WindowTest*_w37_k0:*WindowTest*_w37_k4'
+# Programs and texts that a device has no part in, and types that its products have tests of.
+no_device='Texts*:Programs*:BenchTest*:StreamProgram.P*:StreamProgram.T*:StreamProgram.What*:Quantize*'
+no_device+=':Tokenizer*:ByteBpe*:Jinja*:Tables/*'
+
 stage_device() {
   build release
-  on_device device '' "-$many_formats"
+  on_device device '' "-$many_formats:$many_families:$many_windows:$no_device"
 }
 
 # Ops, attention, logits of all cases, sessions, windows over one span of the cache and several.
 walks_the_layer='Vulkan*:*VulkanAttend*:*VulkanDelta*:*VulkanCase*:PyTorch/Reference*:*Session*'
 walks_the_layer+=':*WindowTest*value_output_head_bias*:*Families.Vulkan*:WindowLayers*'
 elsewhere='Vulkan.Programs*:Vulkan.Chats*:Vulkan.TheShipped*'
-# What is far behind in a context comes in more dispatches; how, only the second run changes.
+# What is far behind in a context comes in more dispatches, whatever slices there are.
 far_behind='*LongContextsDoNot*'
+in_slices='Vulkan*:*VulkanDelta*:*VulkanCase*:*Session*:*WindowTest*value_output_head_bias*'
 
 # With so small bindings weights, caches and activations come in slices. Some asks for more at once:
 # eight rows of logits, a head's keys. Weights are sliced in earnest at 400 kB.
@@ -79,10 +88,12 @@ small_bindings() {  # small_bindings FILTER, with what it leaves out at its end
 
 stage_limits() {
   build release
-  on_device alignment alignment=256,cost=20000 "$walks_the_layer-$elsewhere:$far_behind"
-  # What these take away is used in different places: shaders, bindings, memory.
-  on_device poor subgroup=1,no-push-descriptors,discrete "$walks_the_layer-$elsewhere"
-  small_bindings "$walks_the_layer-$elsewhere:$far_behind"
+  # What these take away is used in different places: offsets, submissions, shaders, bindings, memory.
+  on_device poor alignment=256,cost=20000,subgroup=1,no-push-descriptors,discrete \
+    "$walks_the_layer-$elsewhere:$many_windows"
+  # Memory that a discrete device would copy is used where it lies.
+  on_device alignment alignment=256 '*VulkanCase*:Vulkan.*-'"$elsewhere"
+  small_bindings "$in_slices-$elsewhere:$many_windows:$far_behind"
 }
 
 stage_asan() {

@@ -249,10 +249,6 @@ class Measurement : public AttentionObserver {
     layer.residual_norm_others = average(std::span(layer.residual_norm_at).subspan(1));
   }
 
-  static double average(std::span<const double> x) {
-    return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
-  }
-
   const Config& config_;
   std::span<const Token> left_out_;
   std::vector<size_t> counted_;                    // positions of this block whose queries count
@@ -289,6 +285,10 @@ ModelProbe probe_model(const Model& model, std::span<const std::vector<Token>> b
   }
   measurement.finish();
   return std::move(measurement.found);
+}
+
+double average(std::span<const double> x) {
+  return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
 }
 
 }  // namespace vga

@@ -82,4 +82,6 @@ struct ModelProbe {
 ModelProbe probe_model(const Model& model, std::span<const std::vector<Token>> blocks,
                        std::span<const Token> left_out, size_t n_threads);
 
+double average(std::span<const double> x);
+
 }  // namespace vga

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numeric>
 
 #include "base/text.h"
 #include "common/format.h"
@@ -52,10 +51,6 @@ constexpr std::array ramp = {"#eef2f8", "#d8e2f0", "#bfcfe6", "#a2b8d9", "#839fc
 
 std::string percent(double share) {
   return format("%.*f&thinsp;%%", share < 0.0995 && share > 0 ? 1 : 0, 100 * share);
-}
-
-double average(const std::vector<double>& x) {
-  return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
 }
 
 /// One square per query and key at (left, 14), as a path for each step of the ramp.
@@ -172,7 +167,7 @@ std::string value_plots(const ModelProbe& probe) {
   for (size_t i = 0; i < probe.layers.size(); ++i) {
     const LayerProbe& layer = probe.layers[i];
     if (layer.heads.empty()) continue;
-    const double scale = 1 / average({layer.value_norm_at.begin() + 1, layer.value_norm_at.end()});
+    const double scale = 1 / average(std::span(layer.value_norm_at).subspan(1));
     PositionPlot plot(probe.block_tokens, std::min(highest, 4.0));
     plot.curve(layer.value_norm_at, scale, "#23406e", 1.3);
     plot.dot(layer.value_norm_at[0] * scale, "#b4531a");
@@ -243,7 +238,7 @@ std::string head_table(const Config& c, const ModelProbe& probe) {
 }
 
 /// What delta nets remember, head by head; empty without any.
-std::string delta_table(const ModelProbe& probe) {
+std::string delta_html(const ModelProbe& probe) {
   std::string rows;
   for (size_t i = 0; i < probe.layers.size(); ++i) {
     const auto& heads = probe.layers[i].delta_heads;
@@ -264,7 +259,7 @@ std::string delta_table(const ModelProbe& probe) {
 }
 
 /// A bar for each expert of a layer; empty without any.
-std::string expert_table(const ModelProbe& probe) {
+std::string expert_html(const ModelProbe& probe) {
   std::string html;
   for (size_t i = 0; i < probe.layers.size(); ++i) {
     const std::vector<double>& load = probe.layers[i].expert_load;
@@ -378,7 +373,7 @@ std::string html_report(const Model& model, const ModelProbe& probe,
         gate_plots(probe);
   }
   html += "<h2>Head by head</h2>\n" + head_table(c, probe);
-  html += delta_table(probe) + expert_table(probe);
+  html += delta_html(probe) + expert_html(probe);
   html +=
       "<h2>Outliers</h2>\n<p>Infinity norm, and kurtosis in brackets, of each activation; the "
       "larger, the worse they fit into 8 bits.</p>\n" +

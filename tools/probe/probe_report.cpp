@@ -1,7 +1,6 @@
 #include "probe/probe_report.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include <nlohmann/json.hpp>
 
@@ -24,12 +23,8 @@ double largest_of(const LayerProbe& layer, double HeadProbe::*field) {
   return std::ranges::max(layer.heads, {}, field).*field;
 }
 
-double average(const std::vector<double>& x) {
-  return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
-}
-
 /// What delta nets remember; empty without any.
-std::string delta_table(const ModelProbe& probe) {
+std::string delta_text(const ModelProbe& probe) {
   std::string text;
   for (size_t i = 0; i < probe.layers.size(); ++i) {
     const LayerProbe& layer = probe.layers[i];
@@ -54,7 +49,7 @@ std::string delta_table(const ModelProbe& probe) {
 }
 
 /// How evenly experts are chosen; empty without any.
-std::string expert_table(const ModelProbe& probe) {
+std::string expert_text(const ModelProbe& probe) {
   std::string text;
   for (size_t i = 0; i < probe.layers.size(); ++i) {
     const std::vector<double>& load = probe.layers[i].expert_load;
@@ -115,7 +110,7 @@ std::string text_report(const Model& model, const ModelProbe& probe) {
                    short_number(layer.residual_norm_first).c_str(),
                    short_number(layer.residual_norm_others).c_str());
   }
-  text += delta_table(probe) + expert_table(probe);
+  text += delta_text(probe) + expert_text(probe);
   text += format(
       "\nsink rate %.1f%% (heads whose first %zu tokens give the first one more than %.1f)\n"
       "max infinity norm %s over all tensors, %s over layer outputs; average kurtosis %s\n",
