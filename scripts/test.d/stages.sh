@@ -69,13 +69,15 @@ stage_device() {
   on_device device '' "-$many_formats:$many_families:$many_windows:$no_device"
 }
 
-# Ops, attention, logits of all cases, sessions, windows over one span of the cache and several.
-walks_the_layer='Vulkan*:*VulkanAttend*:*VulkanDelta*:*VulkanCase*:PyTorch/Reference*:*Session*'
-walks_the_layer+=':*WindowTest*value_output_head_bias*:*Families.Vulkan*:WindowLayers*'
-elsewhere='Vulkan.Programs*:Vulkan.Chats*:Vulkan.TheShipped*'
+# Sessions and windows over one span of the cache and several; the gates have ops of their own.
+sessions='*SessionTest*/value_output_head:SessionCopy*:SessionErrors*:Snapshot*'
+sessions+=':*WindowTest*value_output_head_bias*:WindowLayers*'
+# Ops, attention, logits of all cases and families, sessions.
+walks_the_layer="Vulkan*:*VulkanAttend*:*VulkanDelta*:*VulkanCase*:PyTorch/Reference*:*Families.Vulkan*:$sessions"
+elsewhere='Vulkan.Programs*:Vulkan.Chats*:Vulkan.TheShipped*:*WhatAWindowSlid*'
 # What is far behind in a context comes in more dispatches, whatever slices there are.
 far_behind='*LongContextsDoNot*'
-in_slices='Vulkan*:*VulkanDelta*:*VulkanCase*:*Session*:*WindowTest*value_output_head_bias*'
+in_slices="Vulkan*:*VulkanDelta*:*VulkanCase*:$sessions"
 
 # With so small bindings weights, caches and activations come in slices. Some asks for more at once:
 # eight rows of logits, a head's keys. Weights are sliced in earnest at 400 kB.
@@ -117,6 +119,6 @@ stage_tsan() {
 
 stage_lint() {
   git ls-files '*.cpp' '*.h' | xargs clang-format --dry-run --Werror
-  build release vga_shaders  # which sources include
-  scripts/lint build/release "$@"
+  build debug vga_shaders  # which sources include; this preset has a command for each of them
+  scripts/lint build/debug "$@"
 }
