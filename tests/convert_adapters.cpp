@@ -16,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path data = fs::path(VGA_SOURCE_DIR) / "tests/data";
+const fs::path test_data = fs::path(VGA_SOURCE_DIR) / "tests/data";
 
 std::string quoted(const fs::path& path) {
   return "'" + path.string() + "'";
@@ -128,10 +128,10 @@ class BadFolders : public testing::TestWithParam<BadFolder> {};
 TEST_P(BadFolders, AreRefusedInOneLine) {
   const TemporaryDirectory directory;
   const fs::path base = directory.path() / "base.gguf";
-  ASSERT_EQ(run("vga-convert " + quoted(data / "families/llama") + " -o " + quoted(base)).status,
-            0);
+  ASSERT_EQ(
+      run("vga-convert " + quoted(test_data / "families/llama") + " -o " + quoted(base)).status, 0);
   const fs::path folder = directory.path() / "peft";
-  fs::copy(data / "adapters/llama", folder);
+  fs::copy(test_data / "adapters/llama", folder);
   auto config = nlohmann::json::parse(read_text(folder / "adapter_config.json"));
   GetParam().change(config, folder);
   std::ofstream(folder / "adapter_config.json") << config.dump();

@@ -15,9 +15,9 @@ namespace vga::test {
 
 inline std::vector<float> random_floats(size_t n, uint32_t seed, float size = 1) {
   std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, size);
+  std::normal_distribution<float> gauss(0, size);
   std::vector<float> values(n);
-  for (float& value : values) value = normal(random);
+  for (float& value : values) value = gauss(random);
   return values;
 }
 

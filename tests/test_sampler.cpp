@@ -12,12 +12,12 @@
 namespace vga {
 namespace {
 
-constexpr std::array<float, 5> logits = {1.0f, 3.0f, 2.0f, 3.0f, -1.0f};
+constexpr std::array<float, 5> five_logits = {1.0f, 3.0f, 2.0f, 3.0f, -1.0f};
 
 std::vector<size_t> draw(const SamplerOptions& options, size_t n) {
   Sampler sampler(options);
-  std::vector<size_t> counts(logits.size());
-  for (size_t i = 0; i < n; ++i) ++counts[static_cast<size_t>(sampler.sample(logits))];
+  std::vector<size_t> counts(five_logits.size());
+  for (size_t i = 0; i < n; ++i) ++counts[static_cast<size_t>(sampler.sample(five_logits))];
   return counts;
 }
 
@@ -27,7 +27,7 @@ SamplerOptions plain() {
 
 TEST(Sampler, GreedyTakesTheLikeliestAndTheLowerOfEquals) {
   Sampler sampler({.temperature = 0});
-  EXPECT_EQ(sampler.sample(logits), 1);
+  EXPECT_EQ(sampler.sample(five_logits), 1);
 }
 
 /// Logits many of which are equal, some negative infinity and, with `nan`, some no numbers.
@@ -80,8 +80,8 @@ TEST(Sampler, RefusesLogitsThatAreNotFinite) {
     Sampler sampler(options);
     sampler.accept(0);
     for (const float bad : {NAN, infinity}) {
-      for (size_t place = 0; place < logits.size(); ++place) {
-        auto values = logits;
+      for (size_t place = 0; place < five_logits.size(); ++place) {
+        auto values = five_logits;
         values[place] = bad;
         EXPECT_THROW(sampler.sample(values), NotFinite) << bad << ' ' << place;
       }
@@ -115,9 +115,9 @@ TEST(Sampler, FrequenciesFollowTheSoftmax) {
   constexpr size_t n = 200'000;
   const auto counts = draw(plain(), n);
   double total = 0;
-  for (const float logit : logits) total += std::exp(double{logit});
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const double p = std::exp(double{logits[i]}) / total;
+  for (const float logit : five_logits) total += std::exp(double{logit});
+  for (size_t i = 0; i < five_logits.size(); ++i) {
+    const double p = std::exp(double{five_logits[i]}) / total;
     // Five standard deviations of a binomial.
     EXPECT_NEAR(static_cast<double>(counts[i]), n * p, 5 * std::sqrt(n * p * (1 - p)));
   }
@@ -181,9 +181,9 @@ TEST(Sampler, TemperatureComesLast) {
 TEST(Sampler, RepeatPenaltyLooksBackAsFarAsAsked) {
   Sampler sampler({.temperature = 0, .repeat_penalty = 2, .repeat_last = 1});
   sampler.accept(1);
-  EXPECT_EQ(sampler.sample(logits), 3);
+  EXPECT_EQ(sampler.sample(five_logits), 3);
   sampler.accept(3);  // 1 is forgotten
-  EXPECT_EQ(sampler.sample(logits), 1);
+  EXPECT_EQ(sampler.sample(five_logits), 1);
 }
 
 // As OpenAI has them: for having come, and for each time; and a bias that is there from the start.
@@ -192,7 +192,7 @@ TEST(Sampler, PenaltiesCountWhatCame) {
     options.temperature = 0;
     Sampler sampler(options);
     for (const Token token : came) sampler.accept(token);
-    return sampler.sample(logits);
+    return sampler.sample(five_logits);
   };
   EXPECT_EQ(greedy({.presence_penalty = 0.5f}, {1}), 3);
   EXPECT_EQ(greedy({.presence_penalty = 0.5f}, {1, 1, 1, 3}), 1);  // as much for both
@@ -206,10 +206,10 @@ TEST(Sampler, PenaltiesCountWhatCame) {
 }
 
 TEST(Sampler, RefusesToPenalizeWhatIsNoToken) {
-  for (const Token bad : {-1, static_cast<Token>(logits.size()), 1 << 30}) {
+  for (const Token bad : {-1, static_cast<Token>(five_logits.size()), 1 << 30}) {
     Sampler sampler({.temperature = 0, .repeat_penalty = 2});
     sampler.accept(bad);
-    EXPECT_THROW(sampler.sample(logits), Error) << bad;
+    EXPECT_THROW(sampler.sample(five_logits), Error) << bad;
   }
 }
 
@@ -217,7 +217,7 @@ TEST(Sampler, TheSameSeedDrawsTheSame) {
   for (const uint64_t seed : {0ull, 1ull, 12345678901ull}) {
     Sampler a({.seed = seed});
     Sampler b({.seed = seed});
-    for (int i = 0; i < 100; ++i) EXPECT_EQ(a.sample(logits), b.sample(logits));
+    for (int i = 0; i < 100; ++i) EXPECT_EQ(a.sample(five_logits), b.sample(five_logits));
   }
   EXPECT_NE(draw({.seed = 1}, 1000), draw({.seed = 2}, 1000));
 }

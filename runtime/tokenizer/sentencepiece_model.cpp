@@ -253,9 +253,9 @@ std::optional<char> byte_of_piece(std::string_view text) {
   if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>') return std::nullopt;
   uint32_t value = 0;
   for (const char c : text.substr(3, 2)) {
-    const bool digit = c >= '0' && c <= '9';
-    if (!digit && (c < 'A' || c > 'F')) return std::nullopt;
-    value = value * 16 + static_cast<uint32_t>(digit ? c - '0' : c - 'A' + 10);
+    const bool is_digit = c >= '0' && c <= '9';
+    if (!is_digit && (c < 'A' || c > 'F')) return std::nullopt;
+    value = value * 16 + static_cast<uint32_t>(is_digit ? c - '0' : c - 'A' + 10);
   }
   return static_cast<char>(value);
 }
