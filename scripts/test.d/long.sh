@@ -26,4 +26,7 @@ long_streams() {
 }
 
 long_fuzz() { fuzz_all "${FUZZ_SECONDS:-900}"; }
-long_lint() { stage_lint --analyze; }
+long_lint() {
+  build debug vga_shaders
+  scripts/lint build/debug --analyze
+}
