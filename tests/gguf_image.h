@@ -98,9 +98,8 @@ GgufImage tiny_model(size_t vocab = tiny_vocab, AttentionGate gate = {AttentionG
                      size_t head_dim = 8);
 
 /// A tiny model of any family with random weights and bare token ids: `keys` adds metadata without
-/// "<family>.", `tensors` says which optional ones there are. It has
-/// tiny_vocab tokens, 24 numbers wide
-/// states, 4 heads of 8 over 2 KV heads, and is trained for 96 tokens.
+/// "<family>.", `tensors` says which optional ones there are. It has tiny_vocab
+/// tokens, 24 numbers wide states, 4 heads of 8 over 2 KV heads, and is trained for 96 tokens.
 GgufImage family_model(const std::string& family, size_t n_layers,
                        const std::function<void(GgufImage&)>& keys,
                        const std::function<void(Config&)>& tensors);
@@ -126,7 +125,7 @@ class TemporaryDirectory {
   std::filesystem::path path_;
 };
 
-/// The tokenizer of such a file.
+/// The tokenizer of an image, as of a file "v.gguf".
 Tokenizer tokenizer_of(const GgufImage& image);
 
 }  // namespace vga::test

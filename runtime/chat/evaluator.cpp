@@ -11,8 +11,8 @@
 namespace vga::jinja {
 namespace {
 
-constexpr size_t max_running_depth =
-    400;  // of expressions and statements in each other, macros included
+/// Of expressions and statements in each other, macros included.
+constexpr size_t max_running_depth = 400;
 
 constexpr std::array<std::string_view, 5> functions = {"range", "namespace", "dict",
                                                        "raise_exception", "strftime_now"};

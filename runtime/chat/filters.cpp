@@ -255,17 +255,8 @@ Value rounded(const Value& value, const Arguments& arguments) {
 }
 
 /// Words begin behind spaces, hyphens and opening brackets.
-MarkedText titled_by_breaks(const MarkedText& text) {
-  MarkedText out;
-  const std::vector<size_t> at = character_offsets(text.chars());
-  bool inside = false;
-  for (size_t i = 0; i + 1 < at.size(); ++i) {
-    const MarkedText character = text.slice(at[i], at[i + 1]);
-    out.append(with_case(character, inside ? Case::lower : Case::upper));
-    const uint32_t c = code_point(character.chars());
-    inside = !is_space(c) && c != '-' && c != '(' && c != '{' && c != '[' && c != '<';
-  }
-  return out;
+bool is_no_break(uint32_t c) {
+  return !is_space(c) && c != '-' && c != '(' && c != '{' && c != '[' && c != '<';
 }
 
 MarkedText indented(Heap& heap, const MarkedText& text, const Arguments& arguments) {
@@ -345,7 +336,7 @@ std::optional<Value> apply_text_filter(Heap& heap, std::string_view name, const 
   if (name == "upper") return heap.text(with_case(text, Case::upper));
   if (name == "lower") return heap.text(with_case(text, Case::lower));
   if (name == "capitalize") return heap.text(capitalized(text));
-  if (name == "title") return heap.text(titled_by_breaks(text));
+  if (name == "title") return heap.text(titled(text, is_no_break));
   if (name == "escape" || name == "e") return heap.text(escaped(text));
   if (name == "wordcount") {
     const Value words = heap.method(heap.text(text), "split");

@@ -163,18 +163,6 @@ int64_t counted(const MarkedText& text, const Arguments& arguments) {
   return n;
 }
 
-MarkedText titled_by_letters(const MarkedText& text) {
-  MarkedText out;
-  const std::vector<size_t> at = character_offsets(text.chars());
-  bool inside = false;
-  for (size_t i = 0; i + 1 < at.size(); ++i) {
-    const MarkedText character = text.slice(at[i], at[i + 1]);
-    out.append(with_case(character, inside ? Case::lower : Case::upper));
-    inside = is_letter(code_point(character.chars()));
-  }
-  return out;
-}
-
 MarkedText without_end(const MarkedText& text, const Method& method, const Arguments& arguments) {
   const std::string_view part = Bound(method.name, arguments, {"part"}).text(0).chars();
   if (method.name == "removeprefix" && text.chars().starts_with(part)) {
@@ -256,7 +244,7 @@ Value call_text_method(Heap& heap, const MarkedText& text, const Method& method,
   if (name == "upper") return heap.text(with_case(text, Case::upper));
   if (name == "lower") return heap.text(with_case(text, Case::lower));
   if (name == "capitalize") return heap.text(capitalized(text));
-  if (name == "title") return heap.text(titled_by_letters(text));
+  if (name == "title") return heap.text(titled(text, is_letter));
   if (name == "isspace") return all_characters(text, is_space);
   if (name == "isalpha") return all_characters(text, is_letter);
   return all_characters(text, [](uint32_t c) { return c >= '0' && c <= '9'; });
@@ -353,6 +341,18 @@ MarkedText capitalized(const MarkedText& text) {
   const size_t first = character_offsets(text.chars())[1];
   MarkedText out = with_case(text.slice(0, first), Case::upper);
   out.append(with_case(text.slice(first, text.size()), Case::lower));
+  return out;
+}
+
+MarkedText titled(const MarkedText& text, bool (*belongs)(uint32_t)) {
+  MarkedText out;
+  const std::vector<size_t> at = character_offsets(text.chars());
+  bool inside = false;
+  for (size_t i = 0; i + 1 < at.size(); ++i) {
+    const MarkedText character = text.slice(at[i], at[i + 1]);
+    out.append(with_case(character, inside ? Case::lower : Case::upper));
+    inside = belongs(code_point(character.chars()));
+  }
   return out;
 }
 

@@ -20,5 +20,8 @@ MarkedText replaced(Heap& heap, const MarkedText& text, const MarkedText& from,
                     const MarkedText& to, int64_t count);
 /// The first character in upper case, the rest in lower.
 MarkedText capitalized(const MarkedText& text);
+/// Every word's first character in upper case, the rest in lower: a word goes on behind a character
+/// that `belongs` to one.
+MarkedText titled(const MarkedText& text, bool (*belongs)(uint32_t));
 
 }  // namespace vga::jinja

@@ -82,6 +82,7 @@ struct ModelProbe {
 ModelProbe probe_model(const Model& model, std::span<const std::vector<Token>> blocks,
                        std::span<const Token> left_out, size_t n_threads);
 
+/// Of at least one number.
 double average(std::span<const double> x);
 
 }  // namespace vga
