@@ -72,7 +72,8 @@ stage_device() {
 # Sessions and windows over one span of the cache and several; the gates have ops of their own.
 sessions='*SessionTest*/value_output_head:SessionCopy*:SessionErrors*:Snapshot*'
 sessions+=':*WindowTest*value_output_head_bias*:WindowLayers*'
-# Ops, attention, logits of all cases and families, sessions.
+# Ops, attention, logits of all cases and families, sessions. Programs, and what a window refuses to
+# copy, go to the device in its own stage.
 walks_the_layer="Vulkan*:*VulkanAttend*:*VulkanDelta*:*VulkanCase*:PyTorch/Reference*:*Families.Vulkan*:$sessions"
 elsewhere='Vulkan.Programs*:Vulkan.Chats*:Vulkan.TheShipped*:*WhatAWindowSlid*'
 # What is far behind in a context comes in more dispatches, whatever slices there are.
