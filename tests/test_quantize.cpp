@@ -30,8 +30,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path models = fs::path(VGA_SOURCE_DIR) / "models";
-
 std::string quoted(const fs::path& path) {
   return "'" + path.string() + "'";
 }
@@ -213,7 +211,8 @@ class QuantizeModel : public testing::Test {
   static void SetUpTestSuite() {
     directory = new TemporaryDirectory;
     const Outcome outcome =
-        run("vga-convert " + quoted(models / "twin-vga") + " -o " + quoted(f16()) + " --type f16");
+        run("vga-convert " + quoted(fs::path(VGA_SOURCE_DIR) / "models/twin-vga") + " -o " +
+            quoted(f16()) + " --type f16");
     ASSERT_EQ(outcome.status, 0) << outcome.errors;
   }
   static void TearDownTestSuite() { delete directory; }
