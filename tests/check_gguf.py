@@ -145,12 +145,12 @@ def same_floats(a, b):
     return np.all((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b)))
 
 
-def check_decoding(programs, file, back):
-    """vga-quantize FILE BACK f32 must decode what the package decodes."""
+def check_decoding(programs, file, tensors, back):
+    """vga-quantize FILE BACK f32 must decode what the package decodes of its tensors."""
     run(programs / "vga-quantize", file, back, "f32")
     ours = {tensor.name: tensor for tensor in gguf.GGUFReader(back).tensors}
     types = set()
-    for tensor in gguf.GGUFReader(file).tensors:
+    for tensor in tensors:
         theirs = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         assert ours[tensor.name].tensor_type.name == "F32", tensor.name
         assert same_floats(theirs, ours[tensor.name].data), (tensor.name, tensor.tensor_type.name)
@@ -158,12 +158,13 @@ def check_decoding(programs, file, back):
     return types
 
 
-def check_quantization(programs, exact, kind, file, back):
-    """Quantizes EXACT, a file in f32, to FILE. Returns the types found in it."""
+def check_quantization(programs, exact, reader, kind, file, back):
+    """Quantizes EXACT, a file in f32, to FILE. Returns the types found in it. The package takes its
+    time to open a file with a vocabulary, so each is opened once."""
     run(programs / "vga-quantize", exact, file, kind, "--pure")
-    reader = gguf.GGUFReader(exact)
     originals = {tensor.name: tensor for tensor in reader.tensors}
-    for tensor in gguf.GGUFReader(file).tensors:
+    tensors = gguf.GGUFReader(file).tensors
+    for tensor in tensors:
         original = originals.pop(tensor.name)
         assert list(tensor.shape) == list(original.shape), tensor.name
         if len(original.shape) == 1 or ("attn_gate" in tensor.name and not has_wide_gates(reader)):
@@ -176,7 +177,7 @@ def check_quantization(programs, exact, kind, file, back):
             wanted = gguf.quants.quantize(original.data, tensor.tensor_type)
             assert wanted.tobytes() == tensor.data.tobytes(), (tensor.name, tensor.tensor_type.name)
     assert not originals, originals.keys()
-    return check_decoding(programs, file, back)
+    return check_decoding(programs, file, tensors, back)
 
 
 def check_random_blocks(programs, file, back):
@@ -207,7 +208,7 @@ def check_random_blocks(programs, file, back):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return check_decoding(programs, file, back)
+    return check_decoding(programs, file, gguf.GGUFReader(file).tensors, back)
 
 
 QUANTIZED = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"}
@@ -226,8 +227,9 @@ def main():
                 n_tensors += check_conversion(programs, folder, kind, file)
                 n_files += 1
             run(programs / "vga-convert", folder, "-o", exact, "--type", "f32")
+            reader = gguf.GGUFReader(exact)
             for kind in sorted(QUANTIZED) + ["F16", "BF16"]:
-                types |= check_quantization(programs, exact, kind, file, back)
+                types |= check_quantization(programs, exact, reader, kind, file, back)
                 n_files += 1
         assert n_files > 0, "no checkpoint was given"
         assert types >= QUANTIZED, f"never written: {QUANTIZED - types}"
