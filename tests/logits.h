@@ -33,8 +33,8 @@ inline std::span<const float> prefill(Session& session, std::span<const Token> t
 /// runs on the CPU takes its milliseconds for each.
 inline std::vector<float> logits_in_chunks(const Model& model, const SessionOptions& options,
                                            std::span<const Token> tokens, size_t chunk) {
-  constexpr size_t usual = 13;
-  constexpr size_t n_last = 24;
+  constexpr size_t usual = 50;
+  constexpr size_t n_last = 12;
   Session session(model, options);
   const bool on_cpu = session.description().starts_with("cpu");
   const size_t n_first = on_cpu || tokens.size() < n_last ? 0 : tokens.size() - n_last;

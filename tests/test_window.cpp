@@ -231,6 +231,7 @@ TEST_P(WindowTest, RoundedCachesStayAsGoodAsTheyBegan) {
 TEST_P(WindowTest, ChunksAndThreadsDoNotMatter) {
   const auto tokens = some_tokens(n_tokens());
   for (const DType type : {DType::f16, DType::q8_0}) {
+    if (on_device() && type == DType::q8_0) break;  // there RoundedCaches asks about it
     SessionOptions o = options(type);
     const auto expected = run(o, tokens, 1);
     EXPECT_TRUE(same_logits(run(o, tokens, 13), expected, tiny_vocab, type)) << name(type);
