@@ -162,12 +162,19 @@ class PlotStream(Folder):
         self.assertEqual(done.returncode, 0, done.stderr)
         root = xml.fromstring(self.out.read_text())
         texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-        self.assertTrue({"base <0>", "base, 4", "768"} <= set(texts), texts)
+        self.assertTrue({"base <0>", "base, 4", "0", "600"} <= set(texts), texts)
         curves = [path for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("class") == "curve"]
         self.assertEqual([path.get("d").count(",") for path in curves], [3, 3])
         read = load("plot-stream").read_curve(file, 4, 2)
         self.assertEqual([tokens for tokens, _ in read], [512])
         self.assertAlmostEqual(read[0][1], math.sqrt(26.56 * 29.12))
+
+    def test_axes_have_round_numbers(self):
+        plot = load("plot-stream")
+        self.assertEqual([list(plot.round_steps(last, 5)) for last in (1, 768, 1000, 38912)],
+                         [[0, 1], [0, 200, 400, 600], [0, 200, 400, 600, 800, 1000], [0, 10000, 20000, 30000]])
+        self.assertEqual(plot.round_numbers(3, 300), [5, 10, 20, 50, 100, 200])
+        self.assertEqual(plot.round_numbers(24.7, 50), [30, 40, 50])
 
     def test_what_is_no_run_is_refused(self):
         for text in ("", "tokens,policy,keep,ppl,ppl_stretch\n1,window,4,1,1\n", "policy,keep\nwindow,0\n", "{}"):
