@@ -401,14 +401,15 @@ class Load(Folder):
 
 
 class Replies(http.server.BaseHTTPRequestHandler):
-    """A chat server that says its name and how many messages it was sent."""
+    """A chat server that says its name and how many messages it was sent. One named "loops" repeats that from the third on."""
 
     def log_message(self, *_):
         pass
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        answer = {"content": f"{self.server.name} {len(asked['messages'])}"}
+        times = 9 if self.server.name == "loops" and len(asked["messages"]) > 1 else 1
+        answer = {"content": " ".join([f"{self.server.name} {len(asked['messages'])}"] * times)}
         body = json.dumps({"choices": [{"message": answer}]}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -440,6 +441,14 @@ class Conversations(Folder):
             self.assertEqual([message["role"] for message in talk], ["user", "assistant"] * (len(talk) // 2))
             self.assertEqual([m["content"] for m in talk[1::2]], [f"s {i}" for i in range(1, len(talk), 2)])
         self.assertGreater(len({len(talk) for talk in talks}), 1)
+
+    def test_a_conversation_ends_where_its_answer_loops(self):
+        out = self.folder / "loops.jsonl"
+        done = self.train("converse.py", "--server", self.serve("loops"), "--out", out, "--turns", 4, "--conversations", 8)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        said = [[m["content"] for m in json.loads(line)[1::2]] for line in out.read_text().splitlines()]
+        self.assertIn(["loops 1", "loops 3 loops 3"], said)
+        self.assertEqual(max(map(len, said)), 2)
 
     def test_a_blind_reader_is_counted_by_the_key(self):
         prompts = self.folder / "prompts.txt"

@@ -13,13 +13,14 @@ import math
 import pathlib
 import random
 
-import converse
+from converse import answer
 
 
 def ask(servers, prompts, tokens, seed, folder):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        answers = [list(pool.map(lambda prompt: converse.converse(server, [prompt], 0, 0.0, tokens)[-1]["content"], prompts))
-                   for server in servers]
+        def answers_of(server):
+            return list(pool.map(lambda prompt: answer(server, [{"role": "user", "content": prompt}], 0, 0.0, tokens), prompts))
+        answers = [answers_of(server) for server in servers]
     rng = random.Random(seed)
     order = [rng.sample((0, 1), 2) for _ in prompts]
     text = ""

@@ -15,6 +15,8 @@ import random
 import re
 import urllib.request
 
+from repeats import before_loop
+
 
 def read_lists(path):
     """{"thing": [...], "open": [...], ...}: the lists of prompts.txt."""
@@ -40,17 +42,23 @@ def prompts(lists, seed, number, turns):
     return [fill(rng.choice(lists[kind]), lists, rng) for kind in kinds]
 
 
+def answer(server, conversation, seed, temperature, tokens):
+    body = {"messages": conversation, "seed": seed, "temperature": temperature, "max_tokens": tokens}
+    request = urllib.request.Request(f"{server}/v1/chat/completions", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as reply:
+        return json.load(reply)["choices"][0]["message"]["content"]
+
+
 def converse(server, messages, seed, temperature, tokens):
-    """One conversation: each message is sent with all that was said before."""
+    """One conversation: each message is sent with all that was said before. Where an answer falls into a loop, it ends."""
     conversation = []
     for message in messages:
         conversation.append({"role": "user", "content": message})
-        body = {"messages": conversation, "seed": seed, "temperature": temperature, "max_tokens": tokens}
-        request = urllib.request.Request(f"{server}/v1/chat/completions", json.dumps(body).encode(),
-                                         {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as reply:
-            answer = json.load(reply)["choices"][0]["message"]["content"]
-        conversation.append({"role": "assistant", "content": answer})
+        text = answer(server, conversation, seed, temperature, tokens)
+        conversation.append({"role": "assistant", "content": before_loop(text)})
+        if conversation[-1]["content"] != text:
+            break
     return conversation
 
 

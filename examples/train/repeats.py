@@ -6,6 +6,7 @@ For each quarter of a file: the share of words that begin eight words which also
 """
 import argparse
 import pathlib
+import re
 
 LENGTH, REACH = 8, 300
 
@@ -18,6 +19,17 @@ def repeats(words):
         found.append(i - last.get(run, -REACH) < REACH)
         last[run] = i
     return found
+
+
+def before_loop(text, times=3, longest=40):
+    """The text up to the second end of a phrase, of at most `longest` words, that it says `times` times running."""
+    words = list(re.finditer(r"\S+", text))
+    said = [word[0] for word in words]
+    for i in range(len(said)):
+        for n in range(1, min(longest, (len(said) - i) // times) + 1):
+            if all(said[i + k] == said[i + n + k] for k in range(n * (times - 1))):
+                return text[:words[i + 2 * n - 1].end()]
+    return text
 
 
 def main():
