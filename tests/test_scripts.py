@@ -442,6 +442,15 @@ class Conversations(Folder):
             self.assertEqual([m["content"] for m in talk[1::2]], [f"s {i}" for i in range(1, len(talk), 2)])
         self.assertGreater(len({len(talk) for talk in talks}), 1)
 
+    def test_loops(self):
+        before_loop = load(str(TRAINING / "repeats.py")).before_loop
+        for text in ("", "one", "a b a b c", "a a"):
+            self.assertEqual(before_loop(text), text)
+        self.assertEqual(before_loop("in a b a b\n a b a b"), "in a b a b")
+        self.assertEqual(before_loop("x x x"), "x x")
+        long = " ".join(map(str, range(40)))
+        self.assertEqual(before_loop(f"{long} {long} {long}"), f"{long} {long}")
+
     def test_a_conversation_ends_where_its_answer_loops(self):
         out = self.folder / "loops.jsonl"
         done = self.train("converse.py", "--server", self.serve("loops"), "--out", out, "--turns", 4, "--conversations", 8)
@@ -455,6 +464,7 @@ class Conversations(Folder):
         prompts.write_text("".join(f"question {i}\n" for i in range(12)))
         done = self.train("blind.py", "ask", "--servers", self.serve("left"), self.serve("right"), "--prompts", prompts, "--out", self.folder)
         self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.count(": 0 of 12 answers fall into a loop"), 2)
         text = (self.folder / "pairs.txt").read_text()
         pairs = [part.splitlines() for part in text.split("######## ")[1:]]
         firsts = [pair[2].split()[0] for pair in pairs]

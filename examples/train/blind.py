@@ -14,6 +14,7 @@ import pathlib
 import random
 
 from converse import answer
+from repeats import before_loop
 
 
 def ask(servers, prompts, tokens, seed, folder):
@@ -21,6 +22,8 @@ def ask(servers, prompts, tokens, seed, folder):
         def answers_of(server):
             return list(pool.map(lambda prompt: answer(server, [{"role": "user", "content": prompt}], 0, 0.0, tokens), prompts))
         answers = [answers_of(server) for server in servers]
+    for server, own in zip(servers, answers):
+        print(f"{server}: {sum(before_loop(text) != text for text in own)} of {len(own)} answers fall into a loop")
     rng = random.Random(seed)
     order = [rng.sample((0, 1), 2) for _ in prompts]
     text = ""
