@@ -81,7 +81,7 @@ TEST_P(KernelsTest, ProjectMatchesScalar) {
                                  : Encoded::bits(type, n_rows, cols);
         const Weight w(scalar_kernels, type, n_rows, cols, rows);
         const Weight fast_w(fast, type, n_rows, cols, rows);
-        for (const size_t n_tokens : {1, 2, 3, 5, 11, 12, 13, 31}) {
+        for (const size_t n_tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 31}) {
           const auto x = random_floats(n_tokens * cols, 2);
           const auto expected = project(scalar_kernels, w, x);
           const auto got = project(fast, fast_w, x);
@@ -136,7 +136,7 @@ TEST_P(KernelsTest, ProjectIsBitIdenticalHoweverItIsSplit) {
       const Weight w(fast, type, n_rows, cols, rows);
       const auto x = random_floats(n_tokens * cols, 4);
       const auto expected = project(fast, w, x);
-      for (const size_t tokens : {1, 2, 3, 4, 5, 7, 16, 33}) {
+      for (const size_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 33}) {
         for (const size_t step : {project_group, 2 * project_group}) {
           std::vector<float> got(expected.size(), NAN);
           for (size_t t = 0; t < n_tokens; t += tokens) {

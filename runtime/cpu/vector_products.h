@@ -18,8 +18,8 @@ struct VectorProducts {
 
   // -- Activations --------------------------------------------------------------------------------
   //
-  // Tokens are prepared in tiles, as wide as a product takes them: full tiles first, then ever
-  // smaller ones. Where a tile begins depends on its first token alone.
+  // Tokens are prepared in tiles, as wide as a product takes them: full tiles first, then what is
+  // left in one, or in two. Where a tile begins depends on its group (prepare_group) alone.
   //
   //   float tile of T tokens   (cols, T) f32
   //   int tile of T tokens     per group of 32 columns: (x_parts, T, 32) bytes, then (T) each of
@@ -32,17 +32,43 @@ struct VectorProducts {
     return parts * group_cols + 5 * 4;
   }
 
-  /// The next smaller tile: none of two or three tokens is cut up.
-  static constexpr size_t below(size_t T) { return T > 4 ? T / 2 : T - 1; }
+  /// How many of n tokens are in full tiles of T. A tile of one or two loads weights as often as a
+  /// full one, so what is left is halved together with the last full tile, if they are of one
+  /// group.
+  template <size_t T>
+  static constexpr size_t in_full_tiles(size_t n) {
+    const size_t rest = n % T;
+    return n - rest - (rest > 0 && n % prepare_group > T ? T : 0);
+  }
 
-  /// Calls tile(std::integral_constant T, first token) for all tiles of n tokens.
+  /// Calls f(std::integral_constant n), 0 < n <= T.
+  template <size_t T, class F>
+  [[gnu::always_inline]] static void with_width(size_t n, F&& f) {
+    if constexpr (T > 1) {
+      if (n < T) return with_width<T - 1>(n, f);
+    }
+    f(std::integral_constant<size_t, T>());
+  }
+
+  /// Calls tile(std::integral_constant width, first token) for the tiles behind the full ones.
+  template <size_t T, class F>
+  [[gnu::always_inline]] static void each_last_tile(size_t n, F&& tile) {
+    size_t t = in_full_tiles<T>(n);
+    for (size_t n_tiles = (n - t + T - 1) / T; n_tiles > 0; --n_tiles) {
+      with_width<T>((n - t + n_tiles - 1) / n_tiles, [&](auto width) {
+        tile(width, t);
+        t += width;
+      });
+    }
+  }
+
+  /// The same for all tiles.
   template <size_t T, class F>
   [[gnu::always_inline]] static void each_tile(size_t n, F&& tile) {
-    size_t t = 0;
-    for (; t + T <= n; t += T) tile(std::integral_constant<size_t, T>(), t);
-    if constexpr (T > 1) {
-      each_tile<below(T)>(n - t, [&](auto width, size_t first) { tile(width, t + first); });
+    for (size_t t = 0; t < in_full_tiles<T>(n); t += T) {
+      tile(std::integral_constant<size_t, T>(), t);
     }
+    each_last_tile<T>(n, tile);
   }
 
   template <size_t T>
@@ -108,10 +134,12 @@ struct VectorProducts {
   /// lines.
   static constexpr size_t prefetch_bytes = 8192;
 
-  /// Vectors of weights to multiply by T tokens at once: what registers hold sums of, and a panel's
-  /// at most.
+  /// Vectors of weights to multiply by T tokens at once: what registers hold sums of. They are of
+  /// one panel, so their number divides that of a panel.
   static constexpr size_t vectors_for(size_t T) {
-    return smaller(plain_panel_vectors, V::float_sums / T);
+    size_t n = plain_panel_vectors;
+    while (n * T > V::float_sums) n /= 2;
+    return n;
   }
 
   /// sums[p][t] += w_p(c) * x[c * x_column + t * x_token] over n columns, for P vectors of weights
@@ -284,17 +312,14 @@ struct VectorProducts {
   static void project_with(const Product& p) {
     // As many tokens at a time as the second-level cache holds beside the weights.
     constexpr size_t cache_bytes = 256 << 10;
-    const size_t full = p.n_tokens / P::tile * P::tile;
+    const size_t full = in_full_tiles<P::tile>(p.n_tokens);
     const size_t fits = cache_bytes / P::token_bytes(p.cols) / P::tile * P::tile;
     const size_t chunk = fits > P::tile ? fits : P::tile;
     for (size_t first = 0; first < full; first += chunk) {
       project_tiles<P, P::tile>(p, first, smaller(first + chunk, full));
     }
-    if constexpr (P::tile > 1) {
-      each_tile<below(P::tile)>(p.n_tokens - full, [&](auto width, size_t t) {
-        project_tiles<P, width>(p, full + t, full + t + width);
-      });
-    }
+    each_last_tile<P::tile>(
+        p.n_tokens, [&](auto width, size_t t) { project_tiles<P, width>(p, t, t + width); });
   }
 
   static void project_rows(DType type, const Product& p) {
