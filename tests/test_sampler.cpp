@@ -222,15 +222,24 @@ TEST(Sampler, TheSameSeedDrawsTheSame) {
   EXPECT_NE(draw({.seed = 1}, 1000), draw({.seed = 2}, 1000));
 }
 
+TEST(Sampler, ATopPOfOneKeepsWhatHardlyCounts) {
+  std::vector<float> logits(10, 0);
+  logits[0] = 40;
+  Sampler sampler({.temperature = 100, .top_k = 0, .top_p = 1, .min_p = 0});
+  size_t first = 0;
+  for (int i = 0; i < 1000; ++i) first += sampler.sample(logits) == 0;
+  EXPECT_NEAR(static_cast<double>(first), 142, 50);  // e^.4 / (e^.4 + 9) of them
+}
+
 TEST(Sampler, RefusesNonsense) {
   const float nan = std::nanf("");
   for (const SamplerOptions& bad :
        {SamplerOptions{.temperature = -1}, SamplerOptions{.temperature = nan},
         SamplerOptions{.temperature = std::numeric_limits<float>::infinity()},
         SamplerOptions{.top_p = 0}, SamplerOptions{.top_p = nan}, SamplerOptions{.min_p = 2},
-        SamplerOptions{.repeat_penalty = 0}, SamplerOptions{.repeat_penalty = nan},
-        SamplerOptions{.presence_penalty = 2.5f}, SamplerOptions{.frequency_penalty = nan},
-        SamplerOptions{.logit_bias = {{0, 100.5f}}}}) {
+        SamplerOptions{.repeat_penalty = 0}, SamplerOptions{.repeat_penalty = 1e-38f},
+        SamplerOptions{.repeat_penalty = nan}, SamplerOptions{.presence_penalty = 2.5f},
+        SamplerOptions{.frequency_penalty = nan}, SamplerOptions{.logit_bias = {{0, 100.5f}}}}) {
     EXPECT_THROW(Sampler{bad}, Error);
   }
 }

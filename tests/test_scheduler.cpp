@@ -194,6 +194,36 @@ TEST_F(SchedulerThreads, ProbabilitiesAreTheModels) {
   }
 }
 
+// A receiver that reads on may make more sequences decode than a batch of its own size had rows
+// for.
+TEST_F(SchedulerThreads, ABatchHasARowForEverySequence) {
+  SchedulerOptions with = options(9);
+  with.session.max_batch = 4;
+  Scheduler scheduler(model, with);
+  std::vector<std::unique_ptr<Asked>> asked;
+  for (size_t i = 0; i < 9; ++i) {
+    asked.push_back(std::make_unique<Asked>(prompt(3, static_cast<Token>(i)), 40));
+    submit(scheduler, {asked.back().get()});
+  }
+  for (const auto& each : asked) {
+    each->future.wait();
+    EXPECT_EQ(each->answer->report.error, "");
+    EXPECT_EQ(each->answer->tokens, alone(each->request));
+  }
+}
+
+TEST_F(SchedulerThreads, TokensOutOfRangeAreRefusedBeforeTheyMeetOthers) {
+  Scheduler scheduler(model, options(1));
+  const auto vocab = static_cast<Token>(model.config().vocab_size);
+  for (const Token token : {vocab, Token{-1}}) {
+    Asked biased(prompt(3, 1));
+    biased.request.sampler.logit_bias = {{token, 1}};
+    EXPECT_THROW(submit(scheduler, {&biased}), Error);
+    Asked asked({token});
+    EXPECT_THROW(submit(scheduler, {&asked}), Error);
+  }
+}
+
 TEST_F(SchedulerThreads, AWindowGoesOnForEver) {
   SchedulerOptions with = options(2);
   with.session.context = 0;

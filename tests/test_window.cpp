@@ -316,6 +316,31 @@ TEST_F(WindowSession, WhatWasOverwrittenCannotBeTakenBack) {
   EXPECT_TRUE(same_logits(prefill(s, rest), prefill(empty, rest), tiny_vocab, DType::f32));
 }
 
+/// Fails when a batch is in the cache of every layer.
+struct FailingAtTheEnd : Observer {
+  bool wants(Site site) const override { return site == Site::block; }
+  bool see(Site, size_t layer, std::span<float>) override {
+    if (layer + 1 == n_layers) throw Error("observer", "fails");
+    return false;
+  }
+  size_t n_layers = 0;
+};
+
+TEST_F(WindowSession, WhatAFailedBatchOverwroteCannotBeTakenBack) {
+  Session s = session(64, 0, 64);
+  s.prefill(std::span(tokens_).first(256));
+  FailingAtTheEnd observer;
+  observer.n_layers = model_.config().n_layers();
+  s.observe(&observer);
+  EXPECT_THROW(s.prefill(std::span(tokens_).first(64)), Error);
+  s.observe(nullptr);
+  EXPECT_EQ(s.length(), 256);
+  EXPECT_THROW(s.truncate(64), Error);
+  Session fresh = session(64, 0, 64);
+  fresh.prefill(std::span(tokens_).first(256));
+  EXPECT_TRUE(same_logits(s.decode(5), fresh.decode(5), tiny_vocab, DType::f32));
+}
+
 // Turns that a chat forgets: as if the rest had followed the kept tokens directly.
 TEST_F(WindowSession, ForgettingClosesTheGap) {
   for (const size_t keep : {0, 5}) {

@@ -1,5 +1,6 @@
 #include "base/text.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -20,6 +21,11 @@ int utf8_length(std::string_view text) {
     if (i == 1 ? c < low || c > high : c < 0x80 || c > 0xBF) return -1;
   }
   return length;
+}
+
+size_t n_characters(std::string_view text) {
+  const auto begins = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; };
+  return static_cast<size_t>(std::ranges::count_if(text, begins));
 }
 
 bool is_utf8(std::string_view text) {

@@ -15,6 +15,9 @@ int utf8_length(std::string_view text);
 
 bool is_utf8(std::string_view text);
 
+/// Characters of UTF-8 text.
+size_t n_characters(std::string_view text);
+
 /// Appends `text` to `out` with U+FFFD for each byte that no character starts with; returns how
 /// many bytes that were. An unfinished character at the end of `text` is left, unless `everything`.
 size_t append_repaired(std::string& out, std::string_view text, bool everything);

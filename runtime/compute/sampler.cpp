@@ -18,7 +18,8 @@ void validate(const SamplerOptions& o) {
   check(o.temperature >= 0 && o.temperature <= 100, "temperature", "0 to 100", o.temperature);
   check(o.top_p > 0 && o.top_p <= 1, "top-p", "above 0, up to 1", o.top_p);
   check(o.min_p >= 0 && o.min_p <= 1, "min-p", "0 to 1", o.min_p);
-  check(o.repeat_penalty > 0 && o.repeat_penalty <= 100, "repeat-penalty", "above 0, up to 100",
+  // Logits are divided by it, and must not become infinite.
+  check(o.repeat_penalty >= 0.01f && o.repeat_penalty <= 100, "repeat-penalty", "0.01 to 100",
         o.repeat_penalty);
   for (const auto& [option, value] : {std::pair("presence-penalty", o.presence_penalty),
                                       std::pair("frequency-penalty", o.frequency_penalty)}) {
@@ -96,10 +97,11 @@ Token Sampler::sample(std::span<const Candidate> kept) {
   }
   double sum = 0;
   size_t n = 0;
-  while (n < kept.size() &&
-         (n == 0 || (sum < options_.top_p * total && weights[n] >= options_.min_p))) {
-    sum += weights[n++];
-  }
+  // 1 keeps all, also those that are too unlikely to change the sum.
+  const auto is_kept = [&] {
+    return (options_.top_p == 1 || sum < options_.top_p * total) && weights[n] >= options_.min_p;
+  };
+  while (n < kept.size() && (n == 0 || is_kept())) sum += weights[n++];
   // What is left, at the temperature asked for.
   sum = 0;
   for (size_t i = 0; i < n; ++i) {

@@ -322,6 +322,7 @@ Session::Impl::Sequence Session::Impl::cut(const Sequence& held, int64_t length)
                        std::to_string(held.length) + " to " + std::to_string(length) +
                        "; wanted 0, all of it, or a snapshot");
   }
+  if (length != 0) check_whole(held);
   Sequence left = held;
   go_back(left, length, std::min(held.forgotten, length));
   if (length == 0) left.is_torn = false;
@@ -339,7 +340,6 @@ void Session::copy(uint32_t from, uint32_t to, int64_t length) {
   Impl& s = *impl_;
   Impl::Sequence& target = s.sequence(to);
   const Impl::Sequence copied = s.cut(s.sequence(from), length);
-  Impl::check_whole(copied);
   if (from == to) return truncate(length, to);
   target = {};
   s.end_snapshots(to, -1);
@@ -456,7 +456,10 @@ void Session::append(std::span<const Row> rows) {
   try {
     forward(s.config, s.weights, s.stages, batch, s.probe.observer != nullptr ? &s.probe : nullptr);
   } catch (...) {
-    for (const BatchRow& row : s.rows_) s.sequences[row.slot].is_torn = s.has_states();
+    for (const BatchRow& row : s.rows_) {
+      s.sequences[row.slot].is_torn = s.has_states();
+      s.sequences[row.slot].written = s.next_[row.slot].written;  // in some layers
+    }
     throw;
   }
   s.n_wanted_ = s.wanted_.size();

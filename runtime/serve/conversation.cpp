@@ -128,18 +128,26 @@ void Conversation::start_over(const std::string& system) {
     ++sampler.seed;
     sampler_ = Sampler(sampler);
   }
-  if (session_ && session_->keep() == options.keep) {
-    session_->truncate(0);
-  } else {
-    session_.reset();  // its memory first
-    session_.emplace(*model_, options);
-  }
-  system_ = system;
   turns_.clear();
   begins_.clear();
   forgotten_turns_ = 0;
   record_.clear();
   record_begin_ = 0;
+  if (session_ && session_->keep() == options.keep) {
+    session_->truncate(0);
+  } else {
+    const std::optional<size_t> kept = session_ ? std::optional(session_->keep()) : std::nullopt;
+    session_.reset();  // its memory first
+    try {
+      session_.emplace(*model_, options);
+    } catch (...) {
+      if (!kept) throw;
+      options.keep = *kept;
+      session_.emplace(*model_, options);
+      throw;
+    }
+  }
+  system_ = system;
 }
 
 int64_t Conversation::forgotten_tokens() const {

@@ -74,6 +74,12 @@ struct Slot {
   bool is_reading() const { return request && request->read < request->request.prompt.size(); }
 };
 
+/// A batch takes a row of every sequence, and one of a prompt.
+SessionOptions with_room_for_all(SessionOptions options) {
+  options.max_batch = std::max(options.max_batch, options.n_sequences + 1);
+  return options;
+}
+
 /// log of the sum of exp() of a row of logits.
 float log_sum(std::span<const float> logits) {
   const float most = *std::ranges::max_element(logits);
@@ -86,7 +92,10 @@ float log_sum(std::span<const float> logits) {
 
 struct Scheduler::Impl {
   Impl(const Model& of, const SchedulerOptions& with)
-      : model(of), options(with), session(of, with.session), slots(with.session.n_sequences) {
+      : model(of),
+        options(with),
+        session(of, with_room_for_all(with.session)),
+        slots(with.session.n_sequences) {
     thread = std::thread([this] { run(); });
   }
 
@@ -127,6 +136,7 @@ struct Scheduler::Impl {
   std::mutex& mutex = bell->mutex;
   // Under the mutex:
   std::deque<RequestPtr> waiting;
+  size_t n_running = 0;  // slots that have a request, or are about to
   bool working = false;  // there are rows to compute
   bool draining = false;
   bool stopping = false;
@@ -240,6 +250,10 @@ void Scheduler::Impl::finish(Slot& slot, AnswerEnd end, const std::string& error
         session.length(sequence_of(slot)) + 1 - static_cast<int64_t>(session.context());
     report.evicted_tokens = static_cast<size_t>(std::max<int64_t>(0, unseen));
   }
+  {
+    const std::lock_guard lock(mutex);
+    --n_running;  // before the answer's end is heard: the next request may be a reply to it
+  }
   request->request.on_end(report);
 }
 
@@ -273,6 +287,7 @@ void Scheduler::Impl::admit() {
       if (waiting.empty()) return;
       request = waiting.front();
       waiting.pop_front();
+      ++n_running;
     }
     share();  // before this one takes the place of what is there
     begin(choose_slot(request->request.prompt), request);
@@ -486,11 +501,13 @@ std::vector<std::shared_ptr<Scheduler::Job>> Scheduler::submit(
   std::vector<RequestPtr> jobs;
   for (AnswerRequest& request : requests) {
     if (request.prompt.empty()) throw Error("prompt", "is empty, wanted at least one token");
-    for (const Token token : request.prompt) {
-      if (token >= 0 && token < vocab) continue;
-      throw Error("prompt", "wanted tokens from 0 to " + std::to_string(vocab - 1) + ", found " +
-                                std::to_string(token));
-    }
+    const auto check = [&](const char* where, Token token) {
+      if (token >= 0 && token < vocab) return;
+      throw Error(where, "wanted tokens from 0 to " + std::to_string(vocab - 1) + ", found " +
+                             std::to_string(token));
+    };
+    for (const Token token : request.prompt) check("prompt", token);
+    for (const LogitBias& bias : request.sampler.logit_bias) check("logit-bias", bias.token);
     if (!slides() && request.prompt.size() >= context()) {
       throw ContextFull("the context has " + std::to_string(context()) + " tokens, the prompt " +
                         std::to_string(request.prompt.size()));
@@ -499,7 +516,7 @@ std::vector<std::shared_ptr<Scheduler::Job>> Scheduler::submit(
   }
   {
     const std::lock_guard lock(s.mutex);
-    const size_t free = s.slots.size() - std::min(s.slots.size(), s.last_state.running);
+    const size_t free = s.slots.size() - s.n_running;
     if (s.draining || s.waiting.size() + jobs.size() > free + s.options.max_waiting) return {};
     s.waiting.insert(s.waiting.end(), jobs.begin(), jobs.end());
   }
