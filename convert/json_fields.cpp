@@ -23,8 +23,9 @@ JsonFields::JsonFields(const json& object, std::string where)
 }
 
 void JsonFields::fail(std::string_view key, std::string_view wanted) const {
+  const auto found = object_.find(std::string(key));
   throw Error(where_, "key '" + std::string(key) + "': wanted " + std::string(wanted) + ", found " +
-                          describe_json(object_.at(std::string(key))));
+                          (found == object_.end() ? "none" : describe_json(*found)));
 }
 
 void JsonFields::fail_missing(std::string_view key) const {

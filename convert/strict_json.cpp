@@ -22,38 +22,76 @@ std::string shortened(std::string text) {
   return text.substr(0, cut) + "...";
 }
 
+/// Refuses what nlohmann-json would take silently. A pass of its own: with a callback to hear of
+/// all values its parser goes through an array again at each object that ends in it.
+class Watch : public nlohmann::json_sax<json> {
+ public:
+  Watch(std::string_view where, size_t max_values) : where_(where), max_values_(max_values) {}
+
+  bool null() override { return count(); }
+  bool boolean(bool) override { return count(); }
+  bool number_integer(number_integer_t) override { return count(); }
+  bool number_unsigned(number_unsigned_t) override { return count(); }
+  bool number_float(number_float_t, const string_t&) override { return count(); }
+  bool string(string_t&) override { return count(); }
+  bool binary(binary_t&) override { return count(); }
+  bool start_array(size_t) override { return open() && count(); }
+  bool end_array() override { return close(); }
+  bool start_object(size_t) override {
+    keys_.emplace_back();
+    return open() && count();
+  }
+  bool end_object() override {
+    keys_.pop_back();
+    return close();
+  }
+  bool key(string_t& name) override {
+    if (!keys_.back().insert(name).second) {
+      throw Error(where_, "key '" + shortened(name) + "' stands twice in one object");
+    }
+    return count();
+  }
+  /// json::parse() says the same by an exception.
+  bool parse_error(size_t, const std::string&, const json::exception&) override { return false; }
+
+ private:
+  bool open() {
+    if (++depth_ > max_json_depth) {
+      throw Error(where_, "JSON nested deeper than " + std::to_string(max_json_depth));
+    }
+    return true;
+  }
+  bool close() {
+    --depth_;
+    return true;
+  }
+  // A value costs more memory than its text.
+  bool count() {
+    if (++n_values_ > max_values_) {
+      throw Error(where_, "more than " + std::to_string(max_values_) + " JSON values");
+    }
+    return true;
+  }
+
+  std::string_view where_;
+  size_t max_values_;
+  size_t n_values_ = 0;
+  int depth_ = 0;
+  std::vector<std::unordered_set<std::string>> keys_;  // of the objects that are open
+};
+
 }  // namespace
 
-// A value costs more memory than its text, so there is a limit.
 json parse_json(std::span<const std::byte> bytes, std::string_view where, size_t max_values) {
   const auto* begin = reinterpret_cast<const char*>(bytes.data());
   const auto* end = begin + bytes.size();
   if (const auto* nul = std::find(begin, end, '\0'); nul != end) {
     throw Error(where, "not JSON: a NUL byte at offset " + std::to_string(nul - begin));
   }
-  std::vector<std::unordered_set<std::string>> open_objects;
-  size_t n_values = 0;
-  const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (depth > max_json_depth) {
-      throw Error(where, "JSON nested deeper than " + std::to_string(max_json_depth));
-    }
-    if (++n_values > max_values) {
-      throw Error(where, "more than " + std::to_string(max_values) + " JSON values");
-    }
-    if (event == json::parse_event_t::object_start) {
-      open_objects.emplace_back();
-    } else if (event == json::parse_event_t::object_end) {
-      open_objects.pop_back();
-    } else if (event == json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!open_objects.back().insert(key).second) {
-        throw Error(where, "key '" + shortened(key) + "' stands twice in one object");
-      }
-    }
-    return true;
-  };
+  Watch watch(where, max_values);
   try {
-    return json::parse(begin, end, watch);
+    json::sax_parse(begin, end, &watch);
+    return json::parse(begin, end);
   } catch (const json::exception& error) {
     throw Error(where, "not JSON: " + shortened(error.what()));
   }

@@ -58,6 +58,7 @@ struct SamplerFlags {
   void add_to(CLI::App& app);
   /// The options, checked; the seed is drawn from the system unless it was given.
   SamplerOptions resolve() const;
+  bool has_seed() const { return seed_.has_value(); }
 
  private:
   std::optional<uint64_t> seed_;

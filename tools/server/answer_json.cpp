@@ -3,6 +3,8 @@
 #include <ctime>
 #include <random>
 
+#include "base/text.h"
+
 namespace vga {
 namespace {
 
@@ -20,15 +22,22 @@ std::string text_of(const Tokenizer& tokenizer, Token token) {
   return text + decoder.finish();
 }
 
+/// What a token is called: its text, or the name of a control token, which has none.
+std::string name_of(const Tokenizer& tokenizer, Token token, const std::string& text) {
+  return tokenizer.is_control(token) ? std::string(tokenizer.piece(token)) : text;
+}
+
 Json chat_logprobs(const std::vector<ScoredToken>& tokens, const Tokenizer& tokenizer) {
   Json content = Json::array();
   for (const ScoredToken& scored : tokens) {
     Json top = Json::array();
     for (const Candidate& candidate : scored.token.likeliest) {
       const std::string text = text_of(tokenizer, candidate.token);
-      top.push_back({{"token", text}, {"logprob", candidate.logit}, {"bytes", bytes_of(text)}});
+      top.push_back({{"token", name_of(tokenizer, candidate.token, text)},
+                     {"logprob", candidate.logit},
+                     {"bytes", bytes_of(text)}});
     }
-    content.push_back({{"token", scored.text},
+    content.push_back({{"token", name_of(tokenizer, scored.token.token, scored.text)},
                        {"logprob", scored.token.log_probability},
                        {"bytes", bytes_of(scored.text)},
                        {"top_logprobs", top}});
@@ -45,14 +54,17 @@ Json text_logprobs(const std::vector<ScoredToken>& tokens, const Tokenizer& toke
   for (const ScoredToken& scored : tokens) {
     Json top = Json::object();
     for (const Candidate& candidate : scored.token.likeliest) {
-      top.emplace(text_of(tokenizer, candidate.token), candidate.logit);  // the likelier of equals
+      const std::string text = text_of(tokenizer, candidate.token);
+      // Of equals the likelier one stays.
+      top.emplace(name_of(tokenizer, candidate.token, text), candidate.logit);
     }
-    if (!top.empty()) top.emplace(scored.text, scored.token.log_probability);
-    out["tokens"].push_back(scored.text);
+    const std::string name = name_of(tokenizer, scored.token.token, scored.text);
+    if (!top.empty()) top.emplace(name, scored.token.log_probability);
+    out["tokens"].push_back(name);
     out["token_logprobs"].push_back(scored.token.log_probability);
     out["top_logprobs"].push_back(top);
     out["text_offset"].push_back(offset);
-    offset += scored.text.size();
+    offset += n_characters(scored.text);
   }
   return out;
 }

@@ -2,11 +2,11 @@
 
 #include <cmath>
 #include <deque>
-#include <random>
 
 #include <boost/asio/this_coro.hpp>
 
 #include "base/clock.h"
+#include "base/text.h"
 #include "server/answer_json.h"
 #include "server/answer_text.h"
 #include "server/api_error.h"
@@ -238,7 +238,7 @@ class Stream {
       size_t& offset = offsets_[piece.choice];
       out = event(chunk(json_.piece(piece.choice, piece.text, piece.thought,
                                     json_.logprobs(piece.scored, tokenizer_, offset))));
-      offset += piece.text.size();
+      offset += n_characters(piece.text);
     }
     if (!piece.report) return out;
     if (const auto failure = failure_of(*piece.report)) {
@@ -389,7 +389,6 @@ awaitable<http::Response> Completions::answer(CompletionRequest request,
   }
   const auto executor = co_await boost::asio::this_coro::executor;
   const auto box = std::make_shared<Box>(executor);
-  if (!request.has_seed) request.sampler.seed = std::random_device{}();
   std::vector<AnswerRequest> answers;
   std::vector<size_t> forgotten;
   for (const Prompt& prompt : prompts) {

@@ -12,6 +12,7 @@
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
+#include <poll.h>
 #include <sys/socket.h>
 
 namespace vga::http {
@@ -32,12 +33,23 @@ constexpr long max_header_lines = 100;
 awaitable<void> client_left(tcp::socket& socket) {
   const auto [error] = co_await socket.async_wait(tcp::socket::wait_read, as_result);
   if (error) co_return;
-  char byte = 0;
-  if (::recv(socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) co_return;
-  // It has sent its next request already, which can wait. Whether it leaves is then seen when
-  // something is sent to it.
-  asio::steady_timer never(socket.get_executor(), asio::steady_timer::time_point::max());
-  co_await never.async_wait(as_result);
+  // It may have sent its next request already. That can wait, and what comes behind it, the end, is
+  // asked for now and then.
+  asio::steady_timer pause(socket.get_executor());
+  while (true) {
+    pollfd state{.fd = socket.native_handle(), .events = POLLRDHUP, .revents = 0};
+    if (::poll(&state, 1, 0) != 0) co_return;
+    pause.expires_after(std::chrono::milliseconds(100));
+    const auto [stopped] = co_await pause.async_wait(as_result);
+    if (stopped) co_return;
+  }
+}
+
+/// Empty lines before a request mean nothing (RFC 9112, 2.2). True if nothing else has come.
+bool skip_empty_lines(beast::flat_buffer& buffer) {
+  const std::string_view all(static_cast<const char*>(buffer.data().data()), buffer.size());
+  buffer.consume(std::min(all.find_first_not_of("\r\n"), all.size()));
+  return buffer.size() == 0;
 }
 
 std::string text_of(const auto& fields, wire::field name) {
@@ -149,8 +161,8 @@ awaitable<void> Server::Impl::serve(tcp::socket socket) {
 
 /// Reads a request and answers it; false if the connection is at its end.
 awaitable<bool> Server::Impl::serve_one(beast::tcp_stream& stream, beast::flat_buffer& buffer) {
-  if (buffer.size() == 0) {
-    stream.expires_after(limits.idle);
+  stream.expires_after(limits.idle);
+  while (skip_empty_lines(buffer)) {
     const auto [error, n] = co_await stream.async_read_some(buffer.prepare(4096), as_result);
     if (error) co_return false;
     buffer.commit(n);
@@ -165,8 +177,14 @@ awaitable<bool> Server::Impl::serve_one(beast::tcp_stream& stream, beast::flat_b
     error = wire::error::header_limit;
   }
   // Of two each might be meant, by us and by a proxy before us.
-  for (const wire::field once : {wire::field::content_length, wire::field::host}) {
+  for (const wire::field once :
+       {wire::field::content_length, wire::field::host, wire::field::transfer_encoding}) {
     if (!error && fields.count(once) > 1) error = wire::error::bad_field;
+  }
+  // With any other one the parser would take the body for the next request.
+  if (!error && fields.count(wire::field::transfer_encoding) > 0 &&
+      !beast::iequals(fields[wire::field::transfer_encoding], "chunked")) {
+    error = wire::error::bad_transfer_encoding;
   }
   if (!error && beast::iequals(fields[wire::field::expect], "100-continue")) {
     wire::response<wire::empty_body> go_on(wire::status::continue_, 11);

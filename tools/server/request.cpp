@@ -144,14 +144,13 @@ CompletionRequest read_common(const Fields& fields, const SamplerOptions& defaul
   fields.read("top_p", s.top_p, 0, 1);
   s.top_p = std::max(s.top_p, std::numeric_limits<float>::min());  // 0 is the likeliest alone
   fields.read("min_p", s.min_p, 0, 1);
-  fields.read("repeat_penalty", s.repeat_penalty, 0, 100, true);
+  fields.read("repeat_penalty", s.repeat_penalty, 0.01, 100);
   fields.read("presence_penalty", s.presence_penalty, -2, 2);
   fields.read("frequency_penalty", s.frequency_penalty, -2, 2);
   if (const auto k = fields.integer("top_k", 0, max_count)) s.top_k = static_cast<size_t>(*k);
   if (const auto seed = fields.integer("seed", std::numeric_limits<int64_t>::min(),
                                        std::numeric_limits<int64_t>::max())) {
     s.seed = static_cast<uint64_t>(*seed);
-    request.has_seed = true;
   }
   read_logit_bias(fields, s);
   read_stop(fields, request.stop);

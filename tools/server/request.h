@@ -22,7 +22,6 @@ struct CompletionRequest {
   std::vector<std::variant<std::string, std::vector<Token>>> prompts;
 
   SamplerOptions sampler;
-  bool has_seed = false;
   std::optional<size_t> max_tokens;
   size_t n = 1;  // answers to each prompt
   std::vector<std::string> stop;

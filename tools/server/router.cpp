@@ -5,6 +5,7 @@
 #include <charconv>
 #include <ctime>
 #include <iostream>
+#include <random>
 
 #include <boost/beast/core/string.hpp>
 #include <nlohmann/json.hpp>
@@ -88,13 +89,13 @@ Router::Router(ServerOptions options, Metrics& metrics)
                      [this](const Request& request) -> awaitable<http::Response> {
                        check_loaded();
                        co_return co_await completions_->chat(
-                           read_chat_request(request.body, options_.sampler));
+                           read_chat_request(request.body, defaults()));
                      }});
   routes_.push_back({"/v1/completions", "POST", false,
                      [this](const Request& request) -> awaitable<http::Response> {
                        check_loaded();
                        co_return co_await completions_->text(
-                           read_text_request(request.body, options_.sampler));
+                           read_text_request(request.body, defaults()));
                      }});
 }
 
@@ -118,6 +119,13 @@ void Router::check_loaded() const {
   ApiError error(503, "the model is being loaded");
   error.headers["Retry-After"] = "1";
   throw error;
+}
+
+/// Without --seed each request has one of its own.
+SamplerOptions Router::defaults() const {
+  SamplerOptions sampler = options_.sampler;
+  if (!options_.has_seed) sampler.seed = std::random_device{}();
+  return sampler;
 }
 
 /// A page elsewhere can have a name of its own point to this machine; what its browser sends then
@@ -145,9 +153,10 @@ void Router::check_origin(const http::Request& request) const {
 void Router::check_key(const http::Request& request) const {
   if (options_.api_keys.empty()) return;
   const std::string scheme = "Bearer ";
-  const std::string given = request.authorization.starts_with(scheme)
-                                ? request.authorization.substr(scheme.size())
-                                : std::string();
+  const bool has_scheme =
+      boost::beast::iequals(request.authorization.substr(0, scheme.size()), scheme);
+  const std::string given =
+      has_scheme ? request.authorization.substr(scheme.size()) : std::string();
   bool good = false;
   for (const std::string& key : options_.api_keys) good |= same_secret(given, key);
   if (good) return;
@@ -164,10 +173,11 @@ bool Router::allows_origin(const std::string& origin) const {
          std::ranges::find(options_.cors_origins, origin) != options_.cors_origins.end();
 }
 
-http::Response Router::preflight(const Route& route) const {
+/// OpenAI's client for browsers sends headers of its own; a star does not stand for authorization.
+http::Response Router::preflight(const std::string& method) const {
   http::Response response{.status = 204};
-  response.headers = {{"Access-Control-Allow-Methods", route.method},
-                      {"Access-Control-Allow-Headers", "authorization, content-type"},
+  response.headers = {{"Access-Control-Allow-Methods", method},
+                      {"Access-Control-Allow-Headers", "authorization, content-type, *"},
                       {"Access-Control-Max-Age", "600"}};
   return response;
 }
@@ -181,12 +191,13 @@ awaitable<http::Response> Router::find(const http::Request& request) {
     if (known.path == request.path) route = &known;
   }
   const bool names_model = request.path.starts_with(models);
-  if (route != nullptr && request.method == "OPTIONS" && allows_origin(request.origin)) {
-    co_return preflight(*route);
+  const bool is_served = route != nullptr || names_model;
+  const std::string method = route != nullptr ? route->method : "GET";
+  if (is_served && request.method == "OPTIONS" && allows_origin(request.origin)) {
+    co_return preflight(method);
   }
   if (route == nullptr || !route->is_open) check_key(request);
-  if (route == nullptr && !names_model) throw ApiError(404, "there is nothing at this path");
-  const std::string method = route != nullptr ? route->method : "GET";
+  if (!is_served) throw ApiError(404, "there is nothing at this path");
   if (request.method != method) {
     ApiError error(405, "wanted " + method + ", found " + printable(request.method));
     error.headers["Allow"] = method;
@@ -207,6 +218,10 @@ awaitable<http::Response> Router::answer(const http::Request& request) {
     response = error_response(ApiError(400, error.what()));
   } catch (const std::bad_alloc&) {
     response = error_response(ApiError(503, "out of memory"));
+  } catch (const boost::system::system_error&) {
+    throw;  // the connection's
+  } catch (const std::exception& error) {
+    response = error_response(ApiError(500, error.what()));
   }
   if (allows_origin(request.origin)) {
     response.headers["Access-Control-Allow-Origin"] = request.origin;
@@ -217,7 +232,7 @@ awaitable<http::Response> Router::answer(const http::Request& request) {
   const bool is_probe = request.path == "/health" || request.path == "/metrics";
   if (is_probe && response.status == 200) co_return response;
   // A path that is none may hold anything, so it is not said. Nor is what was asked or answered.
-  const bool known = response.status != 404;
+  const bool known = std::ranges::find(routes_, request.path, &Route::path) != routes_.end();
   std::cerr << request.method.substr(0, 8) << ' ' << (known ? printable(request.path) : "?") << ' '
             << response.status << ' ' << short_number(1000 * seconds_since(start)) << " ms"
             << std::endl;

@@ -21,6 +21,7 @@ struct ServerOptions {
   std::vector<std::string> api_keys;      // none: everybody may ask
   std::vector<std::string> cors_origins;  // pages of these may
   SamplerOptions sampler;                 // for what a request does not say
+  bool has_seed = false;                  // its seed, too; else each gets one of its own
   double stuck_seconds = 30;              // without a step, though there is work
 };
 
@@ -49,11 +50,12 @@ class Router {
   void add(std::string path, std::string method,
            std::function<http::Response(const http::Request&)> answer, bool is_open = false);
   boost::asio::awaitable<http::Response> find(const http::Request& request);
+  SamplerOptions defaults() const;
   void check_host(const http::Request& request) const;
   void check_origin(const http::Request& request) const;
   void check_key(const http::Request& request) const;
   bool allows_origin(const std::string& origin) const;
-  http::Response preflight(const Route& route) const;
+  http::Response preflight(const std::string& method) const;
   void check_loaded() const;
 
   http::Response health() const;

@@ -1,5 +1,6 @@
 /// vga-server: answers many people at once, as OpenAI's API has it.
 
+#include <algorithm>
 #include <csignal>
 #include <fstream>
 #include <iostream>
@@ -53,6 +54,8 @@ std::string model_name(const Flags& flags) {
 
 std::vector<std::string> read_keys(const Flags& flags) {
   std::vector<std::string> keys = flags.api_keys;
+  // An unset variable of a shell must not open the server to all.
+  if (std::ranges::find(keys, "") != keys.end()) throw vga::Error("--api-key", "is empty");
   if (!flags.api_key_file.empty()) {
     std::istringstream lines(vga::read_text_file(flags.api_key_file));
     for (std::string line; std::getline(lines, line);) {
@@ -116,7 +119,8 @@ class Server {
         router_({.model_name = model_name(flags),
                  .api_keys = read_keys(flags),
                  .cors_origins = flags.cors_origins,
-                 .sampler = flags.sampler.resolve()},
+                 .sampler = flags.sampler.resolve(),
+                 .has_seed = flags.sampler.has_seed()},
                 metrics_),
         signals_(io_, SIGINT, SIGTERM) {}
 
