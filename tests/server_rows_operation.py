@@ -471,3 +471,29 @@ def row_40_warning_without_a_key():
     check(warned("--host", "0.0.0.0"), "no warning that names --api-key")
     check(not warned("--host", "0.0.0.0", "--api-key", key), "a warning despite a key")
     check(not warned(), "a warning on loopback")
+
+
+def row_41_what_holds_up_nobody():
+    s = server("main")
+    # A body whose form is not known is not the next request.
+    hidden = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    back = s.raw(b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n" + hidden)
+    check(back.startswith(b"HTTP/1.1 400") and back.count(b"HTTP/1.1") == 1, f"unknown transfer encoding: {back[:300]!r}")
+    back = s.raw(b"\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    check(back.startswith(b"HTTP/1.1 200"), f"empty lines before a request: {back[:100]!r}")
+    # Who leaves is noticed, also behind a byte of the next request.
+    wait_until(lambda: s.running() == 0, "nothing runs")
+    body = json.dumps({"prompt": "Once", "max_tokens": 100000, "ignore_eos": True}).encode()
+    w = server("window")
+    with socket.create_connection(("127.0.0.1", w.port)) as sock:
+        sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body + b"\r\n")
+        wait_until(lambda: w.running() == 1, "it never runs")
+    wait_until(lambda: w.running() == 0, "goes on for a client that left", seconds=5)
+    # Each empty object once made the parser look at all before it.
+    began = time.monotonic()
+    ok(s.post("/tokenize", {"content": "a", "x": [{}] * 100000}))
+    check(time.monotonic() - began < 3, f"300 KB of JSON took {time.monotonic() - began:.1f} s")
+    # A penalty that makes logits infinite is refused; what else runs is not told of it.
+    check_error(s.text("Once", repeat_penalty=1e-38), 400, "repeat_penalty")
+    done = subprocess.run([where.program, "-m", where.model, "--port", "0", "--api-key", ""], capture_output=True, text=True, timeout=20)
+    check(done.returncode > 0 and "--api-key" in done.stderr, f"an empty key: exit {done.returncode}, {done.stderr!r}")
